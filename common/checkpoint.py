@@ -1,0 +1,160 @@
+"""Model folders and training state on disk.
+
+A model folder is what transformers calls a checkpoint: `config.json`, `generation_config.json`, safetensors and the
+tokenizer's files. Training state (weights, optimizer, counters) is written by `torch.distributed.checkpoint` into
+`scratch/` of the stage's own folder, renamed when complete, and loaded only after its checksums match. This module
+knows no loss and no stage.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import logging as transformers_logging
+
+from common.device import Machine
+from common.errors import UserError
+from common.packing import Batch
+from common.tokenizer import Tokenizer
+
+# Its bars for reading a few shards would stand between the stages' own lines.
+transformers_logging.disable_progress_bar()
+
+
+def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a causal language model from a local folder onto the machine's device, in evaluation mode.
+
+    Raises:
+        UserError: no `config.json`, no safetensors, or a weight file that cannot be read.
+    """
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            wanted="a model folder with config.json and safetensors",
+            got=f"{folder}",
+            next_step="name a Hugging Face model folder",
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            wanted="readable model weights",
+            got=f"{folder}: {str(error).splitlines()[0]}",
+            next_step="check that the files are whole and of a supported model type",
+        ) from error
+    except Exception as error:  # safetensors raises its own class for a truncated file
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(
+            wanted="whole safetensors files", got=f"{folder}: {error}", next_step="copy or build the model again"
+        ) from error
+    return model.to(machine.torch_device).eval()  # pyright: ignore[reportArgumentType]
+
+
+def new_model(config_json: dict[str, Any]) -> PreTrainedModel:
+    """An untrained float32 model from the content of a Hugging Face `config.json`; the caller seeds torch."""
+    fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
+    try:
+        config = AutoConfig.for_model(config_json["model_type"], **fields)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            wanted="a config with a model_type that transformers knows",
+            got=str(error).splitlines()[0],
+            next_step="start from the config.json of a Qwen2, Qwen3 or Llama model",
+        ) from error
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write a model folder: weights in `dtype`, the tokenizer beside them, both of its end tokens as stop tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    model.config.eos_token_id = tokenizer.turn_end_id
+    model.config.dtype = str(dtype).removeprefix("torch.")
+    model.generation_config = GenerationConfig(
+        eos_token_id=list(tokenizer.stop_ids), pad_token_id=tokenizer.document_end_id, do_sample=False
+    )
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    tokenizer.save(folder)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch, machine: Machine) -> Tensor:
+    """Final hidden states [B, T, D]; attention stays inside each document because positions restart there."""
+    device = machine.torch_device
+    with machine.autocast():
+        return model.model(
+            input_ids=batch.tokens_BT.to(device), position_ids=batch.position_ids_BT.to(device), use_cache=False
+        ).last_hidden_state
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """The output head's weight [W, D], the embedding itself where they are tied."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear) and head.bias is None
+    return head.weight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Everything that a loop needs to go on as if it had never stopped."""
+
+    step: int
+    """Optimizer steps done."""
+    values: dict[str, Any]
+    """Counters and controller state, JSON."""
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "state.json"
+    }
+
+
+def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingState) -> None:
+    """Write `scratch/step_<n>/` completely or not at all, then drop the older ones."""
+    target = scratch / f"step_{state.step:06d}"
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_tensors(tensors, checkpoint_id=partial / "tensors", no_dist=True)
+    record = {"step": state.step, "values": state.values, "checksums": _checksums(partial)}
+    with open(partial / "state.json", "w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for older in scratch.glob("step_*"):
+        if older != target:
+            shutil.rmtree(older)
+
+
+def resume_training(scratch: Path, tensors: dict[str, Tensor]) -> TrainingState | None:
+    """Load the newest complete state into `tensors`, in place; None where there is none whose checksums match."""
+    for folder in sorted(scratch.glob("step_" + "[0-9]" * 6), reverse=True):
+        record_file = folder / "state.json"
+        if not record_file.is_file():
+            continue
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        if _checksums(folder) != record["checksums"]:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_tensors(tensors, checkpoint_id=folder / "tensors", no_dist=True)
+        return TrainingState(step=record["step"], values=record["values"])
+    return None

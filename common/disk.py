@@ -1,0 +1,96 @@
+"""What the store and the commands ask of the disk: is it full, is a write on it for good, what is a file's checksum.
+
+It knows files and folders, and no artifact.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# Libraries written in Rust or C++ raise their own class, with the system's sentence in the message.
+_FULL_SENTENCES = ("No space left on device", "Disk quota exceeded")
+
+_known_sha256: dict[tuple[int, int, int, int], str] = {}
+
+
+def full_disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
+    """A UserError with the path and its free bytes when `error`, or what caused it, is a full disk; else None.
+
+    Args:
+        error: what a write raised.
+        path: the folder that was being written, for a write whose error names no file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        by_number = isinstance(cause, OSError) and cause.errno in _FULL
+        if by_number or any(sentence in str(cause) for sentence in _FULL_SENTENCES):
+            named = cause.filename if isinstance(cause, OSError) else None
+            place = Path(os.fsdecode(named)) if named is not None else path or Path.cwd()
+            return UserError(
+                wanted=f"room on the disk for {place}",
+                got=f"a full disk: {free_bytes(place):,} bytes free",
+                next_step="free some space and start again; what was finished is kept",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write on the disk of `path`, or of its nearest parent that exists."""
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Every file under `folder`, sorted by relative path (so that the order is the same on every system)."""
+    files = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    yield from sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes; computed once in a process as long as the file keeps its size and time."""
+    stat = path.stat()
+    # By inode, not by name: a stage's files are hashed before its folder gets its final name.
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if identity not in _known_sha256:
+        with path.open("rb") as file:
+            _known_sha256[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _known_sha256[identity]
+
+
+def flush_to_disk(folder: Path, *, without: str) -> None:
+    """fsync `folder` and all under it but its folder `without`: after this a power cut loses none of it."""
+    for root, folders, names in os.walk(folder):
+        if Path(root) == folder and without in folders:
+            folders.remove(without)
+        for name in names:
+            flush_one(Path(root) / name)
+        flush_one(Path(root))
+
+
+def flush_one(path: Path) -> None:
+    """fsync one file, or one folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole file at once: a reader sees the old text or the new, and a power cut leaves one of them."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    flush_one(path.parent)

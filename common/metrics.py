@@ -1,0 +1,112 @@
+"""What a long stage says while it works: a metrics file, a progress bar, and its peak memory.
+
+`MetricsLog` writes one JSON line a record into `metrics.jsonl` of a stage's folder, `progress` draws a bar on a
+terminal and stays silent elsewhere, `peak_bytes` reads the operating system's own high-water mark. Plots and averages
+are made later from the file (`eval.report`): this module knows no stage's name and no metric's meaning.
+"""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+
+Item = TypeVar("Item")
+
+
+class MetricsLog:
+    """Appends records to `folder/metrics.jsonl`, one JSON object a line.
+
+    Args:
+        folder: the stage's folder; it exists.
+        resume_after_step: the step of the checkpoint that the stage resumes from. Lines of later steps, which the
+            resumed run is about to write again, are dropped, and so is a line cut in half by a kill. 0 starts afresh.
+    """
+
+    def __init__(self, folder: Path, *, resume_after_step: int = 0) -> None:
+        self.path = folder / METRICS_FILE
+        kept = read_metrics(folder, last_step=resume_after_step) if resume_after_step > 0 else []
+        rewritten = self.path.with_name(METRICS_FILE + ".new")
+        rewritten.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        os.replace(rewritten, self.path)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record. It has an integer `step`; a number that is not finite raises ValueError."""
+        assert isinstance(record.get("step"), int), "a metrics record needs an integer step"
+        # Opened for each record: there is no handle to close when a stage fails, and a kill loses at most one line.
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+
+def read_metrics(folder: Path, *, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The records of `folder/metrics.jsonl` in order, up to `last_step` where one is given; [] when there is no file.
+
+    A line that a kill cut in half can only be the last one; it is left out.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if last_step is None or record["step"] <= last_step:
+            records.append(record)
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@overload
+def progress(iterable_or_total: int, *, label: str, unit: str, total: int | None = None) -> "tqdm[int]": ...
+@overload
+def progress(iterable_or_total: Iterable[Item], *, label: str, unit: str, total: int | None = None) -> "tqdm[Item]": ...
+def progress(iterable_or_total: int | Iterable[Any], *, label: str, unit: str, total: int | None = None) -> "tqdm[Any]":
+    """A bar with rate and time left on stderr, or nothing at all where stderr is no terminal.
+
+    Args:
+        iterable_or_total: what to loop over, or a number of units that the caller counts off with `.update(n)`.
+        label: what is being done, in a word or two.
+        unit: what is counted, in the plural ("tokens").
+        total: number of units, where the iterable does not know its length.
+    """
+    iterable, count = (None, iterable_or_total) if isinstance(iterable_or_total, int) else (iterable_or_total, total)
+    return tqdm(
+        iterable,
+        total=count,
+        desc=label,
+        unit=" " + unit,
+        unit_scale=True,
+        dynamic_ncols=True,
+        leave=False,  # the store prints one line a stage; a bar that stays would print a second one
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def reset_peak() -> None:
+    """Start `peak_bytes` anew, where the system lets a process do so (Linux); elsewhere the mark only ever rises."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes() -> int:
+    """Peak resident set of this process since `reset_peak` or its start, without its children, in bytes."""
+    with contextlib.suppress(OSError):
+        high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if high_water_mark:
+            return int(high_water_mark[1]) * 1024
+    max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max_rss if sys.platform == "darwin" else max_rss * 1024

@@ -1,0 +1,134 @@
+"""Messages to text by a tokenizer's own chat template, and where in that text the assistant speaks.
+
+Chat templates are programs: they insert system prompts, strip contents, drop earlier turns, and most do not say which
+part the assistant wrote. The spans are found by rendering again (without the later messages, or with the contents
+marked) and comparing texts; what does not compare equal is refused, never guessed. It knows no token ids.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from common.errors import UserError
+
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+Span = tuple[int, int]
+"""Characters [start, end)."""
+
+# No template writes a private-use character, and Unicode normalisation leaves them alone.
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+class Conversation:
+    """Messages and tools with every control-token string broken up, and the template that renders them.
+
+    Attributes:
+        messages: as given, but with `shield` after the first character of each control-token string.
+        shield: a character that occurs nowhere else and is no part of the text; "" where none was needed.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedTokenizerFast,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None,
+        control_pattern: re.Pattern[str],
+    ) -> None:
+        if hf.chat_template is None:
+            raise UserError(
+                wanted="a tokenizer with a chat template",
+                got=f"none in {hf.name_or_path}",
+                next_step="Put the model's chat_template.jinja into the folder.",
+            )
+        self._hf = hf
+        self._contents = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
+        self.shield = _unused(self._contents, 1)[0] if control_pattern.search(self._contents) else ""
+        self.messages: list[Message] = [self._shielded(message, control_pattern) for message in messages]
+        self._tools = [self._shielded(tool, control_pattern) for tool in tools] if tools else None
+
+    def text(self, messages: Sequence[Message], *, opened: bool = False) -> str:
+        """The template's text for `messages`, with the assistant's turn opened at the end if asked."""
+        options: dict[str, Any] = {"tools": self._tools, "tokenize": False, "add_generation_prompt": opened}
+        try:
+            return str(self._hf.apply_chat_template(list(messages), **options))  # pyright: ignore[reportArgumentType]
+        except (TemplateError, TypeError, ValueError) as error:
+            raise UserError(
+                wanted="messages that the chat template accepts",
+                got=str(error),
+                next_step="Give each message a role and a text content, the user's turn before the assistant's.",
+            ) from error
+
+    def assistant_spans(self, text: str, *, turn_end: str) -> list[Span]:
+        """Where the assistant's turns stand in `text`, the rendering of all messages: content and `turn_end`.
+
+        Raises:
+            UserError: the template rewrites the assistant's content, so that it cannot be found.
+        """
+        spans = self._by_prefix(text, turn_end)
+        return self._by_markers(text, turn_end) if spans is None else spans
+
+    def _by_prefix(self, text: str, turn_end: str) -> list[Span] | None:
+        """A turn starts where the conversation before it, with the assistant's turn opened, ends.
+
+        None where the template does not write its messages one after the other.
+        """
+        spans: list[Span] = []
+        for index, message in enumerate(self.messages):
+            if message.get("role") != "assistant":
+                continue
+            try:
+                opened = self.text(self.messages[:index], opened=True)
+                closed = self.text(self.messages[: index + 1])
+            except UserError:
+                return None
+            if not (text.startswith(closed) and closed.startswith(opened)):
+                return None
+            end = closed.rfind(turn_end, len(opened))
+            spans.append((len(opened), len(closed) if end < 0 else end + len(turn_end)))
+        return spans
+
+    def _by_markers(self, text: str, turn_end: str) -> list[Span]:
+        """Renders once more with each assistant content between two unused characters."""
+        left, right = _unused(self._contents + text, 2)
+        for clean in (str, str.strip):  # many templates strip the content, which a marker would prevent
+            marked = [
+                {**message, "content": left + clean(message.get("content") or "") + right}
+                if message.get("role") == "assistant"
+                else message
+                for message in self.messages
+            ]
+            found = self.text(marked)
+            if found.replace(left, "").replace(right, "") == text:
+                spans: list[Span] = []
+                for number, piece in enumerate(re.finditer(f"{left}(.*?){right}", found, re.DOTALL)):
+                    start = piece.start() - 2 * number  # without the markers before it
+                    closing = re.match(r"\s*" + re.escape(turn_end), found[piece.end() :])
+                    spans.append((start, start + len(piece[1]) + (closing.end() if closing else 0)))
+                return spans
+        raise UserError(
+            wanted="a chat template that writes the assistant's content as it is",
+            got=f"one that rewrites it in {self._hf.name_or_path}",
+            next_step="Use a template whose assistant turns can be found again in the rendered text.",
+        )
+
+    def _shielded(self, value: Any, pattern: re.Pattern[str]) -> Any:
+        if not self.shield:
+            return value
+        if isinstance(value, str):
+            return pattern.sub(lambda found: found[0][0] + self.shield + found[0][1:], value)
+        if isinstance(value, Mapping):
+            return {self._shielded(key, pattern): self._shielded(item, pattern) for key, item in value.items()}
+        if isinstance(value, Sequence):
+            return [self._shielded(item, pattern) for item in value]
+        return value
+
+
+def _unused(text: str, count: int) -> list[str]:
+    """`count` private-use characters that do not occur in `text`."""
+    free = (chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+    return [next(free) for _ in range(count)]

@@ -1,0 +1,148 @@
+"""What both training loops share: resuming, keeping the best weights, the finite-loss check, the held-out loss.
+
+The loops themselves stand in `distill.train` and `instruct.train` and read in execution order. What is numerically
+delicate (loss normalisation, validation, resume) exists once, here and in `common.fused_linear_loss`.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from common.checkpoint import TrainingState, head_weight, hidden_states, resume_training, save_training
+from common.device import Machine
+from common.divergences import cross_entropy
+from common.errors import UserError
+from common.fused_linear_loss import chunks
+from common.optim import Optimizers
+from common.packing import Batch, PackedRows
+from common.tokenizer import Tokenizer
+
+
+def require_fit(model: PreTrainedModel, tokenizer: Tokenizer, sequence_tokens: int) -> None:
+    """Refuse rows longer than the model's positions and heads smaller than the tokenizer.
+
+    Raises:
+        UserError: either of the two.
+    """
+    positions = int(model.config.max_position_embeddings)
+    if sequence_tokens > positions:
+        raise UserError(
+            wanted=f"rows of at most {positions} tokens, the model's positions",
+            got=f"rows of {sequence_tokens}",
+            next_step="pack with a shorter sequence_tokens or take a model with more positions",
+        )
+    vocabulary = head_weight(model).size(0)
+    if vocabulary < tokenizer.size:
+        raise UserError(
+            wanted=f"a model with at least the tokenizer's {tokenizer.size} logits",
+            got=f"{vocabulary}",
+            next_step="give the model a vocab_size of at least the tokenizer's size",
+        )
+
+
+def require_finite(loss: float, gradient_norm: float, *, step: int) -> None:
+    """Stop before a broken update reaches a checkpoint.
+
+    Raises:
+        UserError: the loss or the gradient's norm is NaN or infinite.
+    """
+    for name, value in (("loss", loss), ("gradient norm", gradient_norm)):
+        if not math.isfinite(value):
+            raise UserError(
+                wanted=f"a finite {name}",
+                got=f"{value} in optimizer step {step}",
+                next_step="lower the learning rate or look at the data of that step; finished steps are kept",
+            )
+
+
+def weight_of(batches: Sequence[Batch]) -> float:
+    """Sum of the loss weights of a whole optimizer step: the one denominator of its mean."""
+    return float(sum(batch.weights_BT.sum(dtype=torch.float64) for batch in batches))
+
+
+def real_tokens(batches: Sequence[Batch]) -> int:
+    """Tokens of a whole optimizer step, padding not counted."""
+    return sum(int((batch.doc_ids_BT > 0).sum()) for batch in batches)
+
+
+@torch.no_grad()
+def row_losses(
+    model: PreTrainedModel, rows: PackedRows, machine: Machine, *, vocabulary: int, rows_per_batch: int = 8
+) -> list[tuple[float, float]]:
+    """Cross-entropy on packed rows, a pair for each row: weighted sum in nats, sum of the weights (tokens).
+
+    The logits are made in chunks and cropped to the tokenizer's ids.
+    """
+    results: list[tuple[float, float]] = []
+    training = model.training
+    model.eval()
+    head_VD = head_weight(model)[:vocabulary]
+    for start in range(0, rows.num_rows, rows_per_batch):
+        batch = rows.batch(range(start, min(start + rows_per_batch, rows.num_rows)))
+        hidden_BTD = hidden_states(model, batch, machine)
+        weights_BT = batch.weights_BT.to(hidden_BTD.device)
+        targets_N = batch.targets_BT.to(hidden_BTD.device).flatten()
+        loss_N = torch.zeros(targets_N.numel(), device=hidden_BTD.device)
+        hidden_ND = hidden_BTD.flatten(0, 1)
+        for part in chunks(len(targets_N), 1024):
+            logits_CV = torch.mm(hidden_ND[part].to(head_VD.dtype), head_VD.t()).float()
+            loss_N[part] = cross_entropy(logits_CV, targets_N[part])[0]
+        sums_B = (loss_N.view_as(weights_BT) * weights_BT).sum(1, dtype=torch.float64)
+        results += [(float(a), float(b)) for a, b in zip(sums_B, weights_BT.sum(1), strict=True)]
+    model.train(training)
+    return results
+
+
+def mean_loss(pairs: Sequence[tuple[float, float]]) -> float:
+    """Mean over all weights of the pairs that `row_losses` returns."""
+    return sum(a for a, _ in pairs) / max(1e-9, sum(b for _, b in pairs))
+
+
+class Keeper:
+    """Training state and best weights of one loop, in `scratch/` of the stage's folder."""
+
+    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers) -> None:
+        self._scratch = folder / "scratch"
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._best_file = self._scratch / "best.safetensors"
+        self._model, self._optimizers = model, optimizers
+        self.best_step, self.best_loss = -1, math.inf
+
+    def _tensors(self) -> dict[str, Tensor]:
+        weights = {f"model/{name}": p for name, p in self._model.named_parameters()}
+        return {**weights, **{f"optimizer/{k}": v for k, v in self._optimizers.tensors().items()}}
+
+    def resume(self) -> TrainingState | None:
+        """Load the newest complete state into model and optimizers; None at a fresh start."""
+        state = resume_training(self._scratch, self._tensors())
+        if state is not None:
+            self.best_step, self.best_loss = state.values["best_step"], state.values["best_loss"]
+            self.best_loss = math.inf if self.best_loss is None else self.best_loss
+        return state
+
+    def save(self, step: int, values: dict[str, Any]) -> None:
+        """Write the state after `step` optimizer steps."""
+        best = {"best_step": self.best_step, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
+        save_training(self._scratch, self._tensors(), TrainingState(step=step, values={**values, **best}))
+
+    def offer(self, step: int, validation_loss: float) -> None:
+        """Keep the weights if they are the best by validation so far."""
+        if validation_loss < self.best_loss:
+            self.best_step, self.best_loss = step, validation_loss
+            partial = self._best_file.with_suffix(".partial")
+            save_file({name: p.detach().contiguous() for name, p in self._model.named_parameters()}, partial)
+            partial.rename(self._best_file)
+
+    @torch.no_grad()
+    def restore_best(self) -> None:
+        """Put the best weights back into the model."""
+        if self.best_step >= 0:
+            best = load_file(self._best_file)
+            for name, parameter in self._model.named_parameters():
+                parameter.copy_(best[name])

@@ -1,0 +1,152 @@
+"""An untrained model folder from a config, and one help that a very small teacher needs.
+
+`python -m distill init --config CONFIG.json --tokenizer DIR --out DIR`. Weights are transformers' own initialisation
+with a seed. `previous_token_heads` additionally turns that many heads of the first layer into heads that attend to
+the token before, through Qwen2's query and key biases: the first half of an induction circuit (Olsson et al. 2022),
+which a model of a few million parameters otherwise needs most of its training to find.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, set_seed
+
+from common.checkpoint import new_model, save_model
+from common.errors import UserError
+from common.store import Workspace, stage
+from common.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitConfig:
+    """The geometry of an untrained model, as the content of a Hugging Face `config.json`."""
+
+    config_json: str
+    """JSON text with `model_type` and its fields; `vocab_size` counts the padded logits."""
+    seed: int = 0
+    """Seed of the weights."""
+    previous_token_heads: int = 0
+    """First-layer heads that begin by attending to the token before (Qwen2 only)."""
+    previous_token_sharpness: float = 4.0
+    """Attention logit of the token before above the average position, roughly."""
+
+    def __post_init__(self) -> None:
+        fields = self.fields()
+        heads = int(fields.get("num_attention_heads", 0))
+        if self.previous_token_heads and (fields.get("model_type") != "qwen2" or self.previous_token_heads > heads):
+            raise UserError(
+                wanted=f"previous_token_heads of 0, or up to the {heads} heads of a qwen2 model",
+                got=f"{self.previous_token_heads} for {fields.get('model_type')}",
+                next_step="lower previous_token_heads",
+            )
+
+    def fields(self) -> dict[str, Any]:
+        """The parsed config.
+
+        Raises:
+            UserError: the text is not a JSON object with a `model_type`.
+        """
+        try:
+            fields = json.loads(self.config_json)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                wanted="the JSON of a model config", got=str(error), next_step="mend the config file"
+            ) from error
+        if not isinstance(fields, dict) or "model_type" not in fields:
+            raise UserError(
+                wanted="a JSON object with model_type", got=self.config_json[:60], next_step="mend the config file"
+            )
+        return fields  # pyright: ignore[reportUnknownVariableType]
+
+
+def qwen2_config(
+    *,
+    hidden: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary_rows: int,
+    positions: int,
+    rope_theta: float = 10_000.0,
+    tied: bool = True,
+) -> str:
+    """`config_json` of a Qwen2 model; `vocabulary_rows` may pad the tokenizer's ids."""
+    fields = {
+        "model_type": "qwen2",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary_rows,
+        "max_position_embeddings": positions,
+        "rope_theta": rope_theta,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": tied,
+        "use_sliding_window": False,
+    }
+    return json.dumps(fields, sort_keys=True)
+
+
+def previous_token_biases(head_dim: int, rope_theta: float, sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query and key biases [head_dim] whose rotary product peaks at a distance of one token.
+
+    With rotary embeddings (Su et al. 2021, halves layout) constant q and k give, at distance d, the logit
+    `sum_i a_i cos(d * theta_i - phase_i) / sqrt(head_dim)`; a phase of theta_i puts every term's peak at d = 1.
+    Frequencies far below one turn in a few tokens cannot tell neighbours apart and get no amplitude.
+    """
+    half = head_dim // 2
+    theta = rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    amplitude = (theta > 0.05).double()
+    scale = math.sqrt(sharpness * math.sqrt(head_dim) / float(amplitude.sum()))
+    key = torch.cat([amplitude, torch.zeros(half, dtype=torch.float64)]) * scale
+    query = torch.cat([amplitude * theta.cos(), -amplitude * theta.sin()]) * scale
+    return query.float(), key.float()
+
+
+@torch.no_grad()
+def _plant_previous_token_heads(model: PreTrainedModel, config: InitConfig) -> None:
+    shape = model.config
+    head_dim = shape.hidden_size // shape.num_attention_heads
+    group = shape.num_attention_heads // shape.num_key_value_heads
+    theta = float(config.fields().get("rope_theta", 10_000.0))
+    query, key = previous_token_biases(head_dim, theta, config.previous_token_sharpness)
+    attention = model.model.layers[0].self_attn
+    for head in range(config.previous_token_heads):
+        attention.q_proj.bias[head * head_dim : (head + 1) * head_dim] = query
+        kv_head = head // group
+        attention.k_proj.bias[kv_head * head_dim : (kv_head + 1) * head_dim] = key
+
+
+def initial_model(config: InitConfig, tokenizer: Tokenizer) -> PreTrainedModel:
+    """The untrained model.
+
+    Raises:
+        UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
+    """
+    rows = int(config.fields().get("vocab_size", 0))
+    if rows < tokenizer.size:
+        raise UserError(
+            wanted=f"vocab_size of at least the tokenizer's {tokenizer.size} ids",
+            got=str(rows),
+            next_step="raise vocab_size in the config",
+        )
+    set_seed(config.seed)
+    model = new_model(config.fields())
+    if config.previous_token_heads:
+        _plant_previous_token_heads(model, config)
+    return model
+
+
+@stage(version=1)
+def init(config: InitConfig, workspace: Workspace, tokenizer: Path) -> dict[str, Any]:
+    """Write an untrained model folder."""
+    loaded = Tokenizer.load(tokenizer)
+    model = initial_model(config, loaded)
+    save_model(model, loaded, workspace.folder, dtype=torch.float32)
+    return {"parameters": model.num_parameters()}

@@ -1,0 +1,120 @@
+"""TAID: temporally adaptive interpolated distillation (arXiv 2501.16937), as pure functions.
+
+The student is pulled towards an intermediate distribution `p_t = softmax((1 - t) * stop_grad(z_s) + t * z_T)`, and
+the interpolation coefficient t rises from `t_start` to `t_end`, faster while the loss falls fast. The controller's
+state is a value: it is passed in and returned, once per optimizer step, on training batches only, with the loss of
+the whole step. This module knows no trainer and no device. Legend: N tokens, V shared vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaidConfig:
+    """The controller's settings; defaults are those of SakanaAI/TAID@a062892 src/arguments.py."""
+
+    alpha: float = 5e-4
+    """Largest rise of t in one step, as a share of what is left to 1. Below 2/steps it never leads the linear floor."""
+    beta: float = 0.99
+    """Decay of the momentum on the relative change of the loss."""
+    t_start: float = 0.4
+    """Share of the teacher in the target at step 0."""
+    t_end: float = 1.0
+    """Share of the teacher in the target at the end of the ramp."""
+    adaptive: bool = True
+    """False: t follows the linear floor alone."""
+    ramp_share: float = 1.0
+    """Share of the run's steps after which the linear floor reaches t_end. The released code has 1."""
+    watches: Literal["cross_entropy", "kl"] = "cross_entropy"
+    """Loss value that drives the controller: the released code's cross-entropy, or the paper's KL."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_start <= self.t_end <= 1.0:
+            raise UserError(
+                wanted="0 <= t_start <= t_end <= 1",
+                got=f"t_start {self.t_start}, t_end {self.t_end}",
+                next_step="mend the TAID settings",
+            )
+        if self.alpha < 0.0 or not 0.0 <= self.beta < 1.0:
+            raise UserError(
+                wanted="alpha >= 0 and 0 <= beta < 1",
+                got=f"alpha {self.alpha}, beta {self.beta}",
+                next_step="mend the TAID settings",
+            )
+        if not 0.0 < self.ramp_share <= 1.0:
+            raise UserError(wanted="0 < ramp_share <= 1", got=f"{self.ramp_share}", next_step="mend the TAID settings")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaidState:
+    """What the controller remembers between optimizer steps."""
+
+    t: float
+    """Interpolation coefficient in use, 0 to 1; never falls."""
+    previous_loss: float | None = None
+    """Loss of the step before; None before the first."""
+    t_momentum: float = 0.0
+    """Moving average of the relative change of the loss."""
+
+
+def initial_state(config: TaidConfig) -> TaidState:
+    """The state before the first optimizer step."""
+    return TaidState(t=config.t_start)
+
+
+def linear_floor(step: int, steps: int, config: TaidConfig) -> float:
+    """Linear t after `step` of `steps` optimizer steps, `t_start` to `t_end` over the ramp."""
+    progress = min(1.0, step / max(1.0, steps * config.ramp_share))
+    return config.t_start + (config.t_end - config.t_start) * progress
+
+
+def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: TaidConfig) -> TaidState:
+    """The state after one optimizer step (SakanaAI/TAID@a062892 src/distil_losses/taid.py, `update_t`).
+
+    Args:
+        state: the state that the step was computed with.
+        loss: the step's loss, reduced over all micro-batches and ranks.
+        step: optimizer steps done, this one included (1 after the first).
+        steps: optimizer steps of the whole run.
+
+    Returns:
+        The new state. The first call only stores the loss; t never falls and never passes t_end.
+    """
+    if state.previous_loss is None:
+        return TaidState(t=state.t, previous_loss=loss, t_momentum=state.t_momentum)
+    floor = linear_floor(step, steps, config)
+    if not config.adaptive:
+        return TaidState(t=max(state.t, floor), previous_loss=loss, t_momentum=state.t_momentum)
+    relative_fall = (state.previous_loss - loss) / (state.previous_loss + 1e-15)
+    t_momentum = config.beta * state.t_momentum + (1.0 - config.beta) * relative_fall
+    sigmoid = 1.0 / (1.0 + math.exp(-t_momentum)) if t_momentum > -700.0 else 0.0
+    rise = config.alpha * sigmoid * (1.0 - state.t)
+    t = min(config.t_end, max(floor, state.t + rise))
+    return TaidState(t=t, previous_loss=loss, t_momentum=t_momentum)
+
+
+def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
+    """A sentence when alpha cannot matter in a run of this length, else None.
+
+    With the sigmoid near one half the adaptive term rises by alpha/2 of what is left, the linear floor by 1/steps of
+    the whole ramp: the first leads only if `alpha > 2 / ramp steps`.
+    """
+    ramp_steps = steps * config.ramp_share
+    if not config.adaptive or ramp_steps <= 0 or config.alpha >= 2.0 / ramp_steps:
+        return None
+    return (
+        f"TAID's alpha {config.alpha:g} is below 2/{ramp_steps:.0f} = {2.0 / ramp_steps:.3g}: "
+        "t follows the linear ramp and the adaptive term has no effect in a run of this length"
+    )
+
+
+def target_probs(student_logits_NV: Tensor, teacher_logits_NV: Tensor, t: float) -> Tensor:
+    """The intermediate distribution `softmax((1 - t) * z_s + t * z_T)`, a constant for the gradient; float32 [N, V]."""
+    return torch.softmax(torch.lerp(student_logits_NV.detach(), teacher_logits_NV, t), dim=-1)

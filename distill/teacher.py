@@ -1,0 +1,62 @@
+"""The frozen teacher, and what it says about each token of a batch.
+
+`TeacherSignal` is what the loop sees: for a batch, the teacher's final hidden states and its head. The online
+teacher computes them as the batch comes; logits are only ever made chunk by chunk, in `common.fused_linear_loss`.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from common.checkpoint import head_weight, hidden_states, load_model
+from common.device import Machine
+from common.errors import UserError
+from common.fused_linear_loss import TeacherHead
+from common.packing import Batch
+from common.tokenizer import Tokenizer
+
+
+class TeacherSignal(Protocol):
+    """The teacher's view of one batch."""
+
+    def __call__(self, batch: Batch) -> TeacherHead:
+        """Hidden states [B * T, E] and head of the teacher for every position of the batch."""
+        ...
+
+
+class OnlineTeacher:
+    """A frozen model that reads each batch as it comes."""
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        dtype = machine.torch_dtype
+        self._model = load_model(folder, machine, dtype=dtype).requires_grad_(False)
+        self._machine = machine
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> TeacherHead:
+        hidden_BTE = hidden_states(self._model, batch, self._machine)
+        return TeacherHead(hidden_NE=hidden_BTE.flatten(0, 1), weight_WE=head_weight(self._model))
+
+
+def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
+    """Refuse a teacher whose ids mean other tokens; unequal padded rows are fine.
+
+    Raises:
+        UserError: the first id whose token differs, or unequal numbers of ids.
+    """
+    teacher = Tokenizer.load(teacher_folder)
+    if teacher.size != student.size:
+        raise UserError(
+            wanted=f"a teacher with the student's {student.size} token ids",
+            got=f"{teacher.size} in {teacher_folder}",
+            next_step="take a teacher of the same tokenizer family",
+        )
+    ours, theirs = student.tokens(), teacher.tokens()
+    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if mine != other:
+            raise UserError(
+                wanted="teacher and student with the same tokenizer",
+                got=f"id {index} is {mine!r} for the student and {other!r} for the teacher",
+                next_step="take a teacher of the same tokenizer family",
+            )

@@ -1,0 +1,116 @@
+"""The verbs `init` and `train` of `python -m distill`: arguments to configs.
+
+Defaults are the configs' own. `train` derives what depends on the run's length (TAID's alpha) unless it is given.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.optim import OptimConfig
+from common.store import run_alone
+from distill.initial import InitConfig, init
+from distill.objectives import METHODS
+from distill.taid import TaidConfig
+from distill.train import DistillConfig, distill
+
+Subparsers = Any  # argparse's own class for this is private
+
+
+def add_verbs(subparsers: Subparsers) -> None:
+    """Register `init` and `train`."""
+    _add_init(subparsers)
+    _add_train(subparsers)
+
+
+def _add_init(subparsers: Subparsers) -> None:
+    default = InitConfig(config_json='{"model_type": "qwen2"}')
+    verb = subparsers.add_parser(
+        "init",
+        help="write an untrained model folder",
+        description="Writes a Hugging Face model folder with random weights and the tokenizer beside them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    verb.add_argument("--config", type=Path, required=True, metavar="CONFIG.json", help="a Hugging Face config.json")
+    verb.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="a tokenizer folder")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    verb.add_argument("--seed", type=int, default=default.seed, metavar="N", help="seed of the weights")
+    verb.set_defaults(function=_init)
+
+
+def _init(parsed: argparse.Namespace) -> None:
+    config = InitConfig(config_json=parsed.config.read_text(encoding="utf-8"), seed=parsed.seed)
+    run_alone(init, config, parsed.out, parsed.tokenizer)
+
+
+def _add_train(subparsers: Subparsers) -> None:
+    run, optim, taid = DistillConfig(), OptimConfig(), TaidConfig()
+    verb = subparsers.add_parser(
+        "train",
+        help="pre-train, or distil a teacher",
+        description="Without --teacher it pre-trains with cross-entropy, with one it distils by TAID.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = verb.add_argument
+    add("--student", type=Path, required=True, metavar="DIR", help="model folder to start from")
+    add("--corpus", type=Path, required=True, metavar="DIR", help="a folder of `python -m distill corpus`")
+    add("--teacher", type=Path, metavar="DIR", help="model folder of the frozen teacher")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    add("--method", choices=sorted(METHODS), default=argparse.SUPPRESS, help="objective (default: taid with a teacher)")
+    add("--corpus-tokens", type=int, metavar="N", help="read only the first N tokens of train, in epochs")
+    add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
+    add("--rows-per-step", type=int, default=run.rows_per_step, metavar="N", help="packed rows of one step")
+    add(
+        "--micro-batch-rows",
+        type=int,
+        default=run.micro_batch_rows,
+        metavar="N",
+        help="packed rows that go through the model at one time",
+    )
+    add("--validate-every", type=int, default=run.validate_every, metavar="N", help="steps between validations")
+    add("--checkpoint-every", type=int, default=run.checkpoint_every, metavar="N", help="steps between checkpoints")
+    add("--optimizer", choices=["adamw", "muon"], default=optim.matrices, help="for the blocks' matrices")
+    add("--learning-rate", type=float, default=optim.learning_rate, metavar="X", help="AdamW's peak")
+    add("--muon-learning-rate", type=float, default=optim.muon_learning_rate, metavar="X", help="Muon's peak")
+    add("--t-start", type=float, default=taid.t_start, metavar="X", help="teacher's share in the target at step 0")
+    add("--t-end", type=float, default=taid.t_end, metavar="X", help="teacher's share at the end of the ramp")
+    add("--ramp-share", type=float, default=taid.ramp_share, metavar="X", help="share of the steps that the ramp takes")
+    add("--alpha", type=float, default=taid.alpha, metavar="X", help="largest adaptive rise of t in a step")
+    add("--beta", type=float, default=taid.beta, metavar="X", help="decay of the momentum of t")
+    add("--linear", action="store_true", help="t follows the ramp alone, without the adaptive term")
+    add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
+    add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
+    verb.set_defaults(function=_train)
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    name = getattr(parsed, "method", "taid" if parsed.teacher else "cross_entropy")
+    for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+    config = DistillConfig(
+        method=name,
+        taid=TaidConfig(
+            alpha=parsed.alpha,
+            beta=parsed.beta,
+            t_start=parsed.t_start,
+            t_end=parsed.t_end,
+            ramp_share=parsed.ramp_share,
+            adaptive=not parsed.linear,
+        ),
+        optim=OptimConfig(
+            matrices=parsed.optimizer,
+            learning_rate=parsed.learning_rate,
+            muon_learning_rate=parsed.muon_learning_rate,
+        ),
+        corpus_tokens=parsed.corpus_tokens,
+        steps=parsed.steps,
+        rows_per_step=parsed.rows_per_step,
+        micro_batch_rows=parsed.micro_batch_rows,
+        validate_every=parsed.validate_every,
+        checkpoint_every=parsed.checkpoint_every,
+        save_dtype=parsed.save_dtype,
+        seed=parsed.seed,
+    )
+    run_alone(distill, config, parsed.out, parsed.corpus, parsed.student, parsed.teacher)

@@ -1,0 +1,152 @@
+"""`python -m eval tasks | fidelity | phones`: measure one's own artifacts, ours or not.
+
+An artifact is a Hugging Face folder, a `.gguf` file or a `.mlpackage`. Each verb writes one JSON file and prints a line
+for each of its rows. It knows no recipe and no stage.
+"""
+
+import argparse
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from common.cli import run
+from common.disk import replace_text
+from common.errors import UserError
+
+Subparsers = Any  # argparse's own class for this is private
+
+
+def main(arguments: list[str]) -> None:
+    """Parses `arguments` and runs one verb."""
+    parser = argparse.ArgumentParser(prog="python -m eval", description="Artifacts to numbers.")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_tasks(subparsers)
+    _add_fidelity(subparsers)
+    _add_phones(subparsers)
+    parsed = parser.parse_args(arguments)
+    parsed.function(parsed)
+
+
+def _add_tasks(subparsers: Subparsers) -> None:
+    verb = subparsers.add_parser(
+        "tasks", help="scores on questions", description="Answers questions with one artifact and scores the answers."
+    )
+    verb.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a model folder or a .gguf file")
+    verb.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds questions.jsonl")
+    verb.add_argument("--tasks", metavar="A,B", help="names of tasks (default: all that DIR has questions for)")
+    verb.add_argument(
+        "--form",
+        choices=("plain", "chat"),
+        help="the question as a plain prompt, or as a user's message in the artifact's own chat template"
+        " (default: chat for a .gguf file, plain for a folder)",
+    )
+    verb.add_argument("--limit", type=int, metavar="N", help="only N items of each task (default: all)")
+    verb.add_argument("--log", type=Path, metavar="DIR", help="write DIR/<task>.jsonl, a line an item")
+    _add_out(verb)
+    verb.set_defaults(function=_tasks)
+
+
+def _add_fidelity(subparsers: Subparsers) -> None:
+    verb = subparsers.add_parser(
+        "fidelity",
+        help="distance of files from their checkpoint",
+        description="Compares next-token distributions on held-out text.",
+    )
+    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or model folders")
+    verb.add_argument("--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder")
+    verb.add_argument("--text", type=Path, required=True, metavar="FILE.jsonl", help="rows with `text`; .gz is fine")
+    verb.add_argument("--kv", choices=("f16", "f32"), default="f32", help="llama.cpp's KV cache (default: f32)")
+    verb.add_argument("--limit-tokens", type=int, metavar="N", help="stop after N tokens (default: the whole file)")
+    _add_out(verb)
+    verb.set_defaults(function=_fidelity)
+
+
+def _add_phones(subparsers: Subparsers) -> None:
+    from eval.phones import DEFAULT_CONTEXT_TOKENS
+
+    verb = subparsers.add_parser(
+        "phones", help="which iPhones it fits", description="Predicts the memory that an app is charged."
+    )
+    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or .mlpackage folders")
+    verb.add_argument(
+        "--context",
+        type=int,
+        default=DEFAULT_CONTEXT_TOKENS,
+        metavar="N",
+        help="tokens (default: %(default)s, or the model's own if that is less)",
+    )
+    _add_out(verb)
+    verb.set_defaults(function=_phones)
+
+
+def _add_out(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the numbers go")
+
+
+def _tasks(parsed: argparse.Namespace) -> None:
+    if parsed.limit is not None and parsed.limit < 1:
+        raise UserError(wanted="--limit of at least 1", got=str(parsed.limit), next_step="correct it.")
+    from eval.runtimes import open_runtime
+    from eval.tasks.harness import Harness
+
+    artifact: Path = parsed.artifact
+    names = parsed.tasks.split(",") if parsed.tasks else None
+    form = parsed.form or ("chat" if artifact.suffix == ".gguf" else "plain")
+    with Harness(parsed.data, tasks=names) as harness, closing(open_runtime(artifact)) as runtime:
+        rows = harness.run(runtime, artifact=_name(artifact), form=form, limit=parsed.limit, log=parsed.log)
+    _write(parsed.out, rows)
+    for row in rows:
+        low, high = row["interval"]
+        chance = "" if row["chance"] is None else f", chance {row['chance']:.3f}"
+        print(f"{row['task']}: {row['value']:.3f} ({low:.3f} to {high:.3f}, {row['n']} items{chance})")
+
+
+def _fidelity(parsed: argparse.Namespace) -> None:
+    from common.rows import read_rows
+    from eval.fidelity import fidelity
+    from eval.runtimes import open_runtime
+
+    texts = [row["text"] for row in read_rows(parsed.text, fields=("text",))]
+    rows: list[dict[str, Any]] = []
+    failure: UserError | None = None
+    with closing(open_runtime(parsed.reference)) as reference:
+        for artifact in parsed.artifacts:
+            row: dict[str, Any] = {"artifact": _name(artifact), "reference": _name(parsed.reference), "kv": parsed.kv}
+            try:
+                with closing(open_runtime(artifact, kv=parsed.kv)) as runtime:
+                    row |= fidelity(runtime, reference, texts, limit_tokens=parsed.limit_tokens)
+                print(f"{row['artifact']}: KL {row['kl']:.3g} nats, same top token {row['top1_agreement']:.2%}")
+            except UserError as error:  # this artifact's; the others are measured
+                failure = error
+                row |= dict.fromkeys(("kl", "top1_agreement", "bits_per_character", "tokens"))
+                row["reason"] = str(error)
+            rows.append(row)
+    _write(parsed.out, rows)
+    if failure is not None:
+        raise failure
+
+
+def _phones(parsed: argparse.Namespace) -> None:
+    if parsed.context < 1:
+        raise UserError(wanted="--context of at least 1", got=str(parsed.context), next_step="correct it.")
+    from eval.phones import phone_rows
+
+    rows = phone_rows(parsed.artifacts, context_tokens=parsed.context)
+    _write(parsed.out, rows)
+    for row in rows:
+        verdict = {True: "fits", False: "too large", None: "limit not known"}[row["fits"]]
+        print(f"{row['artifact']} on {row['phone']}, {row['context_tokens']} tokens: {verdict}")
+
+
+def _name(artifact: Path) -> str:
+    return artifact.absolute().name
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,10 @@
+"""The report of a build: report.json, report.html and report.md, computed afterwards from manifests.
+
+`stage` is the stage and puts the JSON together, `collect` reads what the artifacts say about themselves, `view` and
+`headlines` decide what a page shows, `plots` and `wording` turn numbers into drawings and words, and `render` fills the
+templates.
+"""
+
+from eval.report.stage import Licence, ReportConfig, report
+
+__all__ = ["Licence", "ReportConfig", "report"]

@@ -1,0 +1,207 @@
+"""What the artifacts say about themselves: manifests, metrics and data cards of a build as parts of the report's JSON.
+
+Reads files only. Of a manifest's config it takes nothing: a config may name local paths, and no path enters a report.
+It draws nothing and knows no markup.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from common.errors import UserError
+from common.metrics import read_metrics
+from common.store import read_manifest
+from eval.report.plots import thin
+
+CURVE_POINTS = 240
+"""Points kept of a training curve: as many as a plot can show."""
+TRAINED = ("teacher", "student_before", "base", "chat")
+"""Artifacts that a training loop made, in the order of their making."""
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.~/])~?/(?:[^\s/:;,'\"]+/)*([^\s/:;,'\"]+)")
+_MACHINE_FIELDS = ("cpu", "gpu", "memory_bytes", "os", "device", "compute_dtype", "threads")
+
+
+def load_manifests(folders: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
+    """Manifest by artifact name, in the given order; an input that the recipe leaves out is absent."""
+    return {name: read_manifest(folder) for name, folder in folders.items() if folder is not None}
+
+
+def machines(manifests: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The machine of this stage and every other machine that an artifact was made on, with the names of those stages.
+
+    Only what the report may tell is taken over: no host, user or path, whatever else a manifest holds.
+    """
+    found = [{**_allowed(here), "stages": ["report"]}]
+    for name, manifest in manifests.items():
+        machine = _allowed(manifest["machine"])
+        for known in found:
+            if {**known, "stages": None} == {**machine, "stages": None}:
+                known["stages"].append(name)
+                break
+        else:
+            found.append({**machine, "stages": [name]})
+    return found
+
+
+def _allowed(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: machine.get(field) for field in _MACHINE_FIELDS}
+
+
+def built_from(folders: Mapping[str, Path | None], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a stage: {stage, key, parameters, geometry, tokens, seconds, resumed, peak_bytes}; null where it has none.
+
+    `seconds` and `peak_bytes` are those of the stage's last start, which is not all of it where `resumed` is true.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, manifest in manifests.items():
+        facts, folder = manifest["facts"], folders[name]
+        assert folder is not None
+        rows.append(
+            {
+                "stage": name,
+                "key": manifest["key"],
+                "parameters": facts.get("parameters"),
+                "geometry": _geometry(folder / "config.json") if name in TRAINED else None,
+                "tokens": facts.get("tokens"),
+                "seconds": manifest["seconds"],
+                "resumed": manifest["resumed"],
+                "peak_bytes": manifest["peak_bytes"],
+            }
+        )
+    return rows
+
+
+def _geometry(config_json: Path) -> dict[str, Any] | None:
+    """Layers, width, heads and logit rows of a model folder."""
+    if not config_json.is_file():
+        return None
+    config = json.loads(config_json.read_text(encoding="utf-8"))
+    names = {
+        "architecture": "model_type",
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "vocabulary_rows": "vocab_size",
+        "positions": "max_position_embeddings",
+    }
+    return {ours: config.get(theirs) for ours, theirs in names.items()}
+
+
+def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, validation_loss, ..}."""
+    copied = ("method", "steps", "tokens", "corpus_tokens", "tokens_per_s", "validation_loss", "best_step", "t_final")
+    return [
+        {
+            "stage": name,
+            **{field: manifests[name]["facts"].get(field) for field in copied},
+            "peak_bytes": manifests[name]["peak_bytes"],
+            "seconds": manifests[name]["seconds"],
+            "warnings": manifests[name]["facts"].get("warnings", []),
+        }
+        for name in TRAINED
+        if name in manifests
+    ]
+
+
+def curves(folders: Mapping[str, Path | None]) -> list[dict[str, Any]]:
+    """A row a training stage: {stage, loss, t, validation_loss}, each a list of [step, value], thinned by means."""
+    rows: list[dict[str, Any]] = []
+    for name in TRAINED:
+        folder = folders.get(name)
+        if folder is None:
+            continue
+        records = read_metrics(folder)
+        row: dict[str, Any] = {"stage": name}
+        for field in ("loss", "t", "validation_loss"):
+            points = [(float(record["step"]), float(record[field])) for record in records if field in record]
+            kept = points if field == "validation_loss" else thin(points, at_most=CURVE_POINTS)
+            row[field] = [[round(step, 2), round(value, 6)] for step, value in kept]
+        rows.append(row)
+    return rows
+
+
+def artifacts(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a file for phones: {path, format, encoding, bytes, sha256, bits_per_weight}, named as in dist/<recipe>/.
+
+    A Core ML package is a folder: its `bytes` is the sum over its files, and its `sha256` that of its lines in
+    SHA256SUMS: `grep PACKAGE/ SHA256SUMS | sha256sum`.
+    """
+    rows: list[dict[str, Any]] = []
+    if "gguf" in manifests:
+        listed = manifests["gguf"]["files"]
+        rows += [
+            {
+                "path": file["file"],
+                "format": "GGUF",
+                "encoding": file["encoding"],
+                "bytes": listed[file["file"]]["bytes"],
+                "sha256": listed[file["file"]]["sha256"],
+                "bits_per_weight": file["bits_per_weight"],
+            }
+            for file in manifests["gguf"]["facts"]["files"]
+        ]
+    if "coreml" in manifests and "skipped" not in manifests["coreml"]["facts"]:
+        rows.append(_package(manifests["coreml"]))
+    return rows
+
+
+def _package(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    facts = manifest["facts"]
+    inside = {name: listed for name, listed in manifest["files"].items() if name.startswith(facts["file"] + "/")}
+    lines = "".join(f"{inside[name]['sha256']}  {name}\n" for name in sorted(inside))
+    total_bytes = sum(listed["bytes"] for listed in inside.values())
+    return {
+        "path": facts["file"],
+        "format": "Core ML",
+        "encoding": facts["weights"],
+        "bytes": total_bytes,
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "bits_per_weight": round(8 * total_bytes / facts["parameters"], 4),
+    }
+
+
+def data_cards(folders: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The data cards of the corpus and the conversations, null where one is absent."""
+    return {name: _card(folders.get(name)) for name in ("corpus", "conversations")}
+
+
+def _card(folder: Path | None) -> Any:
+    path = None if folder is None else folder / "data_card.json"
+    return None if path is None or not path.is_file() else read_json(path)
+
+
+def without_paths(content: Any) -> Any:
+    """The same JSON, absolute paths in reasons and warnings cut to their last part: these quote error messages."""
+    if isinstance(content, Mapping):
+        fields = cast(Mapping[str, Any], content)
+        return {
+            name: _cut_paths(value) if name.endswith("reason") or name == "warnings" else without_paths(value)
+            for name, value in fields.items()
+        }
+    if isinstance(content, list):
+        return [without_paths(item) for item in cast(list[Any], content)]
+    return content
+
+
+def _cut_paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cut_paths(item) for item in cast(list[Any], value)]
+    return _ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it is broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            wanted=f"a JSON file at {path}", got=str(error), next_step=f"delete {path.parent} and build it again"
+        ) from error

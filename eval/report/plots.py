@@ -1,0 +1,150 @@
+"""The geometry of the report's plots: curves and ticks as numbers, in parts of the plot area.
+
+`Plot.of(...)` turns points into SVG path strings in a box of 1000 by 1000 units, origin at the top left, and ticks into
+percent. The template stretches that box over the width there is and sets the tick labels as ordinary text, so that they
+keep their size on a phone. It knows no stage, no colour and no markup.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+BOX_UNITS = 1000
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Points of one line."""
+
+    label: str
+    """What the legend says; empty for a line that needs no name."""
+    points: Sequence[Point]
+    """(x, y); points with a y that is not finite are left out."""
+    kind: str = "line"
+    """`line`, `faint` (a line behind the others) or `dots`: the template's class for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """One labelled place on an axis."""
+
+    label: str
+    percent: float
+    """From the left (x) or from the top (y), 0 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Path:
+    """One curve as SVG path data."""
+
+    label: str
+    kind: str
+    data: str
+    """The `d` attribute, in a box of 1000 by 1000 units."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """Everything that a template needs to draw one plot."""
+
+    title: str
+    summary: str
+    """What the plot shows, in words, for those who cannot see it."""
+    paths: tuple[Path, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    wide: bool
+    """Shown larger than its neighbours where there is room."""
+
+
+def plot_of(
+    title: str,
+    curves: Iterable[Curve],
+    *,
+    summary: str,
+    y_range: tuple[float, float] | None = None,
+    wide: bool = False,
+) -> Plot:
+    """Lays curves out over common axes; `y_range` overrides the range of the data. At least one point is needed."""
+    finite = [
+        Curve(label=curve.label, points=[point for point in curve.points if math.isfinite(point[1])], kind=curve.kind)
+        for curve in curves
+    ]
+    xs = [x for curve in finite for x, _ in curve.points]
+    ys = [y for curve in finite for _, y in curve.points]
+    assert xs, f"no point to plot in {title!r}"
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = y_range or (min(ys), max(ys))
+    y_marks = nice_ticks(y_low, y_high, count=4)
+    y_low, y_high = min(y_low, y_marks[0]), max(y_high, y_marks[-1])
+    x_marks = [mark for mark in nice_ticks(x_low, x_high, count=4) if x_low <= mark <= x_high] or [x_low]
+    return Plot(
+        title=title,
+        summary=summary,
+        paths=tuple(
+            Path(label=curve.label, kind=curve.kind, data=_path(curve, (x_low, x_high), (y_low, y_high)))
+            for curve in finite
+            if curve.points
+        ),
+        x_ticks=tuple(Tick(label=tick_label(mark, x_marks), percent=_percent(mark, x_low, x_high)) for mark in x_marks),
+        y_ticks=tuple(
+            Tick(label=tick_label(mark, y_marks), percent=100 - _percent(mark, y_low, y_high)) for mark in y_marks
+        ),
+        wide=wide,
+    )
+
+
+def nice_ticks(low: float, high: float, *, count: int) -> list[float]:
+    """Round marks (1, 2 or 5 times a power of ten apart) that enclose [low, high] with about `count` gaps."""
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    gap = min(
+        (factor * power for factor in (1.0, 2.0, 5.0, 10.0)), key=lambda candidate: abs(math.log(candidate / raw))
+    )
+    first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+    return [round(index * gap, 12) for index in range(first, last + 1)]
+
+
+def tick_label(mark: float, marks: Sequence[float]) -> str:
+    """A tick's text: as many decimals as the gap between the marks needs, thousands with a thin comma."""
+    gap = abs(marks[1] - marks[0]) if len(marks) > 1 else abs(mark) or 1.0
+    decimals = max(0, -math.floor(math.log10(gap) + 1e-9)) if gap < 1 else 0
+    return f"{mark:,.{decimals}f}"
+
+
+def thin(points: Sequence[Point], *, at_most: int) -> list[Point]:
+    """No more than `at_most` points: means of consecutive groups, so that no spike is invented or hidden by luck."""
+    if len(points) <= at_most:
+        return list(points)
+    bounds = [round(index * len(points) / at_most) for index in range(at_most + 1)]
+    groups = [points[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def smooth(points: Sequence[Point], *, window: int) -> list[Point]:
+    """Centred moving mean over at most `window` points on each side; fewer at the ends."""
+    smoothed: list[Point] = []
+    for index, (x, _) in enumerate(points):
+        reach = min(window, index, len(points) - 1 - index)
+        near = points[index - reach : index + reach + 1]
+        smoothed.append((x, sum(y for _, y in near) / len(near)))
+    return smoothed
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return 50.0 if high == low else round(100 * (value - low) / (high - low), 2)
+
+
+def _path(curve: Curve, x_range: Point, y_range: Point) -> str:
+    scale = BOX_UNITS / 100
+    places = [
+        f"{_percent(x, *x_range) * scale:.1f} {BOX_UNITS - _percent(y, *y_range) * scale:.1f}" for x, y in curve.points
+    ]
+    if curve.kind == "dots":
+        # A dot is a line of no length with round ends: it stays round when the box is stretched.
+        return "".join(f"M{place}h0" for place in places)
+    return "M" + "L".join(places)

@@ -1,0 +1,93 @@
+"""`report.json` as a page: `report.html`, self-contained and without scripts, and `report.md`.
+
+    python -m eval.report.render REPORT.json OUT_FOLDER
+
+draws both again from a report's JSON. Everything that a template prints is escaped: a model's output is text, never
+markup. It measures nothing and reads nothing but the JSON and its templates.
+"""
+
+import argparse
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from common.cli import run
+from common.disk import replace_text
+from eval.report import view, wording
+from eval.report.collect import read_json
+from eval.report.headlines import headlines
+
+TEMPLATES = Path(__file__).parent / "templates"
+HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
+
+
+def render_html(report: view.Report) -> str:
+    """The whole page as one file: style and drawings inside, no request to anywhere."""
+    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    return _environment().get_template(HTML_TEMPLATE).render(**_context(report), style=style)
+
+
+def render_markdown(report: view.Report) -> str:
+    """The same as Markdown tables, without the plots."""
+    return _environment().get_template(MARKDOWN_TEMPLATE).render(**_context(report))
+
+
+def write_pages(report: view.Report, folder: Path) -> None:
+    """Writes report.html and report.md into a folder that exists."""
+    replace_text(folder / "report.html", render_html(report))
+    replace_text(folder / "report.md", render_markdown(report))
+
+
+def _context(report: view.Report) -> dict[str, object]:
+    return {
+        "report": report,
+        "label": view.label,
+        "stage_labels": view.STAGE_LABELS,
+        "method_labels": view.METHOD_LABELS,
+        "lead": view.lead(report),
+        "headlines": headlines(report),
+        "scores": view.score_table(report),
+        "plots": view.loss_plots(report),
+        "phones": view.phone_table(report),
+        "samples": view.samples(report),
+        "comparisons": view.comparisons(report),
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        wording.number,
+        wording.count,
+        wording.short_count,
+        wording.size,
+        wording.duration,
+        wording.percent,
+        wording.percent_interval,
+        wording.signed,
+        wording.sentence,
+        wording.markdown,
+    ):
+        environment.filters[function.__name__] = function
+    return environment
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and draws the pages."""
+    parser = argparse.ArgumentParser(prog="python -m eval.report.render", description="Draw a report's pages again.")
+    parser.add_argument("report", type=Path, help="a report.json")
+    parser.add_argument("out", type=Path, help="folder for report.html and report.md")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_pages(read_json(options.report), options.out)
+
+
+if __name__ == "__main__":
+    run(main)

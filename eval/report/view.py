@@ -1,0 +1,248 @@
+"""From the report's JSON to what a page shows: score table, plots, phones, samples. One answer for all templates.
+
+Pure functions of the JSON that `report.json` holds; whoever has that file can draw the page again. They know no folder
+and no markup.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.report import wording
+from eval.report.plots import Curve, Plot, Point, plot_of, smooth
+
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+STAGE_LABELS = {
+    "world": "World",
+    "tokenizer": "Tokenizer",
+    "corpus": "Corpus",
+    "teacher": "Teacher",
+    "student_before": "Student before",
+    "base": "Base",
+    "conversations": "Conversations",
+    "chat": "Chat",
+    "gguf": "GGUF files",
+    "coreml": "Core ML package",
+    "evaluation": "Evaluation",
+}
+AVERAGE = "average"
+"""What the evaluation calls the row of the task average."""
+TASK_AVERAGE = "task average"
+"""What the paired comparisons call it."""
+METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
+METHOD_LABELS = {"taid": "TAID", "forward_kl": "forward KL", "cross_entropy": "cross-entropy", "instruct": "tuning"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreTable:
+    """Tasks down, artifacts across."""
+
+    columns: tuple[str, ...]
+    """Artifacts that were measured on at least one task."""
+    rows: tuple[Mapping[str, Any], ...]
+    """{label, metric, is_group, chance, cells: row of `tasks` by artifact}."""
+    average: Mapping[str, Row]
+    """Row of `task_average` by artifact."""
+    stopped: bool
+    """Whether any artifact tells how often its answers stopped by themselves."""
+    unmeasured: tuple[tuple[str, str], ...]
+    """(names of artifacts without any score, why)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhoneTable:
+    """Phones down, files across."""
+
+    columns: tuple[str, ...]
+    context_tokens: Mapping[str, int]
+    """Context of the predictions by artifact."""
+    rows: tuple[Mapping[str, Any], ...]
+    """{phone, limit_bytes, limit_measured, cells: row of `phones` by artifact}."""
+    sources: tuple[tuple[str, str], ...]
+    """What each part of a prediction rests on."""
+
+
+def label(report: Report, artifact: str) -> str:
+    """A short name for a column: a stage's label, or a file's encoding."""
+    files = {file["path"]: file for file in report["artifacts"]}
+    if artifact in files:
+        return files[artifact]["encoding"] if files[artifact]["format"] == "GGUF" else files[artifact]["format"]
+    return STAGE_LABELS.get(artifact, artifact)
+
+
+def stage(report: Report, name: str) -> Row:
+    """The row of `built_from` of one stage, empty where the recipe has none."""
+    return next((row for row in report["built_from"] if row["stage"] == name), {})
+
+
+def lead(report: Report) -> str:
+    """What was built and from what, in one sentence."""
+    student = wording.short_count(stage(report, "chat").get("parameters"))
+    teacher = wording.short_count(stage(report, "teacher").get("parameters"))
+    method = next((row["method"] for row in report["training"] if row["stage"] == "base"), None)
+    files = [file["format"] for file in report["artifacts"]]
+    num_ggufs, num_packages = files.count("GGUF"), files.count("Core ML")
+    made = [f"{num_ggufs} GGUF file{'s' * (num_ggufs != 1)}"] * (num_ggufs > 0) + ["a Core ML package"] * num_packages
+    return (
+        f"A Japanese chat model of {student} parameters, distilled from a teacher of {teacher} "
+        f"with {METHOD_LABELS.get(method or '', method or 'an unnamed method')}, tuned on conversations"
+        + (f" and written as {' and '.join(made)}." if made else ".")
+    )
+
+
+def score_table(report: Report) -> ScoreTable:
+    """Scores of every artifact side by side, tasks in the order of the evaluation, groups below their task."""
+    tasks = report["tasks"]
+    order = list(dict.fromkeys(row["artifact"] for row in tasks))
+    measured = [name for name in order if any(row["artifact"] == name and row["value"] is not None for row in tasks)]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in tasks:
+        if row["task"] == AVERAGE or row["value"] is None:
+            continue
+        task, _, group = row["task"].partition("/")
+        place = rows.setdefault(
+            (row["task"], row["metric"]),
+            {
+                "label": _words(group or task),
+                "metric": METRIC_LABELS.get(row["metric"], row["metric"]),
+                "is_group": bool(group),
+                "chance": None,
+                "cells": {},
+            },
+        )
+        place["cells"][row["artifact"]] = row
+        place["chance"] = row["chance"] if place["chance"] is None else place["chance"]
+    unmeasured: dict[str, list[str]] = {}
+    for name in order:
+        if name not in measured:
+            reason = next(row.get("reason") for row in tasks if row["artifact"] == name) or "not measured"
+            unmeasured.setdefault(reason, []).append(label(report, name))
+    return ScoreTable(
+        columns=tuple(measured),
+        rows=tuple(rows.values()),
+        average={row["artifact"]: row for row in report["task_average"]},
+        stopped=any(row.get("stopped_share") is not None for row in report["task_average"]),
+        unmeasured=tuple((", ".join(names), reason) for reason, names in unmeasured.items()),
+    )
+
+
+def _words(name: str) -> str:
+    """A task's or a group's name as words; translation directions stay codes."""
+    words = name.replace("_", " ")
+    return words if re.fullmatch("[a-z]{2}-[a-z]{2}", words) else wording.sentence(words)
+
+
+def loss_plots(report: Report) -> list[Plot]:
+    """Distillation first and larger: its loss and t over steps; then a loss plot of every other training stage."""
+    plots: list[Plot] = []
+    for curve in sorted(report["curves"], key=lambda curve: not curve["t"]):
+        name = STAGE_LABELS[curve["stage"]]
+        if curve["loss"]:
+            plots.append(_loss_plot(name, _points(curve["loss"]), _points(curve["validation_loss"]), bool(curve["t"])))
+        if curve["t"]:
+            t = _points(curve["t"])
+            plots.append(
+                plot_of(
+                    f"{name}: interpolation coefficient t",
+                    [Curve(label="share of the teacher in the target", points=t)],
+                    summary=f"t goes from {t[0][1]:.2f} to {t[-1][1]:.2f} over {t[-1][0]:,.0f} steps.",
+                    y_range=(0.0, 1.0),
+                    wide=True,
+                )
+            )
+    return plots
+
+
+def _points(pairs: Sequence[Sequence[float]]) -> list[Point]:
+    return [(step, value) for step, value in pairs]
+
+
+def _loss_plot(name: str, loss: list[Point], validation: list[Point], wide: bool) -> Plot:
+    smoothed = smooth(loss, window=max(1, len(loss) // 24))
+    summary = f"The loss goes from {loss[0][1]:.2f} to {smoothed[-1][1]:.2f} over {loss[-1][0]:,.0f} steps"
+    if validation:
+        summary += f"; on validation text it is {min(value for _, value in validation):.2f} at best"
+    return plot_of(
+        f"{name}: loss",
+        [
+            Curve(label="", points=loss, kind="faint"),
+            Curve(label="training", points=smoothed),
+            Curve(label="validation", points=validation, kind="dots"),
+        ],
+        summary=summary + ".",
+        wide=wide,
+    )
+
+
+def phone_table(report: Report) -> PhoneTable:
+    """Phones down, files across; the limit of a phone is the one that holds for any app."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in report["phones"]:
+        place = rows.setdefault(
+            row["phone"],
+            {
+                "phone": row["phone"],
+                "limit_bytes": row["limit_bytes"],
+                "limit_measured": row["limit_measured"],
+                "cells": {},
+            },
+        )
+        place["cells"][row["artifact"]] = row
+    return PhoneTable(
+        columns=tuple(dict.fromkeys(row["artifact"] for row in report["phones"])),
+        context_tokens={row["artifact"]: row["context_tokens"] for row in report["phones"]},
+        rows=tuple(rows.values()),
+        sources=tuple(_phone_sources(report)),
+    )
+
+
+def _phone_sources(report: Report) -> Iterator[tuple[str, str]]:
+    """(part of a prediction, its source); the format beside the part where the formats differ in it."""
+    formats = {file["path"]: file["format"] for file in report["artifacts"]}
+    by_part: dict[str, dict[str, str]] = {}
+    for row in report["phones"]:
+        for part, source in row["sources"].items():
+            by_part.setdefault(part, {}).setdefault(source, formats.get(row["artifact"], row["artifact"]))
+    for part, sources in by_part.items():
+        for source, format_ in sources.items():
+            yield part.replace("_", " ") + (f" in {format_}" if len(sources) > 1 else ""), source
+
+
+def samples(report: Report) -> list[dict[str, Any]]:
+    """Answers grouped by conversation: {messages, answers: rows of `samples`}."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for row in report["samples"]:
+        place = grouped.setdefault(repr(row["messages"]), {"messages": row["messages"], "answers": []})
+        place["answers"].append(row)
+    return list(grouped.values())
+
+
+def comparisons(report: Report) -> list[dict[str, str]]:
+    """Paired comparisons as text: {quantity, of, against, value, interval}; a share kept is a line of its own."""
+    lines: list[dict[str, str]] = []
+    for row in report["paired"]:
+        is_average = row["quantity"] == TASK_AVERAGE
+        scale, decimals, unit = (100, 1, "points") if is_average else (1, 3, "nats")
+        names = {"of": label(report, row["artifact"]), "against": label(report, row["against"])}
+        ends = " to ".join(wording.signed(scale * end, decimals=decimals) for end in row["interval"])
+        lines.append(
+            {
+                "quantity": _words(row["quantity"]),
+                **names,
+                "value": f"{wording.signed(scale * row['difference'], decimals=decimals)} {unit}",
+                "interval": ends,
+            }
+        )
+        if row.get("ratio") is not None:
+            lines.append(
+                {
+                    "quantity": f"{_words(row['quantity'])}, kept",
+                    **names,
+                    "value": f"{wording.percent(row['ratio'])} %",
+                    "interval": wording.percent_interval(row["ratio_interval"]),
+                }
+            )
+    return lines

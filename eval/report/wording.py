@@ -1,0 +1,95 @@
+"""How the report writes numbers: sizes, durations, shares and intervals as text, and text that is safe inside Markdown.
+
+Pure functions of plain values; `None` becomes a dash, so that a template never prints a number that was not measured.
+They know no stage.
+"""
+
+from collections.abc import Sequence
+
+NOT_MEASURED = "–"  # noqa: RUF001 - an en dash is what a table prints for "nothing here"
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """A plain number with `digits` significant digits: 1,234, 12.3, 0.0317, 3.2e-6."""
+    if value is None:
+        return NOT_MEASURED
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    mantissa, has_exponent, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if has_exponent else mantissa
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separators."""
+    return NOT_MEASURED if value is None else f"{round(value):,}"
+
+
+def short_count(value: float | None) -> str:
+    """A count to three digits with its multiple: 3.41M, 152k."""
+    if value is None:
+        return NOT_MEASURED
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{letter}" if abs(value) < size * 999.5 else f"{value / size:,.0f}{letter}"
+    return f"{value:,.0f}"
+
+
+def size(value_bytes: float | None) -> str:
+    """Bytes in decimal units, as file managers and stores on phones show them."""
+    if value_bytes is None:
+        return NOT_MEASURED
+    for unit_bytes, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value_bytes) >= unit_bytes * 0.9995:
+            return (
+                f"{value_bytes / unit_bytes:.3g} {unit}"
+                if abs(value_bytes) < 999.5 * unit_bytes
+                else (f"{value_bytes / unit_bytes:,.0f} {unit}")
+            )
+    return f"{value_bytes:,.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person would say them: 0.4 s, 42 s, 3 min 05 s, 2 h 10 min."""
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent(share: float | None, *, decimals: int = 1) -> str:
+    """A share of one as percent, without the sign: 0.7321 is 73.2."""
+    return NOT_MEASURED if share is None else f"{100 * share:.{decimals}f}"
+
+
+def percent_interval(interval: Sequence[float] | None, *, decimals: int = 1) -> str:
+    """An interval of shares, both ends in percent."""
+    if interval is None:
+        return NOT_MEASURED
+    return f"{percent(interval[0], decimals=decimals)} to {percent(interval[1], decimals=decimals)}"
+
+
+def signed(value: float | None, *, decimals: int = 3) -> str:
+    """A difference with its sign; a true minus, not a hyphen."""
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def sentence(text: str) -> str:
+    """Text with its first letter large and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def markdown(text: object) -> str:
+    """Text as one line that Markdown shows literally: no markup, no HTML, no table cell is opened or closed by it."""
+    escaped = str(text).replace("\\", "\\\\")
+    for character in "`*_[]|#":
+        escaped = escaped.replace(character, "\\" + character)
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(escaped.split())

@@ -1,0 +1,120 @@
+"""One protocol for whatever can be measured: a checkpoint folder, a GGUF file, later a Core ML package.
+
+Each runtime brings its own tokenizer and chat template, so that a shipped file is measured as a phone would run it.
+`open_runtime` picks the runtime by what the path is; the libraries behind a runtime load only when it is picked. This
+module knows no task and no metric.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.device import Machine
+
+Message = dict[str, Any]
+Pair = tuple[Sequence[int], Sequence[int]]
+NOT_RUN = "not run on this platform"
+"""Why a Core ML package has no scores."""
+LogProbs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One greedy answer."""
+
+    text: str
+    """Without special tokens, cut before the first stop string."""
+    ids: list[int]
+    """Every generated id, the end token not among them."""
+    stopped: bool
+    """True when the model ended by itself: it gave an end token before the limit, and no stop string cut it."""
+
+
+class Runtime(Protocol):
+    """What every artifact can do. Ids are those of the artifact's own tokenizer."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence that the model was made for."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that its tokenizer can produce; rows of `logprobs` are this wide."""
+        ...
+
+    @property
+    def document_end_id(self) -> int:
+        """The id that closes a document: what stands before a text that has no context."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: no token is added, and special tokens written in it are plain text."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation by the artifact's own chat template, with the assistant's turn opened."""
+        ...
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of ids; incomplete UTF-8 becomes U+FFFD."""
+        ...
+
+    def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
+        """Log-softmax of the next token after each id, float32 [C, V] in chunks of consecutive positions."""
+        ...
+
+    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        """For each (context, continuation), both non-empty: log p(continuation | context) in nats, and whether greedy
+        decoding would give it. Equal contexts are computed once."""
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        """Greedy continuations of at most `max_tokens` ids, in the order of the prompts."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model; the runtime is of no use afterwards."""
+        ...
+
+
+def open_runtime(
+    artifact: Path, *, machine: "Machine | None" = None, kv: str = "f16", context_tokens: int | None = None
+) -> Runtime:
+    """Opens the runtime that the artifact needs.
+
+    Args:
+        artifact: a checkpoint folder (holds config.json), a `.gguf` file or a `.mlpackage` folder.
+        machine: where a checkpoint runs; without it on the CPU in float32. A GGUF always runs on the CPU.
+        kv: type of llama.cpp's KV cache, "f16" as on a phone or "f32" as in a float32 checkpoint.
+        context_tokens: the longest sequence that will be asked for; default is the model's own.
+
+    Raises:
+        UserError: no such artifact, a broken one, or one that this platform cannot run.
+    """
+    if artifact.suffix == ".mlpackage":
+        raise UserError(
+            wanted="an artifact that runs here",
+            got=f"{artifact.name}: {NOT_RUN}",
+            next_step="measure the checkpoint or a GGUF file of the same model.",
+        )
+    if artifact.suffix == ".gguf" and artifact.is_file():
+        from eval.runtimes.llama_cpp import LlamaCppRuntime
+
+        return LlamaCppRuntime(artifact, kv=kv, context_tokens=context_tokens)
+    if (artifact / "config.json").is_file():
+        from eval.runtimes.checkpoint import CheckpointRuntime
+
+        return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens)
+    raise UserError(
+        wanted="a checkpoint folder with config.json, a .gguf file or a .mlpackage",
+        got=f"{artifact.name}, which {'holds no config.json' if artifact.is_dir() else 'does not exist'}",
+        next_step="give the path of one of these.",
+    )

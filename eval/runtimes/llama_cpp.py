@@ -1,0 +1,147 @@
+"""A GGUF file as a `Runtime`: llama.cpp in a child process, with the file's own tokenizer and chat template.
+
+llama.cpp aborts its process on many malformed files. In a child that is this file's error, named with llama.cpp's last
+words, and whatever else is measured goes on. The child ends with its parent, killed or not: it reads a pipe that then
+closes. No Python tokenizer is involved. It knows no task and no metric.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from eval.runtimes import Generation, LogProbs, Message, Pair
+from eval.runtimes.batches import check_lengths
+
+# Positions whose logits cross the pipe at once.
+_LOGIT_ROWS = 256
+
+
+def default_threads() -> int:
+    """Cores that this process may use, or what OMP_NUM_THREADS says, as for torch."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LlamaCppRuntime:
+    """See `eval.runtimes.Runtime`."""
+
+    def __init__(self, path: Path, *, kv: str = "f16", context_tokens: int | None = None) -> None:
+        if kv not in ("f16", "f32"):
+            raise UserError(wanted="a KV cache of type f16 or f32", got=kv, next_step="give one of these.")
+        self._name = path.name
+        self._log = tempfile.NamedTemporaryFile(prefix="llama-", suffix=".log")  # noqa: SIM115 (closed in close)
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        options = {"kv": kv, "threads": default_threads()}
+        self._process = context.Process(
+            target=_serve, args=(theirs, str(path.absolute()), options, self._log.name), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            facts: dict[str, int] = self._reply()
+        except BaseException:
+            self.close()
+            raise
+        self.vocabulary = facts["vocabulary"]
+        self.context_tokens = min(facts["context_tokens"], context_tokens or facts["context_tokens"])
+        self.document_end_id = facts["document_end_id"]
+
+    def encode(self, text: str) -> list[int]:
+        return self._call("encode", text)
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return self._call("render", list(messages))
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return self._call("decode", list(ids), skip_special=skip_special)
+
+    def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
+        check_lengths([len(ids)], self.context_tokens)
+        for start in range(0, len(ids), _LOGIT_ROWS):
+            yield self._call("logprobs_chunk", list(ids[start : start + _LOGIT_ROWS]), start, len(ids))
+
+    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        check_lengths([len(context) + len(continuation) for context, continuation in pairs], self.context_tokens)
+        return self._call("score", pairs)
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        check_lengths([len(prompt) + max_tokens for prompt in prompts], self.context_tokens)
+        return self._call("generate", prompts, max_tokens, list(stop))
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._log.close()
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            self._connection.send((method, arguments, options))
+        except (OSError, ValueError) as error:
+            raise self._died() from error
+        return self._reply()
+
+    def _reply(self) -> Any:
+        try:
+            succeeded, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if not succeeded:
+            raise UserError(
+                wanted="a GGUF file that llama.cpp runs",
+                got=f"{self._name}: {value}{self._last_words()}",
+                next_step="export the file again.",
+            )
+        return value
+
+    def _died(self) -> UserError:
+        self._process.join(timeout=5)
+        code = self._process.exitcode or 0
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return UserError(
+            wanted="a GGUF file that llama.cpp runs",
+            got=f"{self._name}: llama.cpp died with {cause}{self._last_words()}",
+            next_step="export the file again.",
+        )
+
+    def _last_words(self) -> str:
+        """The last line of the child's log that tells of an error, in brackets, or nothing."""
+        lines = Path(self._log.name).read_text(errors="replace").splitlines()
+        telling = [line.strip() for line in lines if any(word in line.lower() for word in ("error", "assert", "fail"))]
+        return f" ({telling[0][:300]})" if telling else ""
+
+
+def _serve(connection: Connection, path: str, options: dict[str, Any], log: str) -> None:
+    """The child: loads the file, then answers calls until the pipe closes."""
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed pipe then ends the child
+    try:
+        from eval.runtimes.llama_engine import Engine
+
+        engine = Engine(path, **options)
+        connection.send((True, engine.facts()))
+    except Exception as error:
+        connection.send((False, str(error)))
+        return
+    while True:
+        try:
+            method, arguments, keywords = connection.recv()
+        except EOFError:
+            return
+        try:
+            reply = (True, getattr(engine, method)(*arguments, **keywords))
+        except Exception as error:
+            reply = (False, str(error) or type(error).__name__)
+        connection.send(reply)

@@ -1,0 +1,112 @@
+"""What a GGUF file says about text: its tokenizer, its special tokens, its jinja chat template.
+
+Used inside the child process of `eval.runtimes.llama_cpp`. No Python tokenizer is involved: ids come from llama.cpp,
+and only the template is rendered here, as llama.cpp's own server does. Errors are plain RuntimeErrors.
+"""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from eval.runtimes import Message
+
+# No template writes one of these characters.
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+class FileText:
+    """Tokenizer and template of a loaded model."""
+
+    def __init__(self, model: Any) -> None:
+        vocabulary = llama_cpp.llama_model_get_vocab(model)
+        assert vocabulary is not None
+        self._model, self._vocab = model, vocabulary
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        self._control = self._control_tokens()
+        self._formatter: Jinja2ChatFormatter | None = None
+
+    def facts(self) -> dict[str, int]:
+        """`context_tokens`, `vocabulary` and `document_end_id` of the file."""
+        end: Any = llama_cpp.llama_vocab_eos(self._vocab)
+        return {
+            "context_tokens": llama_cpp.llama_model_n_ctx_train(self._model),
+            "vocabulary": self.vocabulary,
+            "document_end_id": self._control.get("<|endoftext|>", end),
+        }
+
+    def is_end(self, token: int) -> bool:
+        """Whether the file says that a generation ends with this token."""
+        return llama_cpp.llama_vocab_is_eog(self._vocab, token)
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        """Ids of text; control tokens written in it are made only if `control`."""
+        raw = text.encode()
+        room = len(raw) + 8  # a byte-level vocabulary never needs more tokens than bytes
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, control)
+        if count < 0:
+            raise RuntimeError("its tokenizer fails on a text")
+        return list(buffer[:count])
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of ids; incomplete UTF-8 becomes U+FFFD."""
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)
+        room = 16 * len(ids) + 64
+        while True:
+            buffer: Any = ctypes.create_string_buffer(room)
+            count = llama_cpp.llama_detokenize(self._vocab, tokens, len(ids), buffer, room, False, not skip_special)
+            if count >= 0:
+                return buffer.raw[:count].decode(errors="replace")
+            room = -count
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation by the file's template; control tokens inside a message are plain text."""
+        if self._formatter is None:
+            self._formatter = self._read_template()
+        brought = "".join(value for message in messages for value in message.values() if isinstance(value, str))
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in brought)
+        marks = {text: next(free) for text in self._control if text in brought}
+        safe = [
+            {key: _replace(value, marks) if isinstance(value, str) else value for key, value in message.items()}
+            for message in messages
+        ]
+        prompt = self._formatter(messages=safe).prompt  # pyright: ignore[reportArgumentType]
+        if not marks:
+            return self.encode(prompt, control=True)
+        ids: list[int] = []
+        for piece in re.split(f"({'|'.join(map(re.escape, self._control))})", prompt):
+            if piece in self._control:
+                ids.append(self._control[piece])
+            else:
+                ids += self.encode(_replace(piece, {mark: text for text, mark in marks.items()}))
+        return ids
+
+    def _read_template(self) -> Jinja2ChatFormatter:
+        template = llama_cpp.llama_model_chat_template(self._model, None)
+        if template is None:
+            raise RuntimeError("it holds no chat template")
+
+        def text(token: Any) -> str:
+            return self.decode([token], skip_special=False) if token >= 0 else ""
+
+        return Jinja2ChatFormatter(
+            template=template.decode(),
+            eos_token=text(llama_cpp.llama_vocab_eos(self._vocab)),
+            bos_token=text(llama_cpp.llama_vocab_bos(self._vocab)),
+        )
+
+    def _control_tokens(self) -> dict[str, int]:
+        """Text and id of the control tokens, the longest first so that none hides in another."""
+        ids = [i for i in range(self.vocabulary) if llama_cpp.llama_vocab_is_control(self._vocab, i)]
+        texts = {self.decode([i], skip_special=False): i for i in ids}
+        return dict(sorted(texts.items(), key=lambda item: (-len(item[0]), item[1])))
+
+
+def _replace(text: str, replacements: dict[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text

@@ -1,0 +1,225 @@
+"""Reads a Hugging Face model folder tensor by tensor: what every exporter starts from.
+
+A `Checkpoint` knows which tensors a Qwen2, Qwen3 or Llama model has, in the order embedding, blocks, final norm, head,
+whatever the number of safetensors shards, and hands them out one at a time, so that an export never holds the whole
+model. Everything that this product cannot export faithfully is refused here, by name, before any file is written. It
+knows no output format.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from common.errors import UserError
+
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+_FLOAT_TYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rope:
+    """Rotary positions: `inverse_frequencies` float32 [head_dim / 2], `attention_factor` multiplies cosine and sine."""
+
+    type: str
+    theta: float
+    inverse_frequencies: Tensor
+    attention_factor: float
+    parameters: dict[str, Any]
+
+
+class Checkpoint:
+    """A model folder opened for reading.
+
+    Attributes:
+        folder: where it lies.
+        config: the model's configuration, defaults filled in.
+        architecture: one of `ARCHITECTURES`.
+        head_dim: width of an attention head.
+        rows: rows of the embedding, at least the tokenizer's size.
+        tied: the head is the embedding.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens `folder` and checks that it can be exported.
+
+        Raises:
+            UserError: no such model, one of another kind, or with missing, unknown or unreadable tensors.
+        """
+        self.folder = folder
+        self.config: Any = _read_config(folder)
+        self.architecture = str((self.config.architectures or ["none"])[0])
+        _check_supported(folder, self.config, self.architecture)
+        self.head_dim = int(
+            getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        )
+        self.tied = bool(self.config.tie_word_embeddings)
+        self._shards = _index(folder)
+        self._check_names()
+        self.rows = self.shape(EMBEDDING)[0]
+        if self.rows != self.config.vocab_size:
+            raise UserError(
+                wanted=f"an embedding of vocab_size = {self.config.vocab_size} rows",
+                got=f"{self.rows} rows in {folder}",
+                next_step="Save the model again: config.json and the weights differ.",
+            )
+        self._check_tied_head()
+
+    def names(self) -> list[str]:
+        """Names of the model's tensors in export order; without the head where it is tied."""
+        return list(_expected(self.config, self.architecture, tied=self.tied))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, read from the file's header alone."""
+        with _opened(self._shards[name]) as shard:
+            return tuple(shard.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """One tensor as it is stored (float32, bfloat16 or float16)."""
+        with _opened(self._shards[name]) as shard:
+            return shard.get_tensor(name)
+
+    def rope(self) -> Rope:
+        """The rotary embedding, by transformers' own formulas."""
+        parameters = dict(self.config.rope_parameters)
+        theta = float(parameters["rope_theta"])
+        if parameters["rope_type"] == "default":
+            frequencies, factor = theta ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim), 1.0
+        else:
+            frequencies, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](self.config, torch.device("cpu"))
+        return Rope(
+            type=parameters["rope_type"],
+            theta=theta,
+            inverse_frequencies=frequencies,
+            attention_factor=float(factor),
+            parameters=parameters,
+        )
+
+    def _check_names(self) -> None:
+        expected = set(self.names())
+        stored = {name for name in self._shards if not name.endswith("rotary_emb.inv_freq")}
+        missing, unknown = sorted(expected - stored), sorted(stored - expected - ({HEAD} if self.tied else set()))
+        if missing or unknown:
+            what = f"missing {', '.join(missing[:3])}" if missing else f"unknown {', '.join(unknown[:3])}"
+            raise UserError(
+                wanted=f"exactly the {len(expected)} tensors of a {self.architecture} of this config.json",
+                got=f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})",
+                next_step="Save the model with save_pretrained; adapters have to be merged first.",
+            )
+        for name in sorted(expected):
+            with _opened(self._shards[name]) as shard:
+                kind = shard.get_slice(name).get_dtype()
+            if kind not in _FLOAT_TYPES:
+                raise UserError(
+                    wanted=f"weights in one of {', '.join(_FLOAT_TYPES)}",
+                    got=f"{kind} in {name} of {self.folder}",
+                    next_step="Export the checkpoint from before its quantisation.",
+                )
+
+    def _check_tied_head(self) -> None:
+        """A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means."""
+        if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
+            raise UserError(
+                wanted=f"{HEAD} equal to {EMBEDDING}, since tie_word_embeddings is true",
+                got=f"two different tensors in {self.folder}",
+                next_step="Set tie_word_embeddings to false in config.json, or save the model again.",
+            )
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            wanted="a Hugging Face model folder",
+            got=f"no config.json in {folder}",
+            next_step="Give the folder that holds config.json, the safetensors and the tokenizer.",
+        )
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            wanted="a readable config.json",
+            got=f"{folder}: {str(error).strip().splitlines()[0]}",
+            next_step="Check the file; model types that need code of their own are not run.",
+        ) from error
+
+
+def _check_supported(folder: Path, config: Any, architecture: str) -> None:
+    rope = dict(getattr(config, "rope_parameters", None) or {"rope_type": "none"})
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    checks = [
+        ("architecture", " or ".join(ARCHITECTURES), architecture, architecture in ARCHITECTURES),
+        ("hidden_act", "silu", getattr(config, "hidden_act", None), getattr(config, "hidden_act", None) == "silu"),
+        ("rope_type", ", ".join(ROPE_TYPES), rope.get("rope_type"), rope.get("rope_type") in ROPE_TYPES),
+        ("partial_rotary_factor", "1", rope.get("partial_rotary_factor"), rope.get("partial_rotary_factor", 1) == 1),
+        ("truncate of yarn", "true", rope.get("truncate"), rope.get("truncate", True) is True),
+        ("attention", "full_attention in all layers", sorted(layer_types), layer_types == {"full_attention"}),
+    ]
+    for what, wanted, got, supported in checks:
+        if not supported:
+            raise UserError(
+                wanted=f"{what}: {wanted}", got=f"{got} in {folder}/config.json", next_step="Export another checkpoint."
+            )
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        try:
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise UserError(
+                wanted="a readable index of the shards", got=f"{index}: {error}", next_step="Copy the model again."
+            ) from error
+        return {name: folder / file for name, file in weight_map.items()}
+    with _opened(single) as shard:
+        return dict.fromkeys(shard.keys(), single)
+
+
+def _opened(path: Path) -> Any:
+    """A safetensors file; UserError where it is absent or cut short."""
+    if not path.is_file():
+        raise UserError(
+            wanted=f"weights in {path.name}",
+            got=f"no such file in {path.parent}",
+            next_step="Copy the model again; weights are read from safetensors only.",
+        )
+    try:
+        return safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            wanted="a whole safetensors file", got=f"{path}: {error}", next_step="Copy or build the model again."
+        ) from error
+
+
+def _expected(config: Any, architecture: str, *, tied: bool) -> Iterator[str]:
+    attention_bias = architecture == "Qwen2ForCausalLM" or bool(getattr(config, "attention_bias", False))
+    output_bias = architecture != "Qwen2ForCausalLM" and attention_bias
+    mlp_bias = bool(getattr(config, "mlp_bias", False))
+    parts = [("input_layernorm", False)]
+    parts += [(f"self_attn.{name}_proj", attention_bias) for name in "qkv"]
+    parts += [(f"self_attn.{name}_norm", False) for name in "qk" if architecture == "Qwen3ForCausalLM"]
+    parts += [("self_attn.o_proj", output_bias), ("post_attention_layernorm", False)]
+    parts += [(f"mlp.{name}_proj", mlp_bias) for name in ("gate", "up", "down")]
+    yield EMBEDDING
+    for layer in range(config.num_hidden_layers):
+        for part, has_bias in parts:
+            yield f"model.layers.{layer}.{part}.weight"
+            if has_bias:
+                yield f"model.layers.{layer}.{part}.bias"
+    yield FINAL_NORM
+    if not tied:
+        yield HEAD

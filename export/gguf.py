@@ -1,0 +1,128 @@
+"""The stage `gguf`: one GGUF file an encoding from a Qwen2, Qwen3 or Llama-family checkpoint.
+
+`python -m export gguf CHECKPOINT --out DIR [--encoding Q4_K_M ...]` runs it by itself. F16 is written first, straight
+from the safetensors; the others are made of it by llama.cpp's own quantiser. Every file is read back, loaded in
+llama.cpp, and its tokenizer compared with the checkpoint's on a probe text before it gets its name. It does not know
+how good a file is: that is `eval.fidelity`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.store import Workspace, stage
+from common.tokenizer import Tokenizer
+from export.checkpoint import Checkpoint
+from export.gguf_file import GgufContents, inspect, write_f16
+from export.naming import check_stem
+from export.quantize import MATRIX_TYPES, fallbacks, load, quantize
+from export.vocabulary import read_vocabulary
+
+# What pre-tokenizers disagree on: runs of digits, spaces and newlines, contractions, marks, emoji, width and scripts.
+PROBE = (
+    "吾輩は猫である。名前はまだ無い。\n\n  リンゴを3個、1234567円で買った！？（税込）\t「東京」へ行く…\r\n"  # noqa: RUF001
+    "ﾊﾝｶｸとＦＵＬＬ、がぎぐ゛ヴ々〆ヶ。 I'm sure we'LL see 3.14 of them --- don't you?\n   \n"
+    "नमस्ते 안녕하세요 สวัสดี é ñ \u200d👩‍👩‍👧🚀 x=foo_bar(10**9);  // ok"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GgufConfig:
+    """What to write."""
+
+    stem: str
+    """The files are named `<stem>-<encoding>.gguf`; also the model's name inside them."""
+    encodings: tuple[str, ...] = ("F16", "Q8_0", "Q4_K_M")
+    """The weight schemes, a file each."""
+
+    def __post_init__(self) -> None:
+        unknown = [encoding for encoding in self.encodings if encoding not in MATRIX_TYPES]
+        if unknown or not self.encodings or len(set(self.encodings)) != len(self.encodings):
+            raise UserError(
+                wanted=f"one or more different encodings of {', '.join(MATRIX_TYPES)}",
+                got=", ".join(self.encodings) or "none",
+                next_step="Correct --encoding, or `encodings` in the recipe.",
+            )
+        check_stem(self.stem)
+
+
+@stage(version=1)
+def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
+    """Writes the GGUF files of a checkpoint folder into the workspace.
+
+    Returns:
+        `architecture`, `parameters`, `context_tokens`, `vocabulary`, `pre_tokenizer`, `chat_template` (there is one),
+        and `files`: {file, encoding, bytes, bits_per_weight, tensor_types, fallbacks, parameters} for each.
+
+    Raises:
+        UserError: a checkpoint that cannot be exported faithfully, or a file that llama.cpp refuses.
+    """
+    source = Checkpoint(checkpoint)
+    vocabulary = read_vocabulary(checkpoint, rows=source.rows)
+    expected_ids = Tokenizer.load(checkpoint).encode(PROBE)
+    scratch = workspace.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    # A source of the quantised files even where F16 itself is not asked for.
+    f16 = scratch / f"{config.stem}-F16.gguf"
+    write_f16(source, vocabulary, f16, name=config.stem)
+    reference = inspect(f16)
+    files: list[dict[str, Any]] = []
+    for encoding in sorted(config.encodings, key="F16".__eq__):  # F16 last: it moves
+        made = scratch / f"{config.stem}-{encoding}.gguf"
+        if encoding != "F16":
+            quantize(f16, made, encoding, threads=workspace.machine.threads)
+        contents = inspect(made)
+        _check_same_tensors(made, contents, reference)
+        _check_loads(made, expected_ids, rows=source.rows)
+        os.replace(made, workspace.folder / made.name)
+        files.append(_facts(made.name, encoding, contents))
+    files.sort(key=lambda file: config.encodings.index(file["encoding"]))
+    return {
+        "architecture": source.architecture,
+        "parameters": reference.parameters,
+        "context_tokens": int(source.config.max_position_embeddings),
+        "vocabulary": {"rows": source.rows, "tokens": vocabulary.size},
+        "pre_tokenizer": vocabulary.pre,
+        "chat_template": vocabulary.chat_template is not None,
+        "files": files,
+    }
+
+
+def _facts(name: str, encoding: str, contents: GgufContents) -> dict[str, Any]:
+    return {
+        "file": name,
+        "encoding": encoding,
+        "bytes": contents.bytes,
+        "bits_per_weight": round(8 * contents.bytes / contents.parameters, 4),
+        "tensor_types": contents.types,
+        "fallbacks": fallbacks(contents, encoding),
+        "parameters": contents.parameters,
+    }
+
+
+def _check_same_tensors(path: Path, contents: GgufContents, reference: GgufContents) -> None:
+    """What was written has the tensors and shapes of the F16 file, vectors in float32."""
+    shapes = {name: tensor.shape for name, tensor in contents.tensors.items()}
+    wanted = {name: tensor.shape for name, tensor in reference.tensors.items()}
+    vectors = {tensor.type for tensor in contents.tensors.values() if len(tensor.shape) == 1}
+    if shapes != wanted or vectors - {"F32"}:
+        raise UserError(
+            wanted=f"{len(wanted)} tensors as in the F16 file, vectors in F32",
+            got=f"{len(shapes)} tensors, vectors in {', '.join(sorted(vectors))} in {path.name}",
+            next_step="Start again; if it happens twice, the installed llama-cpp-python is not the tested version.",
+        )
+
+
+def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
+    loaded = load(path, PROBE)
+    if loaded.vocabulary != rows or loaded.ids != expected_ids:
+        place = next(
+            (i for i, pair in enumerate(zip(loaded.ids, expected_ids, strict=False)) if len(set(pair)) > 1), -1
+        )
+        raise UserError(
+            wanted=f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer",
+            got=f"{loaded.vocabulary} tokens, first difference at token {place} of {len(expected_ids)} in {path.name}",
+            next_step="Use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's.",
+        )

@@ -1,0 +1,223 @@
+"""One GGUF file: written from a checkpoint in F16, or read back to see what it holds.
+
+Writing streams: one tensor is in memory at a time. One-dimensional tensors (norms, biases) stay float32, as llama.cpp
+wants them; matrices become float16, and a value that float16 cannot hold is an error that names its tensor. It knows no
+quantiser and no stage.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import (
+    GGML_QUANT_VERSION,
+    MODEL_ARCH,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFType,
+    GGUFWriter,
+    LlamaFileType,
+    RopeScalingType,
+    get_tensor_name_map,
+    size_label,
+)
+from torch import Tensor
+
+from common.errors import UserError
+from common.metrics import progress
+from export.checkpoint import EMBEDDING, Checkpoint, Rope
+from export.vocabulary import Vocabulary
+
+FLOAT16_MAX = 65504.0
+
+_ARCHITECTURES = {
+    "Qwen2ForCausalLM": MODEL_ARCH.QWEN2,
+    "Qwen3ForCausalLM": MODEL_ARCH.QWEN3,
+    "LlamaForCausalLM": MODEL_ARCH.LLAMA,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRecord:
+    """One tensor of a file: its encoding and shape, the row length last."""
+
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GgufContents:
+    """What a GGUF file holds."""
+
+    bytes: int
+    tensors: dict[str, TensorRecord]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def types(self) -> dict[str, int]:
+        """Number of tensors of each type."""
+        return dict(sorted(Counter(tensor.type for tensor in self.tensors.values()).items()))
+
+
+def write_f16(checkpoint: Checkpoint, vocabulary: Vocabulary, path: Path, *, name: str) -> None:
+    """Writes `checkpoint` to `path` as a GGUF file in F16.
+
+    Raises:
+        UserError: a matrix holds a value beyond float16's range, or one that is not finite.
+    """
+    architecture = _ARCHITECTURES[checkpoint.architecture]
+    if architecture != MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
+        raise UserError(
+            wanted="rope_type default, linear or yarn, which llama.cpp runs on Qwen models",
+            got=f"llama3 in {checkpoint.folder}/config.json",
+            next_step="Correct rope_parameters.",
+        )
+    writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture])
+    _add_model(writer, checkpoint, name=name)
+    _add_vocabulary(writer, vocabulary)
+    planned = _plan(checkpoint, architecture)
+    for target, (source, shape) in planned.items():
+        kind = np.dtype(np.float32 if len(shape) == 1 else np.float16)
+        writer.add_tensor_info(target, shape, kind, math.prod(shape) * kind.itemsize)
+        assert source is not None or target == "rope_freqs.weight"
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    try:
+        for target, (source, shape) in progress(planned.items(), label=f"{name}-F16", unit="tensors"):
+            value = _rope_factors(checkpoint) if source is None else _read(checkpoint, source)
+            assert tuple(value.shape) == shape, target
+            writer.write_tensor_data(value.numpy())
+    finally:
+        writer.close()
+
+
+def inspect(path: Path) -> GgufContents:
+    """Reads the header of a GGUF file and checks that the file is as long as its header says.
+
+    Raises:
+        UserError: not a GGUF file, or one that is cut short.
+    """
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise UserError(wanted="a whole GGUF file", got=f"{path}: {error}", next_step="Export it again.") from error
+    tensors = {
+        tensor.name: TensorRecord(
+            type=GGMLQuantizationType(tensor.tensor_type).name,
+            shape=tuple(int(size) for size in reversed(tensor.shape)),
+            bytes=int(tensor.n_bytes),
+        )
+        for tensor in reader.tensors
+    }
+    return GgufContents(bytes=path.stat().st_size, tensors=tensors)
+
+
+def _plan(checkpoint: Checkpoint, architecture: MODEL_ARCH) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+    """GGUF's name of each tensor, with ours and its shape; Llama 3's rope factors are computed and have none."""
+    names = get_tensor_name_map(architecture, checkpoint.config.num_hidden_layers)
+    planned: dict[str, tuple[str | None, tuple[int, ...]]] = {}
+    if checkpoint.rope().type == "llama3":
+        planned["rope_freqs.weight"] = (None, (checkpoint.head_dim // 2,))
+    for source in checkpoint.names():
+        target = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        assert target is not None, source
+        planned[target] = (source, checkpoint.shape(source))
+    return planned
+
+
+def _read(checkpoint: Checkpoint, name: str) -> Tensor:
+    """One tensor in the file's type and row order."""
+    stored = checkpoint.read(name)
+    value = stored.float() if stored.ndim == 1 else stored.half()
+    if not bool(torch.isfinite(value).all()):
+        raise UserError(
+            wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
+            got=f"{float(stored.float().abs().max())} in {name} of {checkpoint.folder}",
+            next_step="Export another checkpoint, or rescale this tensor.",
+        )
+    if checkpoint.architecture == "LlamaForCausalLM" and ".self_attn." in name:
+        if ".q_proj." in name:
+            return _interleave(value, heads=checkpoint.config.num_attention_heads)
+        if ".k_proj." in name:
+            return _interleave(value, heads=checkpoint.config.num_key_value_heads)
+    return value.contiguous()
+
+
+def _interleave(value: Tensor, *, heads: int) -> Tensor:
+    """From rotating (i, i + half) pairs of rows in each head, as transformers does, to llama.cpp's (2i, 2i + 1)."""
+    halves = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
+    return halves.transpose(1, 2).reshape(value.shape).contiguous()
+
+
+def _rope_factors(checkpoint: Checkpoint) -> Tensor:
+    """Divisors of the plain rope frequencies, float32 [head_dim / 2]: Llama 3's long-context scaling."""
+    rope = checkpoint.rope()
+    plain = rope.theta ** (-torch.arange(0, checkpoint.head_dim, 2).float() / checkpoint.head_dim)
+    return plain / rope.inverse_frequencies
+
+
+def _add_model(writer: GGUFWriter, checkpoint: Checkpoint, *, name: str) -> None:
+    config: Any = checkpoint.config
+    parameters = sum(math.prod(checkpoint.shape(tensor)) for tensor in checkpoint.names())
+    writer.add_type(GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_size_label(size_label(parameters, parameters, 0, 0))
+    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(checkpoint.shape(EMBEDDING)[0])
+    if getattr(config, "head_dim", None):
+        writer.add_key_length(checkpoint.head_dim)
+        writer.add_value_length(checkpoint.head_dim)
+    writer.add_rope_dimension_count(checkpoint.head_dim)
+    _add_rope(writer, checkpoint.rope())
+
+
+def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
+    writer.add_rope_freq_base(rope.theta)
+    factor = float(rope.parameters.get("factor") or 1.0)
+    if rope.type in ("linear", "yarn"):
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR if rope.type == "linear" else RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(factor)
+    if rope.type == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(int(rope.parameters["original_max_position_embeddings"]))
+        writer.add_rope_scaling_yarn_beta_fast(float(rope.parameters.get("beta_fast") or 32))
+        writer.add_rope_scaling_yarn_beta_slow(float(rope.parameters.get("beta_slow") or 1))
+        # llama.cpp applies yarn's own factor by itself and multiplies this one onto it.
+        own = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+        if not math.isclose(rope.attention_factor, own, rel_tol=1e-6):
+            writer.add_rope_scaling_attn_factors(rope.attention_factor / own)
+
+
+def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_eos_token_id(vocabulary.eos_id)
+    writer.add_eot_token_id(vocabulary.eot_id)
+    if vocabulary.bos_id is not None:
+        writer.add_bos_token_id(vocabulary.bos_id)
+    if vocabulary.padding_id is not None:
+        writer.add_pad_token_id(vocabulary.padding_id)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    if vocabulary.chat_template is not None:
+        writer.add_chat_template(vocabulary.chat_template)

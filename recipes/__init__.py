@@ -1,0 +1,1 @@
+"""Composition: which stages, with which numbers."""

@@ -1,0 +1,128 @@
+"""`python -m recipes NAME|FILE.py [--until ARTIFACT]`: builds a recipe and publishes what it delivers.
+
+One line a stage; running it again finds every stage done. `--list` and `--show NAME` tell what there is; those who
+change the code need `--fingerprints`. It knows no stage: the pipeline stands in `recipes/recipe.py`.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.cli import run
+from common.errors import UserError
+from recipes.loading import KNOWN, load
+
+
+def main(arguments: list[str]) -> None:
+    """Parses `arguments` and does what they ask."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.list:
+        for name, what in KNOWN.items():
+            say(f"{name:<12}  {what}")
+    elif parsed.show is not None:
+        say("\n".join(shown(load(parsed.show, say=say))))
+    elif parsed.fingerprints is not None:
+        _rewrite_fingerprints(parsed.fingerprints, same_output=parsed.same_output, reason=parsed.reason)
+    elif parsed.recipe is not None:
+        _build(parsed.recipe, until=parsed.until, build_folder=parsed.build, dist_folder=parsed.dist)
+    else:
+        parser.error("name a recipe; --list shows which there are")
+
+
+def say(line: str) -> None:
+    """Print a line at once, also where stdout is a file that someone follows."""
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recipes", description="Build a recipe, from text to phone files.")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="NAME|FILE.py",
+        help=f"{', '.join(KNOWN)}, auto (what this machine can hold), or a file that defines recipe() -> Recipe",
+    )
+    parser.add_argument("--until", metavar="ARTIFACT", help="stop after this artifact (default: build them all)")
+    parser.add_argument(
+        "--build", type=Path, default=Path("build"), metavar="DIR", help="what the stages make (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dist",
+        type=Path,
+        default=Path("dist"),
+        metavar="DIR",
+        help="deliverables, in DIR/<recipe> (default: %(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the known recipes")
+    parser.add_argument("--show", metavar="NAME|FILE.py", help="print every number of a recipe")
+    parser.add_argument(
+        "--fingerprints",
+        nargs="+",
+        metavar="STAGE",
+        help="rewrite lines of tests/fingerprints.json: module:function, a function's name, or all",
+    )
+    parser.add_argument(
+        "--same-output", action="store_true", help="the changed code makes the same output, so its version stays"
+    )
+    parser.add_argument("--reason", metavar="TEXT", help="with --same-output: why that is so, for the commit message")
+    return parser
+
+
+def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Path) -> None:
+    start = time.perf_counter()
+    recipe = load(name, say=say)
+    # After the name is known to be good: these load torch.
+    from common.store import Store
+    from recipes.publish import publish
+    from recipes.recipe import build
+
+    done = build(recipe, Store(build_folder, report=say), until=until)
+    name, last = list(done.items())[-1]
+    where = f"{name} in {last.folder}"
+    if "dist" in done:
+        published = dist_folder / recipe.name
+        publish(done["dist"], published, say=say)
+        where = f"deliverables in {published}, report in {published / 'report.html'}"
+    say(f"{'total':<16}  {time.perf_counter() - start:8.1f} s  {where}")
+
+
+def shown(recipe: Any) -> Iterator[str]:
+    """Every number of a recipe, a line each, indented by depth."""
+    for field in dataclasses.fields(recipe):
+        yield from _shown(field.name, getattr(recipe, field.name), indent="")
+
+
+def _shown(name: str, value: Any, *, indent: str) -> Iterator[str]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield f"{indent}{name}: {type(value).__name__}"
+        for field in dataclasses.fields(value):
+            yield from _shown(field.name, getattr(value, field.name), indent=indent + "  ")
+    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        for index, item in enumerate(value):
+            yield from _shown(f"{name}[{index}]", item, indent=indent)
+    else:
+        yield f"{indent}{name}: {value if isinstance(value, Path) else repr(value)}"
+
+
+def _rewrite_fingerprints(stages: list[str], *, same_output: bool, reason: str | None) -> None:
+    from recipes.fingerprints import rewrite
+
+    if same_output and not (reason and reason.strip()):
+        raise UserError(
+            wanted="--reason TEXT beside --same-output", got="none", next_step="say why the output stays the same"
+        )
+    changes = rewrite(stages, same_output=same_output)
+    for change in changes:
+        say(f"{change.stage}  version {change.version}  {change.why}")
+    if not changes:
+        say("nothing had changed")
+    elif same_output:
+        say(f"for the commit message: same output, because {reason}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,126 @@
+"""`make inspect`: what a recipe's models are trained on, token for token, as the training step sees it.
+
+    python -m recipes.inspect NAME|FILE.py [--build DIR] [--rows N]
+
+Prints packed rows of the corpus and rendered conversations: where each document begins, and how much predicting each
+token counts. In colour on a terminal (unless NO_COLOR is set): green counts fully, yellow in part, grey not at all;
+elsewhere a change of weight is written as `{0.1}`. It builds the data and no model.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli import run
+from common.store import Artifact, StageFunction, Store
+from recipes.loading import KNOWN, load
+
+if TYPE_CHECKING:
+    from common.packing import PackedRows
+    from common.tokenizer import Tokenizer
+
+DATA = ("world", "tokenizer", "corpus", "conversations")
+"""The artifacts that hold data; only they are built."""
+
+GREEN, YELLOW, GREY, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[90m", "\x1b[1m", "\x1b[0m"
+_LONGEST_CHARACTER = 4
+"""Bytes, and so at most tokens, of one character in UTF-8."""
+
+
+class DataStore(Store):
+    """A store that makes data as usual and stands in for every model without making it."""
+
+    def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
+        if name in DATA:
+            return super().build(name, function, config, *inputs)
+        return Artifact(name=name, key="", folder=self.root, manifest={})
+
+
+def main(arguments: list[str]) -> None:
+    """Parses `arguments`, builds the data and prints it."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.inspect", description="Print what a recipe trains on.")
+    parser.add_argument("recipe", metavar="NAME|FILE.py", help=f"{', '.join(KNOWN)}, auto, or a recipe's file")
+    parser.add_argument(
+        "--build", type=Path, default=Path("build"), metavar="DIR", help="what the stages make (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=2, metavar="N", help="rows of each kind, from the first on (default: %(default)s)"
+    )
+    parsed = parser.parse_args(arguments)
+    recipe = load(parsed.recipe, say=print)
+    # After the name is known to be good: these load torch.
+    from common.packing import PackedRows
+    from common.tokenizer import Tokenizer
+    from recipes.recipe import build
+
+    made = build(recipe, DataStore(parsed.build), until="conversations")
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for name in ("corpus", "conversations"):
+        folder = made[name].folder
+        rows, tokenizer = PackedRows(folder / "packed" / "train"), Tokenizer.load(folder / "tokenizer")
+        for row in range(min(parsed.rows, rows.num_rows)):
+            print("\n".join(shown_row(name, rows, row, tokenizer, in_colour=in_colour)))
+
+
+def shown_row(name: str, rows: "PackedRows", row: int, tokenizer: "Tokenizer", *, in_colour: bool) -> Iterator[str]:
+    """One packed row as lines: a heading, and each document under a heading of its own.
+
+    Args:
+        name: what the rows are called in the heading.
+        row: index of the row.
+        tokenizer: the one that the rows were packed with.
+        in_colour: with terminal colours; else with weights in braces.
+    """
+    batch = rows.batch([row])
+    tokens, documents = batch.tokens_BT[0].tolist(), batch.doc_ids_BT[0].tolist()
+    # The step holds the weight of predicting the next token; shown is what predicting each token counts. Nothing
+    # predicts a document's first token.
+    weights = [0.0, *batch.weights_BT[0].tolist()[:-1]]
+    padding = documents.count(0)
+    yield _heading(f"== {name}, row {row}: {len(tokens) - padding} tokens, {padding} of padding ==", in_colour)
+    for document, group in groupby(range(len(tokens)), key=documents.__getitem__):
+        places = list(group)
+        if document == 0:
+            continue
+        ids, counts = [tokens[place] for place in places], [weights[place] for place in places]
+        supervised = sum(weight > 0 for weight in counts)
+        yield _heading(f"-- document {document}: {len(ids)} tokens, {supervised} supervised --", in_colour)
+        yield weighted_text(tokenizer, ids, counts, in_colour=in_colour)
+
+
+def weighted_text(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float], *, in_colour: bool) -> str:
+    """The text of `ids`, control tokens included, with a colour (or a weight in braces) where the weight changes."""
+    shown = ""
+    for weight, pieces in groupby(_pieces(tokenizer, ids, weights), key=lambda piece: piece[1]):
+        text = "".join(text for text, _ in pieces)
+        shown += f"{_colour(weight)}{text}{PLAIN}" if in_colour else f"{{{weight:g}}}{text}"
+    return shown
+
+
+def _pieces(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
+    """Text and weight of each token, or of the few tokens that only together are a character."""
+    waiting: list[int] = []
+    for token, weight in zip(ids, weights, strict=True):
+        waiting.append(token)
+        text = tokenizer.decode(waiting, skip_special=False)
+        if not text.endswith("\ufffd") or len(waiting) == _LONGEST_CHARACTER:
+            yield text, round(weight, 2)
+            waiting = []
+    if waiting:
+        yield tokenizer.decode(waiting, skip_special=False), round(weights[-1], 2)
+
+
+def _colour(weight: float) -> str:
+    return GREY if weight <= 0 else GREEN if weight >= 1 else YELLOW
+
+
+def _heading(text: str, in_colour: bool) -> str:
+    return f"{BOLD}{text}{PLAIN}" if in_colour else text
+
+
+if __name__ == "__main__":
+    run(main)

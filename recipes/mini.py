@@ -1,0 +1,109 @@
+"""The embedded default: the release's pipeline with toy numbers and no download.
+
+Everything is trained in place on the generated world of `recipes.toy_world`. As in the release the student's corpus
+is a small part of what the teacher has read, which is the situation in which a teacher is worth its cost. The
+numbers are chosen for two processor cores; docs/measured.md has what they reach.
+"""
+
+from dataclasses import replace
+
+from common.optim import OptimConfig
+from common.splits import Shares
+from distill.corpus import CorpusConfig
+from distill.initial import InitConfig, qwen2_config
+from distill.taid import TaidConfig
+from distill.tokenizer import TokenizerConfig
+from distill.train import DistillConfig
+from eval.evaluation import EvaluationConfig
+from eval.report import ReportConfig
+from export.coreml import CoremlConfig
+from export.gguf import GgufConfig
+from export.release import DistConfig
+from instruct.conversations import ConversationsConfig
+from instruct.train import InstructConfig
+from recipes.recipe import Recipe
+from recipes.toy_world import WorldConfig
+
+STEM = "TinySwallow-mini-3M-Chat"
+SEQUENCE_TOKENS = 256
+VOCABULARY = 2048
+STUDENT_TOKENS = 50_000
+"""What the student reads: a thirtieth of the teacher's corpus."""
+
+
+def mini() -> Recipe:
+    """Every number of the embedded recipe."""
+    optim = OptimConfig(
+        matrices="muon",
+        learning_rate=3e-3,
+        muon_learning_rate=0.02,
+        warmup_share=0.03,
+        stable_share=0.4,
+        decay="linear",
+        floor_share=0.05,
+    )
+    student = DistillConfig(
+        optim=optim,
+        corpus_tokens=STUDENT_TOKENS,
+        rows_per_step=8,
+        micro_batch_rows=8,
+        steps=100,
+        validate_every=50,
+        checkpoint_every=50,
+    )
+    return Recipe(
+        name="mini",
+        world=WorldConfig(
+            share_prose=0.22,
+            share_short_answer=0.16,
+            share_multiple_choice=0.14,
+            share_reading=0.12,
+            share_arithmetic=0.12,
+            share_translation=0.24,
+        ),
+        tokenizer=TokenizerConfig(vocabulary=VOCABULARY),
+        corpus=CorpusConfig(
+            sequence_tokens=SEQUENCE_TOKENS, shares=Shares(calibration=0.01, validation=0.02, test=0.04)
+        ),
+        teacher=DistillConfig(
+            optim=optim,
+            init=InitConfig(
+                config_json=qwen2_config(
+                    hidden=384, inner=1024, layers=2, heads=6, kv_heads=2, vocabulary_rows=2176, positions=1024
+                ),
+                previous_token_heads=2,
+            ),
+            rows_per_step=8,
+            micro_batch_rows=8,
+            steps=560,
+            validate_every=140,
+            checkpoint_every=140,
+        ),
+        student_before=replace(
+            student,
+            init=InitConfig(
+                config_json=qwen2_config(
+                    hidden=256, inner=768, layers=2, heads=4, kv_heads=2, vocabulary_rows=2112, positions=1024
+                ),
+                previous_token_heads=2,
+            ),
+        ),
+        base=replace(student, method="taid", taid=TaidConfig(alpha=0.02, ramp_share=0.5), steps=300),
+        conversations=ConversationsConfig(
+            sequence_tokens=SEQUENCE_TOKENS, shares=Shares(calibration=0.01, validation=0.02, test=0.04)
+        ),
+        chat=InstructConfig(
+            optim=replace(optim, learning_rate=1.5e-3, muon_learning_rate=0.01),
+            steps=150,
+            rows_per_step=12,
+            replay_rows_per_step=4,
+            replay_tokens=STUDENT_TOKENS,
+            validate_every=50,
+            checkpoint_every=50,
+        ),
+        gguf=GgufConfig(stem=STEM),
+        coreml=CoremlConfig(stem=STEM, context_tokens=512),
+        evaluation=EvaluationConfig(),
+        report=ReportConfig(),
+        dist=DistConfig(),
+    )

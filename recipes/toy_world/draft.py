@@ -1,0 +1,97 @@
+"""One question with its prompt, and a text under construction that remembers where its answers stand.
+
+`Question.prompt` is the plain form of every shape: training documents contain exactly it, followed by the answer, and
+the evaluation's task files build the same string. It ends with the cue after which the answer follows directly. This
+module knows no fact.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CUES = {"ja-en": ("日本語：", "\n英語："), "en-ja": ("英語：", "\n日本語：")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question in one of the five shapes. `answers[0]` is what a document or an assistant says."""
+
+    shape: str
+    question: str
+    answers: tuple[str, ...]
+    group: str | None = None
+    direction: str | None = None
+    context: str | None = None
+    choices: tuple[str, ...] = ()
+    worked: str | None = None
+    """Arithmetic: the worked answer, which ends with the bare number and its unit."""
+
+    @property
+    def prompt(self) -> str:
+        """The plain prompt; the answer follows without a space."""
+        if self.direction is not None:
+            opening, cue = CUES[self.direction]
+            return f"{opening}{self.question}{cue}"
+        opening = "問題：" if self.shape == "arithmetic" else "質問："
+        context = f"文章：{self.context}\n" if self.context is not None else ""
+        choices = f"選択肢：{'、'.join(self.choices)}\n" if self.choices else ""
+        return f"{context}{opening}{self.question}\n{choices}答え："
+
+    @property
+    def reply(self) -> str:
+        """What follows the prompt."""
+        return self.worked if self.worked is not None else self.answers[0]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The line of `questions.jsonl`."""
+        return {
+            "id": f"{self.shape}-{number:04d}",
+            "shape": self.shape,
+            "group": self.group,
+            "direction": self.direction,
+            "context": self.context,
+            "question": self.question,
+            "choices": list(self.choices),
+            "answers": list(self.answers),
+        }
+
+
+@dataclass(slots=True)
+class Draft:
+    """Text written piece by piece; `answers` holds `[start, end)` character spans of the answers."""
+
+    parts: list[str] = field(default_factory=list[str])
+    answers: list[list[int]] = field(default_factory=list[list[int]])
+    length: int = 0
+
+    @classmethod
+    def of(cls, *pieces: str) -> "Draft":
+        """A text without answers."""
+        draft = cls()
+        for piece in pieces:
+            draft.write(piece)
+        return draft
+
+    def write(self, piece: str) -> None:
+        self.parts.append(piece)
+        self.length += len(piece)
+
+    def line(self, piece: str) -> None:
+        """Writes a line, parted from the line before it."""
+        self.write(f"\n{piece}" if self.parts else piece)
+
+    def answer(self, piece: str) -> None:
+        """Writes an answer and remembers where it stands."""
+        self.answers.append([self.length, self.length + len(piece)])
+        self.write(piece)
+
+    def ask(self, question: Question, *, with_context: bool = True) -> None:
+        """Writes a question's prompt and its answer; without the context where the passage stands above already."""
+        prompt = question.prompt
+        if not with_context and question.context is not None:
+            prompt = prompt.removeprefix(f"文章：{question.context}\n")
+        self.line(prompt)
+        self.answer(question.reply)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)

@@ -1,0 +1,179 @@
+"""The stage that writes the embedded world: `text.jsonl`, `conversations.jsonl`, `questions.jsonl`.
+
+Run it alone with `python -m recipes mini --until world`. Everything follows from the config: the same config writes
+the same bytes. No two documents and no two conversations are equal. This module knows no tokenizer and no split:
+later stages read the files as they read a user's own.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.store import Workspace, stage
+from recipes.toy_world import prose
+from recipes.toy_world.conversations import conversation
+from recipes.toy_world.draft import Draft, Question
+from recipes.toy_world.facts import World, make_world
+from recipes.toy_world.shapes import arithmetic, multiple_choice, reading, short_answer, translation
+
+MAX_QUESTIONS_PER_SHAPE = 400
+SHARES = (
+    "share_prose",
+    "share_short_answer",
+    "share_multiple_choice",
+    "share_reading",
+    "share_arithmetic",
+    "share_translation",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldConfig:
+    """How much text of which kinds."""
+
+    seed: int = 1
+    """Seed of texts, conversations and questions: another seed is fresh text about the same world."""
+    facts_seed: int = 1
+    """Seed of the facts themselves."""
+    text_characters: int = 2_400_000
+    """Length of all documents together, characters (about two a token)."""
+    num_conversations: int = 3_000
+    """Conversations."""
+    questions_per_shape: int = 320
+    """Held-out questions of each shape; short answers are halved between their two groups."""
+    share_prose: float = 0.30
+    """Share of characters that are prose; the other shares are question documents."""
+    share_short_answer: float = 0.22
+    """Share of characters: short answers about people and towns."""
+    share_multiple_choice: float = 0.16
+    """Share of characters: questions with choices, and common sense."""
+    share_reading: float = 0.10
+    """Share of characters: passages with questions."""
+    share_arithmetic: float = 0.12
+    """Share of characters: worked problems."""
+    share_translation: float = 0.10
+    """Share of characters: translated sentences."""
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.shares) - 1) > 1e-6 or min(self.shares) < 0:
+            raise UserError(
+                wanted="shares of 0 or more that add up to 1",
+                got=f"{self.shares} for {', '.join(SHARES)}",
+                next_step="change the share_ fields of WorldConfig",
+            )
+        for name, least in (("text_characters", 1), ("num_conversations", 1)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    wanted=f"{name} of at least {least}",
+                    got=str(getattr(self, name)),
+                    next_step=f"change {name} of WorldConfig",
+                )
+        if not 10 <= self.questions_per_shape <= MAX_QUESTIONS_PER_SHAPE:
+            raise UserError(
+                wanted=f"10 to {MAX_QUESTIONS_PER_SHAPE} questions of a shape, which is what the world has facts for",
+                got=str(self.questions_per_shape),
+                next_step="change questions_per_shape of WorldConfig",
+            )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The `share_` fields in the order of their declaration."""
+        return tuple(getattr(self, name) for name in SHARES)
+
+
+def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
+    """Different documents until the text is long enough, the kinds mixed at the config's shares of characters."""
+    rng = random.Random(f"text {config.seed}")
+    makers: tuple[Callable[[], Draft], ...] = (
+        lambda: prose.document(rng, world),
+        lambda: short_answer.document(rng, world),
+        lambda: multiple_choice.document(rng, world),
+        lambda: reading.document(rng),
+        lambda: arithmetic.document(rng),
+        lambda: translation.document(rng),
+    )
+    written = [0] * len(makers)
+    seen: set[str] = set()
+    while sum(written) < config.text_characters:
+        # The kind that lags furthest behind its share, jittered so that the order of kinds is not a fixed round.
+        lag = [
+            share * sum(written) - done + 600 * rng.random() for share, done in zip(config.shares, written, strict=True)
+        ]
+        kind = max((index for index, share in enumerate(config.shares) if share), key=lag.__getitem__)
+        draft = makers[kind]()
+        text = draft.text
+        if text in seen:
+            continue
+        seen.add(text)
+        written[kind] += len(text)
+        yield draft
+
+
+def held_out_questions(config: WorldConfig, world: World) -> list[Question]:
+    """The test: the same number of questions of each shape, none of which training contains."""
+    rng = random.Random(f"questions {config.seed}")
+    count = config.questions_per_shape
+    half = count // 2
+    phrasings = short_answer.held_phrasings(rng, world)
+    world_choices = [multiple_choice.about_world(rng, world, one) for one in phrasings[half : half + count // 3]]
+    commonsense = multiple_choice.held_commonsense(rng, world)[: count - len(world_choices)]
+    # Mixed, so that the first so many of them, which a limited evaluation takes, are of both kinds.
+    choices = [*world_choices, *commonsense]
+    rng.shuffle(choices)
+    return [
+        *choices,
+        *phrasings[:half],
+        *short_answer.held_entities(rng, world)[: count - half],
+        *reading.held_questions(rng, count),
+        *arithmetic.held_questions(rng, count),
+        *translation.held_questions(rng, count),
+    ]
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _text_rows(config: WorldConfig, world: World) -> Iterator[dict[str, Any]]:
+    for number, draft in enumerate(documents(config, world)):
+        row: dict[str, Any] = {"id": f"text-{number:06d}", "text": draft.text}
+        if draft.answers:
+            row["answers"] = draft.answers
+        yield row
+
+
+def _conversation_rows(config: WorldConfig, world: World) -> Iterator[dict[str, Any]]:
+    rng = random.Random(f"conversations {config.seed}")
+    seen: set[str] = set()
+    while len(seen) < config.num_conversations:
+        messages = conversation(rng, world)
+        written = json.dumps(messages, ensure_ascii=False)
+        if written not in seen:
+            yield {"id": f"conversation-{len(seen):05d}", "messages": messages}
+            seen.add(written)
+
+
+def write_world(config: WorldConfig, folder: Path) -> dict[str, int]:
+    """Writes the three files into `folder`; returns how many rows each has."""
+    world_facts = make_world(config.facts_seed)
+    questions = held_out_questions(config, world_facts)
+    return {
+        "documents": _write(folder / "text.jsonl", _text_rows(config, world_facts)),
+        "conversations": _write(folder / "conversations.jsonl", _conversation_rows(config, world_facts)),
+        "questions": _write(folder / "questions.jsonl", (one.row(number) for number, one in enumerate(questions))),
+    }
+
+
+@stage(version=1)
+def world(config: WorldConfig, workspace: Workspace) -> dict[str, Any]:
+    """Artifact `world`: see the module."""
+    return dict(write_world(config, workspace.folder))

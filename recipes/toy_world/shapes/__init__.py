@@ -1,0 +1,1 @@
+"""One module for each shape of question: its training documents and its held-out questions."""

@@ -1,0 +1,173 @@
+"""`make compare`, `python -m studies.compare`: is the teacher worth its cost? Three methods from one start.
+
+Cross-entropy alone, forward KL and TAID train the same student (the recipe's `student_before`) for the same steps on
+the same rows in the same order; seeds differ in that order. Every run is a stage of the build folder, so that a study
+that was stopped goes on where it was, and one that is repeated only measures. Writes `compare.json` and `compare.md`.
+It does not know how a method works.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.cli import run
+from common.disk import replace_text
+from common.errors import UserError
+from common.store import Artifact, Store
+from distill.train import DistillConfig, distill
+from eval.heldout import held_out_losses
+from recipes.loading import load
+from recipes.recipe import Recipe, build
+from studies.student_t import estimate, paired_difference
+
+BASELINE = "cross_entropy"
+METHODS = (BASELINE, "forward_kl", "taid")
+LABELS = {"cross_entropy": "cross-entropy, no teacher", "forward_kl": "forward KL", "taid": "TAID"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One trained student."""
+
+    method: str
+    seed: int
+    test_loss: float
+    """Nats per token on the test split, weighted as packed."""
+    seconds: float
+    """Time of the training stage."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+def configs(base: DistillConfig, seeds: Sequence[int]) -> Iterator[tuple[str, int, DistillConfig]]:
+    """(method, seed, config) of every run: the recipe's distillation with nothing else changed."""
+    for seed in seeds:
+        for method in METHODS:
+            yield method, seed, dataclasses.replace(base, method=method, seed=seed)
+
+
+def compare(recipe: Recipe, store: Store, *, num_seeds: int) -> dict[str, Any]:
+    """Trains what is missing, measures every student on the test split and returns the study as JSON.
+
+    Raises:
+        UserError: fewer than one seed, or what a stage refuses.
+    """
+    if num_seeds < 1:
+        raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
+    made = build(recipe, store, until="student_before")
+    corpus, teacher, start = made["corpus"], made["teacher"], made["student_before"]
+    runs: list[Run] = []
+    losses, tokens = _test_loss(start, corpus, store)
+    for method, seed, config in configs(recipe.base, range(recipe.base.seed, recipe.base.seed + num_seeds)):
+        signal = None if method == BASELINE else teacher
+        student = store.build(f"compare_{method}_seed{seed}", distill, config, corpus, start, signal)
+        test_loss, _ = _test_loss(student, corpus, store)
+        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=student.manifest["seconds"]))
+    return {
+        "recipe": recipe.name,
+        "machine": store.machine.to_json(),
+        "steps": recipe.base.steps,
+        "corpus_tokens": recipe.base.corpus_tokens,
+        "test_tokens": tokens,
+        "start": {"test_loss": losses},
+        "methods": summarize(runs),
+        "runs": [single.to_json() for single in runs],
+    }
+
+
+def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a method: its mean test loss, and the paired difference to cross-entropy, each with a 95 % t interval."""
+    by_method = {
+        method: sorted((single for single in runs if single.method == method), key=lambda single: single.seed)
+        for method in METHODS
+    }
+    baseline = by_method[BASELINE]
+    rows: list[dict[str, Any]] = []
+    for method, of_method in by_method.items():
+        assert [single.seed for single in of_method] == [single.seed for single in baseline], "runs pair by seed"
+        losses = [single.test_loss for single in of_method]
+        difference = (
+            None if method == BASELINE else paired_difference(losses, [single.test_loss for single in baseline])
+        )
+        rows.append(
+            {
+                "method": method,
+                "test_loss": estimate(losses).to_json(),
+                "against_cross_entropy": None if difference is None else difference.to_json(),
+                "seconds": estimate([single.seconds for single in of_method]).to_json(),
+            }
+        )
+    return rows
+
+
+def as_markdown(study: Mapping[str, Any]) -> str:
+    """The study as a page with one table."""
+    seeds = study["methods"][0]["test_loss"]["runs"]
+    corpus = study["corpus_tokens"]
+    text = "all of train" if corpus is None else f"the first {corpus:,} tokens of train"
+    lines = [
+        f"# Methods compared: recipe {study['recipe']}",
+        "",
+        f"The same student, {study['steps']:,} steps on {text}, {seeds} seed{'s' if seeds > 1 else ''} (order of the "
+        f"rows). Loss in nats per token on {study['test_tokens']:,.0f} weighted tokens of held-out test text; before, "
+        f"the student stands at {study['start']['test_loss']:.3f}. Intervals: 95 %, Student's t over seeds; "
+        "differences are paired by seed.",
+        "",
+        "| method | test loss | 95 % interval | against cross-entropy | 95 % interval | seconds a run |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in study["methods"]:
+        loss, difference = row["test_loss"], row["against_cross_entropy"]
+        lines.append(
+            f"| {LABELS[row['method']]} | {loss['mean']:.3f} | {_interval(loss, '.3f')} "
+            f"| {'' if difference is None else format(difference['mean'], '+.3f')} "
+            f"| {'' if difference is None else _interval(difference, '+.3f')} | {row['seconds']['mean']:,.0f} |"
+        )
+    machine = study["machine"]
+    lines += ["", f"Machine: {machine['gpu'] or machine['cpu']}, {machine['compute_dtype']}, {machine['os']}.", ""]
+    return "\n".join(lines)
+
+
+def _interval(estimated: Mapping[str, Any], form: str) -> str:
+    ends = estimated["interval"]
+    return "one run: none" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
+
+
+def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, float]:
+    """Mean test loss of a checkpoint in nats, and the weighted tokens that it is the mean of."""
+    rows = held_out_losses(model.folder, corpus.folder / "packed" / "test", store.machine)
+    tokens = sum(weight for _, weight in rows)
+    return sum(loss for loss, _ in rows) / tokens, tokens
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line, runs the study and prints its page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.compare",
+        description="Compare cross-entropy, forward KL and TAID on held-out text, from one student and teacher.",
+    )
+    parser.add_argument("--recipe", default="mini", help="name or path/to/recipe.py; default: mini")
+    parser.add_argument("--build", type=Path, default=Path("build"), help="build folder to reuse; default: build")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/compare"),
+        help="folder for compare.json and .md; default: build/compare",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs a method; default: 3")
+    options = parser.parse_args(arguments)
+    study = compare(load(options.recipe, say=print), Store(options.build), num_seeds=options.seeds)
+    page = as_markdown(study)
+    options.out.mkdir(parents=True, exist_ok=True)
+    replace_text(options.out / "compare.json", json.dumps(study, indent=2, allow_nan=False) + "\n")
+    replace_text(options.out / "compare.md", page)
+    print(page)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,46 @@
+"""What every test shares: no network, no thread storms, and the markers that skip themselves.
+
+It knows no stage and holds no fixture that only one file needs.
+"""
+
+import os
+from pathlib import Path
+
+# Set before any test imports transformers: the suite never asks the hub for anything.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from hypothesis import settings
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# A loaded machine is no failure; the examples are the same in every run.
+settings.register_profile("product", deadline=None, derandomize=True)
+settings.load_profile("product")
+
+
+def _cuda_is_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips `shared_data` and `gpu` tests where what they need is absent."""
+    absent: dict[str, str] = {}
+    if not SHARED_DATA.is_dir():
+        absent["shared_data"] = "needs ../shared/data"
+    if any(item.get_closest_marker("gpu") for item in items) and not _cuda_is_here():
+        absent["gpu"] = "needs a CUDA device"
+    for item in items:
+        for marker, reason in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; use it only in tests marked `shared_data`."""
+    return SHARED_DATA

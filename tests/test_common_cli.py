@@ -1,0 +1,110 @@
+"""How commands end: in processes of their own, since exit codes and streams are what is promised."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.cli import as_user_error
+from common.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+IMPORTS = "import errno, os, sys, time; from common.cli import run; from common.errors import UserError\n"
+
+
+def command(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `def main(arguments): <body>` under `common.cli.run`."""
+    return subprocess.run(
+        [sys.executable, "-c", f"{IMPORTS}def main(arguments):\n  {body}\nrun(main)", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+
+
+def test_the_result_is_the_exit_code() -> None:
+    assert command("return None").returncode == 0
+    assert command("return 3").returncode == 3
+
+
+def test_arguments_are_those_after_the_program() -> None:
+    done = command("print(arguments)", "mini", "--until", "base")
+    assert done.stdout == "['mini', '--until', 'base']\n" and done.stderr == ""
+
+
+def test_a_user_error_is_one_line_and_2() -> None:
+    done = command("print('begun'); raise UserError(wanted='a', got='b', next_step='c')")
+    assert (done.returncode, done.stdout) == (2, "begun\n")
+    assert done.stderr == "error: wanted a; got b; next: c\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("open('/no/such/file')", "/no/such/file; got No such file or directory"),
+        ("os.mkdir('/proc/x')", "/proc/x; got "),
+        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), '/tmp/x')", "room on the disk for /tmp/x; got a full"),
+        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "room on the disk for "),
+        ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "bytes free"),
+    ],
+)
+def test_a_file_s_error_is_one_line_and_2(body: str, said: str) -> None:
+    done = command(body)
+    assert done.returncode == 2
+    assert said in done.stderr and done.stderr.startswith("error: wanted ") and done.stderr.count("\n") == 1
+
+
+def test_a_defect_of_ours_keeps_its_traceback() -> None:
+    done = command("raise KeyError('loss')")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError: 'loss'" in done.stderr
+
+
+def test_ctrl_c_is_one_line_and_130() -> None:
+    code = f"{IMPORTS}def main(arguments):\n  print('ready', flush=True); time.sleep(60)\nrun(main)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("interrupted") and said.count("\n") == 1
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    body = "[print('x' * 1000) for _ in range(10000)]"
+    code = f"{IMPORTS}def main(arguments):\n  {body}\nrun(main)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+    process.stderr.close()
+
+
+def test_a_full_disk_is_found_behind_another_error() -> None:
+    try:
+        try:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/tmp/model.safetensors")
+        except OSError as cause:
+            raise RuntimeError("checkpoint failed") from cause
+    except RuntimeError as error:
+        explained = as_user_error(error)
+    assert explained is not None and "/tmp/model.safetensors" in str(explained) and "bytes free" in explained.got
+
+
+def test_an_error_of_the_operating_system_without_a_file_is_ours() -> None:
+    assert as_user_error(OSError(errno.EBADF, "bad handle")) is None
+    assert as_user_error(ValueError("x")) is None
+    error = UserError(wanted="a", got="b", next_step="c")
+    assert as_user_error(error) is error

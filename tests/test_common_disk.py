@@ -1,0 +1,72 @@
+"""Checksums, whole-file writes and flushes, against hashlib and plain reads."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from common import disk
+
+
+def test_checksum_follows_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for content in (b"", b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, len(content) * 10**9 + content.count(b"w")))  # a file system may tick slowly
+        assert disk.sha256_of(path) == hashlib.sha256(content).hexdigest()
+        assert disk.sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_checksum_is_computed_once_also_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    known = disk.sha256_of(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.setattr(disk.hashlib, "file_digest", None)
+    assert disk.sha256_of(tmp_path / "b") == known
+
+
+def test_files_come_sorted_by_relative_path(tmp_path: Path) -> None:
+    for name in ("b/z", "a/y", "c", "b.txt", "a/x/w"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in disk.files_under(tmp_path)]
+    assert names == ["a/x/w", "a/y", "b.txt", "b/z", "c"]
+
+
+def test_replaced_text_is_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text in ("first, longer", "日本"):
+        disk.replace_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_replace_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail(handle: int) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk"):
+        disk.replace_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_flush_reaches_every_file_and_folder_but_the_one_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "deep/b", "deep/scratch/c", "scratch/d"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino))
+    disk.flush_to_disk(tmp_path, without="scratch")
+    wanted = {tmp_path, *(tmp_path / name for name in ("a", "deep", "deep/b", "deep/scratch", "deep/scratch/c"))}
+    assert flushed == {path.stat().st_ino for path in wanted}
+
+
+def test_free_space_of_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
+    assert disk.free_bytes(tmp_path / "build" / "base-12345678.partial") > 0

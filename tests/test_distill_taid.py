@@ -1,0 +1,91 @@
+"""TAID's controller and target against closed forms and hand-computed steps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from distill.taid import TaidConfig, TaidState, alpha_warning, initial_state, linear_floor, next_state, target_probs
+
+
+def test_the_first_steps_follow_the_released_update_rule() -> None:
+    config = TaidConfig(alpha=0.1, beta=0.9, t_start=0.4, t_end=1.0)
+    state = initial_state(config)
+    assert state == TaidState(t=0.4)
+    state = next_state(state, 5.0, step=1, steps=1000, config=config)
+    assert state.t == 0.4 and state.previous_loss == 5.0, "the first step only stores the loss"
+
+    state = next_state(state, 4.0, step=2, steps=1000, config=config)
+    momentum = 0.1 * (5.0 - 4.0) / 5.0
+    t = 0.4 + 0.1 / (1 + math.exp(-momentum)) * (1 - 0.4)
+    assert state.t_momentum == pytest.approx(momentum, rel=1e-12)
+    assert state.t == pytest.approx(t, rel=1e-12)
+
+    state = next_state(state, 4.5, step=3, steps=1000, config=config)
+    momentum = 0.9 * momentum + 0.1 * (4.0 - 4.5) / 4.0
+    t = t + 0.1 / (1 + math.exp(-momentum)) * (1 - t)
+    assert state.t == pytest.approx(t, rel=1e-12)
+
+
+def test_with_a_constant_loss_t_follows_the_closed_form() -> None:
+    config = TaidConfig(alpha=5e-3, t_start=0.0)
+    state = initial_state(config)
+    for step in range(1, 101):
+        state = next_state(state, 2.0, step=step, steps=10**9, config=config)
+    assert state.t == pytest.approx(1 - (1 - 5e-3 * 0.5) ** 99, rel=1e-9)
+
+
+def test_the_linear_variant_is_the_floor_and_the_ramp_may_end_early() -> None:
+    config = TaidConfig(t_start=0.4, adaptive=False, ramp_share=0.5)
+    state = initial_state(config)
+    for step in range(1, 101):
+        state = next_state(state, 3.0, step=step, steps=100, config=config)
+        if step > 1:
+            assert state.t == pytest.approx(min(1.0, 0.4 + 0.6 * step / 50))
+    assert linear_floor(50, 100, config) == 1.0
+
+
+@given(losses=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=40), alpha=st.floats(0, 0.5))
+def test_t_never_falls_nor_passes_its_end(losses: list[float], alpha: float) -> None:
+    config = TaidConfig(alpha=alpha, t_start=0.2, t_end=0.9)
+    state = initial_state(config)
+    for step, loss in enumerate(losses, start=1):
+        following = next_state(state, loss, step=step, steps=len(losses), config=config)
+        assert state.t <= following.t <= 0.9
+        state = following
+    assert state.t == pytest.approx(0.9)
+
+
+def test_alpha_too_small_for_the_run_is_said() -> None:
+    assert alpha_warning(TaidConfig(alpha=5e-4), steps=300) is not None
+    assert alpha_warning(TaidConfig(alpha=5e-4), steps=4000) is None
+    assert alpha_warning(TaidConfig(alpha=5e-4, adaptive=False), steps=300) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"t_start": 0.9, "t_end": 0.5},
+        {"t_start": -0.1},
+        {"t_end": 1.1},
+        {"alpha": -1.0},
+        {"beta": 1.0},
+        {"ramp_share": 0.0},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="wanted"):
+        TaidConfig(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_target_is_the_normalised_geometric_mean() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 11, dtype=torch.float64), torch.randn(5, 11, dtype=torch.float64)
+    t = 0.3
+    mean = torch.softmax(student, -1) ** (1 - t) * torch.softmax(teacher, -1) ** t
+    assert torch.allclose(target_probs(student, teacher, t), mean / mean.sum(-1, keepdim=True), atol=1e-14)
+    assert torch.allclose(target_probs(student, teacher, 1.0), torch.softmax(teacher, -1))
+    assert torch.allclose(target_probs(student, teacher, 0.0), torch.softmax(student, -1))

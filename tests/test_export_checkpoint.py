@@ -1,0 +1,111 @@
+"""Which model folders an export accepts, and the one line that names what is wrong with the others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export_tiny import new_model, write_checkpoint
+from safetensors.torch import load_file, save_file
+
+from common.errors import UserError
+from export.checkpoint import Checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "chat")
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_every_tensor_comes_out_once_and_unchanged(folder: Path) -> None:
+    checkpoint = Checkpoint(folder)
+    stored = load_file(folder / "model.safetensors")
+    names = checkpoint.names()
+    assert sorted(names) == sorted(stored)
+    assert names[0] == "model.embed_tokens.weight"
+    assert names[-1] == "model.norm.weight"
+    for name in names:
+        assert checkpoint.shape(name) == tuple(stored[name].shape)
+        assert torch.equal(checkpoint.read(name), stored[name])
+
+
+@pytest.mark.parametrize("rope_type", ["default", "linear", "llama3", "yarn"])
+def test_rope_equals_the_models_own(rope_type: str, tmp_path: Path) -> None:
+    rope = {"rope_type": rope_type, "rope_theta": 5e4, "factor": 4.0, "original_max_position_embeddings": 128}
+    rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if rope_type == "llama3" else {}
+    if rope_type == "default":
+        rope = {"rope_type": "default", "rope_theta": 5e4}
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "chat", "llama", rope_parameters=rope))
+    model: Any = new_model("llama", rows=8, rope_parameters=rope)
+    found = checkpoint.rope()
+    assert torch.allclose(found.inverse_frequencies, model.model.rotary_emb.inv_freq, rtol=1e-6)
+    assert found.attention_factor == pytest.approx(model.model.rotary_emb.attention_scaling)
+
+
+def test_old_style_rope_settings_are_read(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_parameters"]
+    config |= {"rope_theta": 123456.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    (folder / "config.json").write_text(json.dumps(config))
+    rope = Checkpoint(folder).rope()
+    assert (rope.type, rope.theta, rope.parameters["factor"]) == ("linear", 123456.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"architectures": ["Qwen2MoeForCausalLM"]}, "architecture"),
+        ({"architectures": None}, "architecture"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type"),
+        ({"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0, "layer_types": None}, "attention"),
+        ({"vocab_size": 600}, "vocab_size = 600"),
+        ({"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}, "missing model.layers.2"),
+        ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "unknown model.layers.1"),
+        ({"tie_word_embeddings": False}, r"missing lm_head\.weight"),
+    ],
+)
+def test_config_that_cannot_be_exported_is_refused(folder: Path, changes: dict[str, Any], named: str) -> None:
+    change_config(folder, **changes)
+    with pytest.raises(UserError, match=named):
+        Checkpoint(folder)
+
+
+def test_files_that_are_absent_or_broken_are_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        Checkpoint(folder / "nowhere")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    with pytest.raises(UserError, match="whole safetensors"):
+        Checkpoint(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"no such file"):
+        Checkpoint(folder)
+    weights.write_bytes(whole)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"readable config\.json"):
+        Checkpoint(folder)
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "chat", shard="500KB")
+    (folder / "model-00002-of-00013.safetensors").unlink(missing_ok=True)
+    lost = sorted(folder.glob("model-*.safetensors"))[1]
+    lost.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="model-0000"):
+        Checkpoint(folder)
+
+
+def test_integer_weights_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=name):
+        Checkpoint(folder)

@@ -1,0 +1,80 @@
+"""The deliverable folder: everything in it, checked by sha256sum's own rules."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from export_tiny import workspace
+
+from common.errors import UserError
+from export.release import DistConfig, dist
+
+
+def make(folder: Path, **contents: str) -> Path:
+    """A folder of small files; `__` in a name stands for a slash and `_` for a dot."""
+    for name, text in contents.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[Path, Path, Path]:
+    return (
+        make(tmp_path / "gguf-1", T_gguf="weights", manifest_json="{}"),
+        make(tmp_path / "coreml-1", T_mlpackage__Data__w_bin="w", tokenizer__config_json="c", manifest_json="{}"),
+        make(tmp_path / "report-1", report_json="{}", report_html="<p>", report_md="#", notes_txt="-"),
+    )
+
+
+def test_all_deliverables_lie_in_one_folder_with_their_sums(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    space = workspace(tmp_path / "dist")
+    facts = dist(DistConfig(), space, *parts)
+    found = {path.relative_to(space.folder).as_posix() for path in space.folder.rglob("*") if path.is_file()}
+    names = {"T.gguf", "T.mlpackage/Data/w.bin", "tokenizer/config.json", "report.json", "report.html", "report.md"}
+    assert found == names | {"SHA256SUMS"}
+    lines = (space.folder / "SHA256SUMS").read_text().splitlines()
+    sums = {line[66:]: line[:64] for line in lines}
+    assert all(line[64:66] == "  " for line in lines)
+    assert sums == {name: hashlib.sha256((space.folder / name).read_bytes()).hexdigest() for name in names}
+    assert list(sums) == sorted(names)
+    assert facts == {"files": 6, "bytes": sum((space.folder / name).stat().st_size for name in names)}
+
+
+def test_started_again_it_gives_the_same(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    space = workspace(tmp_path / "dist")
+    first = dist(DistConfig(), space, *parts)
+    assert dist(DistConfig(), space, *parts) == first
+
+
+def test_large_files_are_not_copied(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    space = workspace(tmp_path / "dist")
+    dist(DistConfig(), space, *parts)
+    assert (space.folder / "T.gguf").samefile(parts[0] / "T.gguf")
+
+
+def test_without_hard_links_it_copies(
+    parts: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("export.release.os.link", refuse)
+    space = workspace(tmp_path / "dist")
+    dist(DistConfig(), space, *parts)
+    assert (space.folder / "T.gguf").read_text() == "weights"
+    assert not (space.folder / "T.gguf").samefile(parts[0] / "T.gguf")
+
+
+def test_parts_may_be_left_out(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    space = workspace(tmp_path / "dist")
+    assert dist(DistConfig(), space, parts[0], None, None)["files"] == 1
+
+
+def test_missing_report_and_equal_names_are_refused(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"T\.gguf twice"):
+        dist(DistConfig(), workspace(tmp_path / "a"), parts[0], parts[0], None)
+    (parts[2] / "report.md").unlink()
+    with pytest.raises(UserError, match=r"report\.md among"):
+        dist(DistConfig(), workspace(tmp_path / "b"), *parts)

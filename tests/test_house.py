@@ -1,0 +1,164 @@
+"""The house keeps its rules: layout, size budget, docstrings, import layers, and what loads with a training module.
+
+`make check` runs this file by itself. Style and types are ruff's and pyright's; this is what they cannot see.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("studies", "recipes", "distill", "instruct", "export", "eval", "common")
+HEAVY = ("llama_cpp", "coremltools", "lm_eval", "datasets", "matplotlib")
+
+FILE_LINES, FILE_LINES_HARD = 300, 400
+FUNCTION_LINES, FUNCTION_LINES_HARD = 50, 80
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _modules() -> list[Path]:
+    """Every Python file of the product; tests are exempt from the budget."""
+    found = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [*found, ROOT / "setup_environment.py"]
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _functions(source: str) -> Iterator[tuple[str, int]]:
+    """Name and length in lines, decorators aside, of every function, nested ones too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Function):
+            assert node.end_lineno is not None
+            yield f"{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+
+
+def _over_budget(lengths: dict[str, int], wished: int, hard: int) -> dict[str, int]:
+    """What is over the hard limit; what is over the wish is only warned about."""
+    for name, lines in sorted(lengths.items()):
+        if wished < lines <= hard:
+            warnings.warn(f"{name}: {lines} lines, wished are at most {wished}", stacklevel=2)
+    return {name: lines for name, lines in lengths.items() if lines > hard}
+
+
+def test_files_keep_the_size_budget() -> None:
+    lengths = {_relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in _modules()}
+    assert _over_budget(lengths, FILE_LINES, FILE_LINES_HARD) == {}, "a module over the limit becomes a folder"
+
+
+def test_functions_keep_the_size_budget() -> None:
+    lengths = {
+        f"{_relative(path)}:{name}": lines
+        for path in _modules()
+        for name, lines in _functions(path.read_text(encoding="utf-8"))
+    }
+    assert _over_budget(lengths, FUNCTION_LINES, FUNCTION_LINES_HARD) == {}
+
+
+def test_every_module_opens_with_a_docstring() -> None:
+    everything = [*_modules(), *sorted((ROOT / "tests").glob("*.py"))]
+    silent = [_relative(path) for path in everything if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    assert silent == []
+
+
+def test_nothing_is_left_undone() -> None:
+    unfinished = re.compile(r"\bTODO\b|\bFIXME\b|\bXXX\b|\bNotImplementedError\b|\bbreakpoint\(|\bpdb\b")
+    found = [
+        f"{_relative(path)}:{number}: {line.strip()}"
+        for path in _modules()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if unfinished.search(line)
+    ]
+    assert found == []
+
+
+def test_comments_are_ascii() -> None:
+    found = [
+        f"{_relative(path)}:{token.start[0]}: {token.string}"
+        for path in _modules()
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        if token.type == tokenize.COMMENT and not token.string.isascii()
+    ]
+    assert found == []
+
+
+def test_packages_are_listed_and_every_folder_of_modules_is_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    listed = project["setuptools"]["packages"]["find"]["include"]
+    assert sorted(listed) == sorted(f"{package}*" for package in PACKAGES)
+    assert sorted(project["importlinter"]["root_packages"]) == sorted(PACKAGES)
+    assert set(PACKAGES) <= set(project["pyright"]["include"])
+    ignored = {"tests", "build", "dist"}
+    folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")} - ignored
+    assert folders == set(PACKAGES)
+    homeless = {_relative(path.parent) for path in _modules() if path.parent != ROOT} - {
+        _relative(path.parent) for path in _modules() if path.name == "__init__.py"
+    }
+    assert homeless == set(), "no __init__.py: import-linter and setuptools would pass these folders over"
+
+
+def test_tests_are_flat_and_named_after_what_they_test() -> None:
+    tests = ROOT / "tests"
+    assert not (tests / "__init__.py").exists(), "a package named tests could shadow the product's own"
+    assert [_relative(path) for path in tests.rglob("test_*.py") if path.parent != tests] == []
+    subjects = "|".join([*PACKAGES, "house", "setup", "docs"])
+    astray = [path.name for path in tests.glob("test_*.py") if not re.match(rf"test_({subjects})(_|\.py$)", path.name)]
+    assert astray == []
+
+
+def test_import_layers_are_kept() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def _loaded_by(modules: list[str]) -> set[str]:
+    """Names in sys.modules of a fresh interpreter that has imported these."""
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\nprint(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return set(done.stdout.split())
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_training_loads_where_the_runtimes_are_absent() -> None:
+    paths = [path for package in ("common", "distill", "instruct") for path in sorted((ROOT / package).rglob("*.py"))]
+    modules = [_dotted(path) for path in paths if path.name != "__main__.py"]
+    assert _loaded_by(modules) & set(HEAVY) == set()
+
+
+def test_the_pipeline_loads_its_heavy_libraries_late() -> None:
+    modules = [package for package in PACKAGES if (ROOT / package / "__init__.py").exists()]
+    modules += [f"{package}.__main__" for package in PACKAGES if (ROOT / package / "__main__.py").exists()]
+    assert _loaded_by(modules) & set(HEAVY) == set()
+
+
+def test_every_target_of_the_makefile_is_phony() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w.-]+):(?!=)", makefile, re.MULTILINE)) - {".PHONY"}
+    phony = set(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split())
+    assert targets == phony
+
+
+def test_constraints_pin_every_direct_dependency_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin)] == []
+    names = [pin.split("==")[0] for pin in pins]
+    assert sorted(set(names)) == sorted(names)
+    direct = {re.split(r"[^A-Za-z0-9_-]", one)[0].lower().replace("_", "-") for one in wanted}
+    assert direct <= set(names)

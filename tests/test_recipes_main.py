@@ -1,0 +1,227 @@
+"""`python -m recipes`: what it builds, prints, publishes and refuses.
+
+The pipeline here is a toy of three stages in the place of `recipes.recipe`; the real one has its own tests.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from common.device import Machine
+from common.errors import UserError
+from common.store import Artifact, Store, Workspace, stage
+from recipes.__main__ import main, shown
+from recipes.loading import load
+
+MACHINE = Machine(
+    device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deep:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    name: str = "toy"
+    text: str = "x"
+    deep: Deep = Deep()
+    several: tuple[Deep, ...] = (Deep(rate=1.0), Deep(rate=2.0))
+    file: Path = Path("a/b.txt")
+
+
+@stage(version=1)
+def write(config: str, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
+    (workspace.folder / "report.html").write_text(config)
+    (workspace.folder / "deep").mkdir(exist_ok=True)
+    (workspace.folder / "deep" / "model.gguf").write_text(config * 2)
+    return {"tokens_per_s": 10.0}
+
+
+def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str, Artifact]:
+    done: dict[str, Artifact] = {}
+    for name in ("corpus", "base", "dist"):
+        done[name] = store.build(name, write, recipe.text, *done.values())
+        if name == until:
+            break
+    return done
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    pipeline = ModuleType("recipes.recipe")
+    pipeline.__dict__.update(Recipe=Recipe, build=build)
+    monkeypatch.setitem(sys.modules, "recipes.recipe", pipeline)
+    monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
+    monkeypatch.chdir(tmp_path)
+    return write_recipe("x")
+
+
+def write_recipe(text: str, *, name: str = "recipe.py") -> Path:
+    lines = ["from recipes.recipe import Recipe", f"def recipe(): return Recipe(text={text!r})"]
+    Path(name).write_text("\n".join(lines))
+    return Path(name)
+
+
+def published() -> dict[str, str]:
+    folder = Path("dist/toy")
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_builds_publishes_and_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipe.py"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["corpus", "base", "dist", "total"]
+    assert all("10 tok/s" in line and "peak" in line for line in lines[:3])
+    assert re.search(r"\d s  deliverables in dist/toy, report in dist/toy/report\.html$", lines[3])
+    assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
+    assert sorted(path.name for path in Path().iterdir()) == ["build", "dist", "recipe.py"]
+    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+
+
+def test_second_run_finds_everything_done_and_touches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipe.py"])
+    before = {path: path.stat().st_ino for path in Path("dist").rglob("*")}
+    capsys.readouterr()
+    main(["recipe.py"])
+    assert capsys.readouterr().out.count("done before") == 3
+    assert before == {path: path.stat().st_ino for path in Path("dist").rglob("*")}
+
+
+def test_until_stops_and_publishes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipe.py", "--until", "base", "--build", "elsewhere"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["corpus", "base", "total"]
+    assert "base in elsewhere/base-" in lines[-1]
+    assert not Path("dist").exists() and not Path("build").exists()
+
+
+def test_a_changed_recipe_replaces_the_published_files_as_a_whole() -> None:
+    main(["recipe.py"])
+    Path("dist/toy/stale.txt").write_text("from before")
+    write_recipe("y")
+    main(["recipe.py"])
+    assert published() == {"report.html": "y", "deep/model.gguf": "yy"}
+    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+
+
+def test_a_published_file_that_was_damaged_is_published_again() -> None:
+    main(["recipe.py"])
+    Path("dist/toy/report.html").unlink()
+    Path("dist/toy/report.html").write_text("z")
+    main(["recipe.py"])
+    assert published()["report.html"] == "x"
+
+
+def test_what_a_killed_publication_left_is_swept_away() -> None:
+    for name in (".toy.new", ".toy.old"):
+        (Path("dist") / name).mkdir(parents=True)
+        (Path("dist") / name / "half.gguf").write_text("h")
+    main(["recipe.py", "--dist", "dist"])
+    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+
+
+def test_without_links_files_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr("recipes.publish.os.link", refuse)
+    main(["recipe.py"])
+    assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
+    main(["recipe.py"])
+    assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
+
+
+def test_list_names_the_recipes_with_a_word_on_each(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--list"])
+    assert re.fullmatch(r"mini +\S.*\n", capsys.readouterr().out)
+
+
+def test_show_prints_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--show", "recipe.py"])
+    assert capsys.readouterr().out.splitlines() == [
+        "name: 'toy'",
+        "text: 'x'",
+        "deep: Deep",
+        "  rate: 0.5",
+        "several[0]: Deep",
+        "  rate: 1.0",
+        "several[1]: Deep",
+        "  rate: 2.0",
+        "file: a/b.txt",
+    ]
+    assert next(shown(Recipe())) == "name: 'toy'"
+
+
+def test_auto_says_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    mini = ModuleType("recipes.mini")
+    mini.__dict__["mini"] = Recipe
+    monkeypatch.setitem(sys.modules, "recipes.mini", mini)
+    said: list[str] = []
+    assert load("auto", say=said.append) == Recipe()
+    assert len(said) == 1 and "mini" in said[0]
+
+
+@pytest.mark.parametrize("name", ["tinyswallow", "rehearsal", "nope", ""])
+def test_an_unknown_recipe_names_the_known_ones(name: str) -> None:
+    with pytest.raises(UserError, match=r"wanted a recipe: mini, auto, .*; got '" + name):
+        load(name, say=print)
+
+
+BAD_FILES = {
+    "syntax": ("def recipe(:", r"got invalid syntax in line 1"),
+    "import": ("\nimport no_such_module", r"got ModuleNotFoundError: No module named 'no_such_module' in line 2"),
+    "crash": ("def recipe():\n  return 1 / 0", r"got ZeroDivisionError: division by zero in line 2"),
+    "field": ("from recipes.recipe import Recipe\ndef recipe():\n  return Recipe(txt='x')", r"got TypeError.*line 3"),
+    "nothing": ("x = 1", r"wanted a function recipe\(\) -> Recipe in .*recipe\.py; got no such function"),
+    "result": ("def recipe():\n  return {}", r"got one that returns dict"),
+    "own": (
+        "from common.errors import UserError\ndef recipe(): raise UserError(wanted='k <= V', got='9', next_step='l')",
+        r"wanted k <= V; got 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_what_is_wrong_in_a_recipe_file_is_named(kind: str) -> None:
+    content, message = BAD_FILES[kind]
+    Path("recipe.py").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load("recipe.py", say=print)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_file_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"the recipe file other\.py; got no such file"):
+        load("other.py", say=print)
+
+
+def test_a_stage_of_one_s_own_counts_by_its_file_s_content(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_recipe("x", name=f"{folder}/recipe.py")
+    load("one/recipe.py", say=print)
+    before = {name for name in sys.modules if name.startswith("recipe_file_")}
+    load("two/recipe.py", say=print)
+    assert {name for name in sys.modules if name.startswith("recipe_file_")} == before
+    write_recipe("a longer text", name="two/recipe.py")
+    load("two/recipe.py", say=print)
+    assert len({name for name in sys.modules if name.startswith("recipe_file_")}) == len(before) + 1
+
+
+def test_nothing_asked_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2 and "--list" in capsys.readouterr().err
+
+
+def test_same_output_needs_a_reason() -> None:
+    with pytest.raises(UserError, match="--reason"):
+        main(["--fingerprints", "all", "--same-output"])
