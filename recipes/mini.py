@@ -24,7 +24,7 @@ from instruct.train import InstructConfig
 from recipes.recipe import Recipe
 from recipes.toy_world import WorldConfig
 
-STEM = "TinySwallow-mini-3M-Chat"
+STEM = "TinySwallow-mini-2M-Chat"
 SEQUENCE_TOKENS = 256
 VOCABULARY = 2048
 STUDENT_TOKENS = 50_000

@@ -35,9 +35,9 @@ class Run:
     method: str
     seed: int
     test_loss: float
-    """Nats per token on the test split, weighted as packed."""
+    """Nats per token on the test split."""
     seconds: float
-    """Time of the training stage."""
+    """Time in training steps, over all starts of the run."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
@@ -67,7 +67,9 @@ def compare(recipe: Recipe, store: Store, *, num_seeds: int) -> dict[str, Any]:
         signal = None if method == BASELINE else teacher
         student = store.build(f"compare_{method}_seed{seed}", distill, config, corpus, start, signal)
         test_loss, _ = _test_loss(student, corpus, store)
-        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=student.manifest["seconds"]))
+        facts = student.manifest["facts"]
+        seconds = facts["tokens"] / facts["tokens_per_s"]
+        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=seconds))
     return {
         "recipe": recipe.name,
         "machine": store.machine.to_json(),
@@ -114,7 +116,7 @@ def as_markdown(study: Mapping[str, Any]) -> str:
         f"# Methods compared: recipe {study['recipe']}",
         "",
         f"The same student, {study['steps']:,} steps on {text}, {seeds} seed{'s' if seeds > 1 else ''} (order of the "
-        f"rows). Loss in nats per token on {study['test_tokens']:,.0f} weighted tokens of held-out test text; before, "
+        f"rows). Loss in nats per token on {study['test_tokens']:,.0f} tokens of held-out test text; before, "
         f"the student stands at {study['start']['test_loss']:.3f}. Intervals: 95 %, Student's t over seeds; "
         "differences are paired by seed.",
         "",
@@ -139,9 +141,9 @@ def _interval(estimated: Mapping[str, Any], form: str) -> str:
 
 
 def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, float]:
-    """Mean test loss of a checkpoint in nats, and the weighted tokens that it is the mean of."""
+    """Mean test loss of a checkpoint in nats, and the tokens that it is the mean of."""
     rows = held_out_losses(model.folder, corpus.folder / "packed" / "test", store.machine)
-    tokens = sum(weight for _, weight in rows)
+    tokens = sum(count for _, count in rows)
     return sum(loss for loss, _ in rows) / tokens, tokens
 
 
@@ -154,18 +156,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--recipe", default="mini", help="name or path/to/recipe.py; default: mini")
     parser.add_argument("--build", type=Path, default=Path("build"), help="build folder to reuse; default: build")
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("build/compare"),
-        help="folder for compare.json and .md; default: build/compare",
+        "--out", type=Path, help="folder for compare.json and compare.md; default: compare in the build folder"
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs a method; default: 3")
     options = parser.parse_args(arguments)
     study = compare(load(options.recipe, say=print), Store(options.build), num_seeds=options.seeds)
     page = as_markdown(study)
-    options.out.mkdir(parents=True, exist_ok=True)
-    replace_text(options.out / "compare.json", json.dumps(study, indent=2, allow_nan=False) + "\n")
-    replace_text(options.out / "compare.md", page)
+    out: Path = options.out or options.build / "compare"
+    out.mkdir(parents=True, exist_ok=True)
+    replace_text(out / "compare.json", json.dumps(study, indent=2, allow_nan=False) + "\n")
+    replace_text(out / "compare.md", page)
     print(page)
 
 

@@ -66,7 +66,9 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
 
 
 def test_ctrl_c_is_one_line_and_130() -> None:
-    code = f"{IMPORTS}def main(arguments):\n  print('ready', flush=True); time.sleep(60)\nrun(main)"
+    # A suite that runs in a shell's background inherits that SIGINT is ignored: put Python's own handler back.
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = f"{handler}{IMPORTS}def main(arguments):\n  print('ready', flush=True); time.sleep(60)\nrun(main)"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -84,8 +84,11 @@ class _Recipe:
     base: DistillConfig
 
 
-def _fake_artifact(name: str, folder: Path, seconds: float = 3.0) -> Artifact:
-    return Artifact(name=name, key=name, folder=folder / name, manifest={"seconds": seconds})
+def _fake_artifact(name: str, folder: Path) -> Artifact:
+    facts = {"tokens": 600, "tokens_per_s": 200.0}
+    return Artifact(
+        name=name, key=name, folder=folder / name, manifest={"seconds": 0.5, "resumed": True, "facts": facts}
+    )
 
 
 @pytest.fixture
@@ -157,6 +160,8 @@ def test_the_command_writes_json_and_page(
     written = json.loads((tmp_path / "out" / "compare.json").read_text())
     page = (tmp_path / "out" / "compare.md").read_text()
     assert [row["test_loss"]["runs"] for row in written["methods"]] == [2, 2, 2]
+    study.main(["--build", str(tmp_path / "build"), "--seeds", "1"])
+    assert (tmp_path / "build" / "compare" / "compare.md").is_file()
     assert "all of train" in page and page.strip() in capsys.readouterr().out
 
 
