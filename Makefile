@@ -30,7 +30,7 @@ help:
 	exit 2
 
 tinyswallow: .venv
-	@recipe=`$(RUN) recipes.preflight '$(RECIPE)'` && exec $(RUN) recipes "$$recipe"
+	@$(RUN) recipes '$(RECIPE)'
 
 test: .venv
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --durations=15
@@ -46,7 +46,7 @@ chat: .venv
 	@$(RUN) eval.chat $(if $(MODEL),'$(MODEL)')
 
 inspect: .venv
-	@$(RUN) recipes.inspect '$(if $(filter auto,$(RECIPE)),mini,$(RECIPE))'
+	@$(RUN) recipes.inspect '$(RECIPE)'
 
 compare: .venv
 	@$(RUN) studies.compare

@@ -13,25 +13,22 @@ import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers import logging as transformers_logging
 
 from common.device import Machine
 from common.errors import UserError
 from common.packing import Batch
 from common.tokenizer import Tokenizer
 
-# Its bars for reading a few shards would stand between the stages' own lines.
-transformers_logging.disable_progress_bar()
+if TYPE_CHECKING:
+    # transformers takes seconds to load: whoever only reads a finished build does without it.
+    from transformers import PreTrainedModel
 
 
-def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
     """Load a causal language model from a local folder onto the machine's device, in evaluation mode.
 
     Raises:
@@ -43,6 +40,10 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
             got=f"{folder}",
             next_step="name a Hugging Face model folder",
         )
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # a bar for reading a few shards would stand between the stages' own lines
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
@@ -62,8 +63,10 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
     return model.to(machine.torch_device).eval()  # pyright: ignore[reportArgumentType]
 
 
-def new_model(config_json: dict[str, Any]) -> PreTrainedModel:
+def new_model(config_json: dict[str, Any]) -> "PreTrainedModel":
     """An untrained float32 model from the content of a Hugging Face `config.json`; the caller seeds torch."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
     try:
         config = AutoConfig.for_model(config_json["model_type"], **fields)
@@ -76,8 +79,12 @@ def new_model(config_json: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
+def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
     """Write a model folder: weights in `dtype`, the tokenizer beside them, both of its end tokens as stop tokens."""
+    from transformers import GenerationConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
     model.config.eos_token_id = tokenizer.turn_end_id
@@ -89,7 +96,7 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dt
     tokenizer.save(folder)
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, machine: Machine) -> Tensor:
+def hidden_states(model: "PreTrainedModel", batch: Batch, machine: Machine) -> Tensor:
     """Final hidden states [B, T, D]; attention stays inside each document because positions restart there."""
     device = machine.torch_device
     with machine.autocast():
@@ -98,7 +105,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch, machine: Machine) -> Ten
         ).last_hidden_state
 
 
-def head_weight(model: PreTrainedModel) -> Tensor:
+def head_weight(model: "PreTrainedModel") -> Tensor:
     """The output head's weight [W, D], the embedding itself where they are tied."""
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear) and head.bias is None
@@ -125,6 +132,8 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingState) -> None:
     """Write `scratch/step_<n>/` completely or not at all, then drop the older ones."""
+    from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
+
     target = scratch / f"step_{state.step:06d}"
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -146,6 +155,8 @@ def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingStat
 
 def resume_training(scratch: Path, tensors: dict[str, Tensor]) -> TrainingState | None:
     """Load the newest complete state into `tensors`, in place; None where there is none whose checksums match."""
+    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+
     for folder in sorted(scratch.glob("step_" + "[0-9]" * 6), reverse=True):
         record_file = folder / "state.json"
         if not record_file.is_file():

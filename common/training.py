@@ -7,12 +7,11 @@ delicate (loss normalisation, validation, resume) exists once, here and in `comm
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from common.checkpoint import TrainingState, head_weight, hidden_states, resume_training, save_training
 from common.device import Machine
@@ -23,8 +22,11 @@ from common.optim import Optimizers
 from common.packing import Batch, PackedRows
 from common.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def require_fit(model: PreTrainedModel, tokenizer: Tokenizer, sequence_tokens: int) -> None:
+
+def require_fit(model: "PreTrainedModel", tokenizer: Tokenizer, sequence_tokens: int) -> None:
     """Refuse rows longer than the model's positions and heads smaller than the tokenizer.
 
     Raises:
@@ -73,7 +75,7 @@ def real_tokens(batches: Sequence[Batch]) -> int:
 
 @torch.no_grad()
 def row_losses(
-    model: PreTrainedModel, rows: PackedRows, machine: Machine, *, vocabulary: int, rows_per_batch: int = 8
+    model: "PreTrainedModel", rows: PackedRows, machine: Machine, *, vocabulary: int, rows_per_batch: int = 8
 ) -> list[tuple[float, float]]:
     """Cross-entropy on packed rows, a pair for each row: weighted sum in nats, sum of the weights (tokens).
 

@@ -10,15 +10,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
 
 from common.checkpoint import new_model, save_model
 from common.errors import UserError
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +112,7 @@ def previous_token_biases(head_dim: int, rope_theta: float, sharpness: float) ->
 
 
 @torch.no_grad()
-def _plant_previous_token_heads(model: PreTrainedModel, config: InitConfig) -> None:
+def _plant_previous_token_heads(model: "PreTrainedModel", config: InitConfig) -> None:
     shape = model.config
     head_dim = shape.hidden_size // shape.num_attention_heads
     group = shape.num_attention_heads // shape.num_key_value_heads
@@ -123,7 +125,7 @@ def _plant_previous_token_heads(model: PreTrainedModel, config: InitConfig) -> N
         attention.k_proj.bias[kv_head * head_dim : (kv_head + 1) * head_dim] = key
 
 
-def initial_model(config: InitConfig, tokenizer: Tokenizer) -> PreTrainedModel:
+def initial_model(config: InitConfig, tokenizer: Tokenizer) -> "PreTrainedModel":
     """The untrained model.
 
     Raises:
@@ -136,7 +138,7 @@ def initial_model(config: InitConfig, tokenizer: Tokenizer) -> PreTrainedModel:
             got=str(rows),
             next_step="raise vocab_size in the config",
         )
-    set_seed(config.seed)
+    torch.manual_seed(config.seed)
     model = new_model(config.fields())
     if config.previous_token_heads:
         _plant_previous_token_heads(model, config)

@@ -8,10 +8,9 @@ by name (`distill.objectives`) and the optimizer only as "step".
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from common.checkpoint import head_weight, hidden_states, load_model, save_model
 from common.errors import UserError
@@ -34,6 +33,9 @@ from distill.initial import InitConfig, initial_model
 from distill.objectives import method
 from distill.taid import TaidConfig, TaidState, alpha_warning, initial_state, next_state
 from distill.teacher import OnlineTeacher, TeacherSignal, require_same_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,7 @@ class DistillConfig:
 
 def _student(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None
-) -> tuple[PreTrainedModel, Tokenizer]:
+) -> tuple["PreTrainedModel", Tokenizer]:
     """The model to train and its tokenizer."""
     if (student is None) == (config.init is None):
         raise UserError(
@@ -132,7 +134,7 @@ def micro_batches(rows: PackedRows, step: int, config: DistillConfig) -> list[Ba
 class _Run:
     """What one training run works with."""
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: Tokenizer
     rows: PackedRows
     validation: PackedRows

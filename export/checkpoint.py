@@ -27,6 +27,7 @@ EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
+FLOAT16_MAX = 65504.0
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 
 
@@ -88,9 +89,20 @@ class Checkpoint:
             return tuple(shard.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        """One tensor as it is stored (float32, bfloat16 or float16)."""
+        """One tensor as it is stored (float32, bfloat16 or float16).
+
+        Raises:
+            UserError: it holds a value that float16, which every export goes through, cannot.
+        """
         with _opened(self._shards[name]) as shard:
-            return shard.get_tensor(name)
+            value: Tensor = shard.get_tensor(name)
+        if not bool(torch.isfinite(value.half()).all()):
+            raise UserError(
+                wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
+                got=f"{float(value.float().abs().max())} in {name} of {self.folder}",
+                next_step="Export another checkpoint, or rescale this tensor.",
+            )
+        return value
 
     def rope(self) -> Rope:
         """The rotary embedding, by transformers' own formulas."""

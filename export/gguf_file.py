@@ -1,8 +1,7 @@
 """One GGUF file: written from a checkpoint in F16, or read back to see what it holds.
 
 Writing streams: one tensor is in memory at a time. One-dimensional tensors (norms, biases) stay float32, as llama.cpp
-wants them; matrices become float16, and a value that float16 cannot hold is an error that names its tensor. It knows no
-quantiser and no stage.
+wants them; matrices become float16. It knows no quantiser and no stage.
 """
 
 import math
@@ -32,8 +31,6 @@ from common.errors import UserError
 from common.metrics import progress
 from export.checkpoint import EMBEDDING, Checkpoint, Rope
 from export.vocabulary import Vocabulary
-
-FLOAT16_MAX = 65504.0
 
 _ARCHITECTURES = {
     "Qwen2ForCausalLM": MODEL_ARCH.QWEN2,
@@ -73,7 +70,7 @@ def write_f16(checkpoint: Checkpoint, vocabulary: Vocabulary, path: Path, *, nam
     """Writes `checkpoint` to `path` as a GGUF file in F16.
 
     Raises:
-        UserError: a matrix holds a value beyond float16's range, or one that is not finite.
+        UserError: a tensor holds a value beyond float16's range, or one that is not finite.
     """
     architecture = _ARCHITECTURES[checkpoint.architecture]
     if architecture != MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
@@ -140,12 +137,6 @@ def _read(checkpoint: Checkpoint, name: str) -> Tensor:
     """One tensor in the file's type and row order."""
     stored = checkpoint.read(name)
     value = stored.float() if stored.ndim == 1 else stored.half()
-    if not bool(torch.isfinite(value).all()):
-        raise UserError(
-            wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
-            got=f"{float(stored.float().abs().max())} in {name} of {checkpoint.folder}",
-            next_step="Export another checkpoint, or rescale this tensor.",
-        )
     if checkpoint.architecture == "LlamaForCausalLM" and ".self_attn." in name:
         if ".q_proj." in name:
             return _interleave(value, heads=checkpoint.config.num_attention_heads)

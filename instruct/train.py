@@ -9,10 +9,9 @@ distilling on conversations is `distill()` on their rows.
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from common.checkpoint import head_weight, hidden_states, load_model, save_model
 from common.divergences import cross_entropy
@@ -32,6 +31,9 @@ from common.training import (
     row_losses,
     weight_of,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,7 @@ class Rows:
 
 
 def _open_rows(
-    config: InstructConfig, model: PreTrainedModel, tokenizer: Tokenizer, conversations: Path, replay: Path | None
+    config: InstructConfig, model: "PreTrainedModel", tokenizer: Tokenizer, conversations: Path, replay: Path | None
 ) -> Rows:
     """Open and check the packed rows."""
     if (config.replay_rows_per_step > 0) != (replay is not None):
@@ -123,7 +125,7 @@ def micro_batches(rows: Rows, step: int, config: InstructConfig) -> list[Batch]:
 
 
 def _optimize(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     optimizers: Optimizers,
     batches: list[Batch],
     step: int,

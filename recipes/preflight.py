@@ -1,19 +1,14 @@
 """RECIPE=auto: which recipe this machine can hold, and why, in one line.
 
-Run by make as `python -m recipes.preflight auto`: the name goes to stdout, the reason to stderr. Any other name passes
-through untouched: whether such a recipe exists is for `python -m recipes` to say. It starts no stage, loads no torch,
-and knows of the release only how much room it takes.
+`python -m recipes auto`, which is what `make tinyswallow` runs, asks it. It starts no stage, loads no torch, and knows
+of the release only how much room it takes.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from common.cli import run
 
 GIB = 2**30
 
@@ -87,9 +82,7 @@ def room_here(folder: Path) -> Room:
 
 
 def choose(here: Room) -> tuple[str, str]:
-    """Returns:
-    The recipe's name, and the line that says why.
-    """
+    """The recipe's name, and the line that says why."""
     needs = release_needs()
     rows = [
         ("GPU memory", needs.gpu_bytes, here.gpu_bytes),
@@ -103,18 +96,3 @@ def choose(here: Room) -> tuple[str, str]:
         "mini",
         f"RECIPE=auto builds mini: the release needs {compared}: {verdict} mini is the one recipe there is yet",
     )
-
-
-def main(arguments: list[str]) -> None:
-    """Prints the name of the recipe to build."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.preflight", description="Resolves RECIPE=auto.")
-    parser.add_argument("recipe", help="auto, or any name or file, which is printed as it is")
-    recipe: str = parser.parse_args(arguments).recipe
-    if recipe == "auto":
-        recipe, why = choose(room_here(Path.cwd()))
-        print(why, file=sys.stderr, flush=True)
-    print(recipe)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.disk import files_under, flush_one, sha256_of
-from common.store import MANIFEST_FILE, Artifact, exclusive
+from common.store import MANIFEST_FILE, Artifact, check_checksums, exclusive
 
 
 def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> None:
@@ -20,6 +20,9 @@ def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> 
         artifact: the finished `dist`.
         folder: `<dist>/<recipe name>`, replaced.
         say: told when another process is publishing and must be waited for.
+
+    Raises:
+        UserError: a file of the artifact is damaged.
     """
     wanted = {path.relative_to(artifact.folder): path for path in files_under(artifact.folder)}
     del wanted[Path(MANIFEST_FILE)]
@@ -28,6 +31,7 @@ def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> 
     with exclusive(folder.with_name(f".{folder.name}.lock"), on_wait=lambda holder: say(waiting)):
         if _holds(folder, wanted):
             return
+        check_checksums(artifact.folder)
         new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
         for left_over in (new, old):
             shutil.rmtree(left_over, ignore_errors=True)

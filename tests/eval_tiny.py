@@ -81,10 +81,12 @@ def write_checkpoint(
         bos_token_id=None,
     )
     model = Qwen2ForCausalLM(config)
-    # Random biases too: zero ones would hide an exporter or a runtime that drops them.
     for name, parameter in model.named_parameters():
+        # Random biases too: zero ones would hide an exporter or a runtime that drops them.
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
+        # Float16 values, so that a GGUF in F16 holds the very same model.
+        parameter.data = parameter.data.half().float()
     model.save_pretrained(folder)
     return folder
 

@@ -163,7 +163,15 @@ def llama_logits(path: Path, ids: list[int]) -> Tensor:
     import llama_cpp
 
     model: Any = llama_cpp.Llama(
-        str(path), n_ctx=512, n_threads=1, logits_all=True, flash_attn=False, type_k=0, type_v=0, verbose=False
+        str(path),
+        n_ctx=512,
+        n_threads=1,
+        n_threads_batch=1,  # its threads wait by spinning, which starves them on a busy machine
+        logits_all=True,
+        flash_attn=False,
+        type_k=0,
+        type_v=0,
+        verbose=False,
     )
     model.eval(ids)
     logits = torch.tensor(model.scores[: len(ids)])

@@ -55,10 +55,11 @@ def case(seed: int, tokens: int = 23, extreme: bool = False) -> tuple[Tensor, Te
 @pytest.mark.parametrize("chunk_tokens", [1, 5, 1000])
 def test_value_and_gradients_match_the_dense_float64_reference(name: str, extreme: bool, chunk_tokens: int) -> None:
     hidden, weight, targets, weights, teacher, vocabulary = case(3, extreme=extreme)
-    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    theirs = [hidden.double().requires_grad_(), weight.double().requires_grad_()]
+    ours = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    theirs = hidden.double().requires_grad_(), weight.double().requires_grad_()
     result = fused_linear_loss(
-        *ours,
+        ours[0],
+        ours[1],
         targets,
         weights,
         method(name).objective(T),
@@ -67,7 +68,7 @@ def test_value_and_gradients_match_the_dense_float64_reference(name: str, extrem
         teacher=teacher if method(name).needs_teacher else None,
         chunk_tokens=chunk_tokens,
     )
-    reference = dense(name, *theirs, targets, weights, teacher, vocabulary)
+    reference = dense(name, theirs[0], theirs[1], targets, weights, teacher, vocabulary)
     result.loss.backward()
     reference.backward()
     assert float(result.loss.detach()) == pytest.approx(float(reference.detach()), rel=1e-5, abs=1e-6)

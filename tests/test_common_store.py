@@ -335,6 +335,13 @@ def test_run_alone_takes_an_empty_folder(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "mine")["name"] == "toy"
 
 
+def test_run_alone_takes_the_folder_that_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    run_alone(toy, ToyConfig(), Path("."), report=lambda line: None)
+    assert read_manifest(tmp_path / "mine")["name"] == "toy"
+
+
 def test_run_alone_does_not_resume_from_another_setting(tmp_path: Path) -> None:
     config = ToyConfig(text="long", fail=True)
     with pytest.raises(RuntimeError):

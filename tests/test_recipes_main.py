@@ -126,6 +126,17 @@ def test_what_a_killed_publication_left_is_swept_away() -> None:
         (Path("dist") / name / "half.gguf").write_text("h")
     main(["recipe.py", "--dist", "dist"])
     assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+    assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
+
+
+def test_a_damaged_deliverable_is_never_published() -> None:
+    main(["recipe.py"])
+    path = next(Path("build").glob("dist-*/deep/model.gguf"))
+    path.unlink()  # the published name of the same file stays
+    path.write_text("zz")
+    with pytest.raises(UserError, match=r"wanted sha256 .*model\.gguf"):
+        main(["recipe.py"])
+    assert published()["deep/model.gguf"] == "xx"
 
 
 def test_without_links_files_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:

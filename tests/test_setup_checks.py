@@ -232,12 +232,12 @@ def test_make_without_a_python_that_runs_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "called"),
     [
-        (["tinyswallow"], ["-m recipes.preflight auto", "-m recipes chosen"]),
-        (["tinyswallow", "RECIPE=my own/recipe.py"], ["-m recipes.preflight my own/recipe.py", "-m recipes chosen"]),
+        (["tinyswallow"], ["-m recipes auto"]),
+        (["tinyswallow", "RECIPE=my own/recipe.py"], ["-m recipes my own/recipe.py"]),
         (["test"], ["-m pytest -n 2 --dist loadfile --durations=15"]),
         (["chat"], ["-m eval.chat"]),
         (["chat", "MODEL=a b.gguf"], ["-m eval.chat a b.gguf"]),
-        (["inspect"], ["-m recipes.inspect mini"]),
+        (["inspect"], ["-m recipes.inspect auto"]),
         (["inspect", "RECIPE=own.py"], ["-m recipes.inspect own.py"]),
         (["compare"], ["-m studies.compare"]),
     ],
@@ -246,7 +246,7 @@ def test_make_names_the_commands(tmp_path: Path, arguments: list[str], called: l
     project = make_project(tmp_path / "checkout")
     calls = tmp_path / "calls"
     (project / ".venv" / "bin").mkdir(parents=True)
-    _executable(project / ".venv" / "bin" / "python", f'echo "$*" >> {calls}; echo chosen')
+    _executable(project / ".venv" / "bin" / "python", f'echo "$*" >> {calls}')
     done = _make(project, *arguments, f"PYTHON={_executable(tmp_path / 'python', 'exit 0')}")
     assert done.returncode == 0, done.stderr
     assert calls.read_text().splitlines() == called
@@ -255,7 +255,7 @@ def test_make_names_the_commands(tmp_path: Path, arguments: list[str], called: l
 def test_make_passes_a_failure_on(tmp_path: Path) -> None:
     project = make_project(tmp_path / "checkout")
     (project / ".venv" / "bin").mkdir(parents=True)
-    _executable(project / ".venv" / "bin" / "python", '[ "$2" = recipes.preflight ] && echo chosen && exit 0; exit 3')
+    _executable(project / ".venv" / "bin" / "python", "exit 3")
     done = _make(project, "tinyswallow", f"PYTHON={_executable(tmp_path / 'python', 'exit 0')}")
     assert done.returncode != 0
     assert "Error 3" in done.stderr

@@ -44,7 +44,7 @@ class Workspace:
     """What a stage gets beside its config and its inputs."""
 
     folder: Path
-    """Where it writes. May hold its own earlier work: resume from it. What is in `scratch/` is deleted at the end."""
+    """Where it writes. May hold its own earlier work: resume from it. `scratch/` is there, and deleted at the end."""
     machine: Machine
     """What it computes on."""
 
@@ -114,6 +114,7 @@ def run_alone(
     Raises:
         UserError: as `Store.build`, and when `out` holds something else already: nothing is ever overwritten.
     """
+    out = Path(os.path.abspath(out))  # "." and ".." have no name of their own to put a partial folder beside
     keys = [None if path is None else _input_key(path) for path in inputs]
     key = _key(function.__name__, function, config, keys)
     _refuse_other_content(out, key)

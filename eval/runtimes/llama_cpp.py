@@ -124,6 +124,7 @@ class LlamaCppRuntime:
 
 def _serve(connection: Connection, path: str, options: dict[str, Any], log: str) -> None:
     """The child: loads the file, then answers calls until the pipe closes."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would first start a debugger on itself, and may hang there
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed pipe then ends the child

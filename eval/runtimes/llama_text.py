@@ -31,11 +31,11 @@ class FileText:
 
     def facts(self) -> dict[str, int]:
         """`context_tokens`, `vocabulary` and `document_end_id` of the file."""
-        end: Any = llama_cpp.llama_vocab_eos(self._vocab)
+        end: Any = self._control.get("<|endoftext|>", llama_cpp.llama_vocab_eos(self._vocab))
         return {
             "context_tokens": llama_cpp.llama_model_n_ctx_train(self._model),
             "vocabulary": self.vocabulary,
-            "document_end_id": self._control.get("<|endoftext|>", end),
+            "document_end_id": end,
         }
 
     def is_end(self, token: int) -> bool:

@@ -1,0 +1,184 @@
+"""The whole road on a shrunken recipe: what it leaves, what it rebuilds, what a SIGKILL in every stage changes."""
+
+import getpass
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from recipe_tiny import recipe
+
+from common.errors import UserError
+from common.store import Store
+from recipes.recipe import ARTIFACTS, build
+
+ROOT = Path(__file__).parents[1]
+SECRET = "hf_planted0secret0that0no0file0may0hold"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished build."""
+
+    folder: Path
+    output: str
+
+    @property
+    def build(self) -> Path:
+        return self.folder / "build"
+
+    @property
+    def dist(self) -> Path:
+        return self.folder / "dist" / "tiny"
+
+
+def _start(folder: Path, *more: str, file: Path = ROOT / "tests" / "recipe_tiny.py") -> "subprocess.Popen[str]":
+    environment = {**os.environ, "HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "recipes", str(file), "--build", str(folder / "build")]
+    return subprocess.Popen(
+        [*command, "--dist", str(folder / "dist"), *more],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _finish(folder: Path, *more: str, file: Path = ROOT / "tests" / "recipe_tiny.py") -> str:
+    process = _start(folder, *more, file=file)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    return Whole(folder=folder, output=_finish(folder))
+
+
+def _artifact(build_folder: Path, name: str) -> Path:
+    (found,) = (path.parent for path in build_folder.glob(f"{name}-????????/manifest.json"))
+    return found
+
+
+@pytest.mark.slow
+def test_one_command_leaves_the_deliverables_and_a_report(whole: Whole) -> None:
+    for name in ARTIFACTS:
+        assert _artifact(whole.build, name).is_dir()
+        assert f"\n{name} " in f"\n{whole.output}"
+    names = {path.name for path in whole.dist.iterdir()}
+    stem = recipe().gguf.stem
+    assert {f"{stem}-{encoding}.gguf" for encoding in ("F16", "Q8_0", "Q4_K_M")} <= names
+    assert {"report.json", "report.html", "report.md", "SHA256SUMS"} <= names
+    report = json.loads((whole.dist / "report.json").read_text(encoding="utf-8"))
+    sections = ("recipe", "machine", "artifacts", "training", "fidelity", "tasks", "phones", "speed")
+    assert set(sections) <= set(report)
+    by_name = {row["path"]: row for row in report["artifacts"] if str(row["path"]).endswith(".gguf")}
+    for path in whole.dist.glob("*.gguf"):
+        assert by_name[path.name]["sha256"] == sha256(path.read_bytes()).hexdigest()
+    fidelity = {row["artifact"]: row for row in report["fidelity"]}
+    assert fidelity[f"{stem}-F16.gguf"]["kl"] < 1e-4
+    assert fidelity[f"{stem}-F16.gguf"]["top1_agreement"] >= 0.995
+
+
+@pytest.mark.slow
+def test_no_secret_no_host_and_no_path_is_left_behind(whole: Whole) -> None:
+    # Names of four letters and fewer turn up in any binary file by chance.
+    names = [name for name in (platform.node(), getpass.getuser()) if len(name) > 4]
+    forbidden = [SECRET, str(whole.folder), str(ROOT), *names]
+    files = [path for root in (whole.build, whole.dist) for path in root.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for path in files:
+        content = path.read_bytes()
+        for text in forbidden:
+            assert text.encode() not in content, f"{text} stands in {path}"
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_every_stage_done(whole: Whole) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.build.glob("*/manifest.json")}
+    output = _finish(whole.folder)
+    assert output.count("done before") == len(ARTIFACTS)
+    assert {path: path.stat().st_mtime_ns for path in whole.build.glob("*/manifest.json")} == before
+
+
+@pytest.mark.slow
+def test_one_changed_number_rebuilds_its_stage_and_what_depends_on_it(whole: Whole, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.py"
+    changed.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from dataclasses import replace\n"
+        "import recipe_tiny\n"
+        "def recipe():\n"
+        "    tiny = recipe_tiny.recipe()\n"
+        "    return replace(tiny, chat=replace(tiny.chat, steps=7))\n"
+    )
+    output = _finish(whole.folder, "--until", "gguf", file=changed)
+    again = {line.split()[0] for line in output.splitlines() if "done before" in line}
+    assert again == set(ARTIFACTS[: ARTIFACTS.index("chat")])
+    assert len(list(whole.build.glob("chat-????????"))) == len(list(whole.build.glob("gguf-????????"))) == 2
+    assert len(list(whole.build.glob("coreml-????????"))) == 1, "--until stopped before it"
+    for name in ("chat", "gguf"):
+        newest = max(whole.build.glob(f"{name}-????????"), key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
+        for path in sorted(newest.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        newest.rmdir()
+
+
+def _kill_in(folder: Path, stage: str) -> None:
+    """Start the pipeline and kill it, children included, shortly after `stage` has begun to write."""
+    process = _start(folder)
+    try:
+        while process.poll() is None:
+            if list((folder / "build").glob(f"{stage}-*.partial")):
+                # Training stages are caught between two checkpoints, short ones wherever they are.
+                time.sleep(0.3 if stage in ("teacher", "student_before", "base", "chat", "evaluation") else 0.02)
+                break
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_files(whole: Whole, tmp_path: Path) -> None:
+    for name in ARTIFACTS:
+        _kill_in(tmp_path, name)
+    _finish(tmp_path)
+    for name in ("teacher", "student_before", "base", "chat", "gguf", "corpus", "conversations"):
+        files = sorted(
+            path.relative_to(_artifact(whole.build, name))
+            for path in _artifact(whole.build, name).rglob("*")
+            if path.is_file() and path.name not in ("manifest.json", "metrics.jsonl")
+        )
+        assert files
+        for file in files:
+            ours, theirs = (_artifact(root, name) / file for root in (tmp_path / "build", whole.build))
+            assert ours.read_bytes() == theirs.read_bytes(), f"{name}/{file}"
+    assert not list((tmp_path / "build").glob("*.partial")), "nothing half-written is left"
+
+
+def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    tiny = recipe()
+    with pytest.raises(UserError, match="positions"):
+        replace(tiny, corpus=replace(tiny.corpus, sequence_tokens=1024))
+    with pytest.raises(UserError, match="logits"):
+        replace(tiny, tokenizer=replace(tiny.tokenizer, vocabulary=600))
+    with pytest.raises(UserError, match="geometry"):
+        replace(tiny, teacher=replace(tiny.teacher, init=None))
+    with pytest.raises(UserError, match="name"):
+        replace(tiny, name="../tiny")
+    with pytest.raises(UserError, match="an artifact out of"):
+        build(tiny, Store(tmp_path), until="everything")
