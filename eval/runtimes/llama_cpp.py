@@ -1,13 +1,17 @@
 """A GGUF file as a `Runtime`: llama.cpp in a child process, with the file's own tokenizer and chat template.
 
 llama.cpp aborts its process on many malformed files. In a child that is this file's error, named with llama.cpp's last
-words, and whatever else is measured goes on. The child ends with its parent, killed or not: it reads a pipe that then
+words, and whatever else is measured goes on. The child ends with its parent, killed or not: it reads a socket that then
 closes. No Python tokenizer is involved. It knows no task and no metric.
 """
 
+import json
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -18,8 +22,13 @@ from common.errors import UserError
 from eval.runtimes import Generation, LogProbs, Message, Pair
 from eval.runtimes.batches import check_lengths
 
-# Positions whose logits cross the pipe at once.
+# Positions whose logits cross the socket at once.
 _LOGIT_ROWS = 256
+# Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
+_START = (
+    "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options.pop('search');"
+    "from eval.runtimes.llama_cpp import serve; serve(**options)"
+)
 
 
 def default_threads() -> int:
@@ -37,14 +46,18 @@ class LlamaCppRuntime:
         if kv not in ("f16", "f32"):
             raise UserError(wanted="a KV cache of type f16 or f32", got=kv, next_step="give one of these.")
         self._name = path.name
-        self._log = tempfile.NamedTemporaryFile(prefix="llama-", suffix=".log")  # noqa: SIM115 (closed in close)
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        options = {"kv": kv, "threads": default_threads()}
-        self._process = context.Process(
-            target=_serve, args=(theirs, str(path.absolute()), options, self._log.name), daemon=True
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._connection, theirs = multiprocessing.Pipe()
+        options = {"socket": theirs.fileno(), "path": str(path.absolute()), "kv": kv, "threads": default_threads()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps({"search": sys.path, **options})],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            pass_fds=(theirs.fileno(),),
+            # An abort would first start a debugger on itself, and may hang there.
+            env=os.environ | {"GGML_NO_BACKTRACE": "1"},
         )
-        self._process.start()
         theirs.close()
         try:
             facts: dict[str, int] = self._reply()
@@ -79,16 +92,17 @@ class LlamaCppRuntime:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
         self._log.close()
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
             self._connection.send((method, arguments, options))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self._died() from error
         return self._reply()
 
@@ -106,8 +120,7 @@ class LlamaCppRuntime:
         return value
 
     def _died(self) -> UserError:
-        self._process.join(timeout=5)
-        code = self._process.exitcode or 0
+        code = self._process.wait()
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return UserError(
             wanted="a GGUF file that llama.cpp runs",
@@ -116,33 +129,39 @@ class LlamaCppRuntime:
         )
 
     def _last_words(self) -> str:
-        """The last line of the child's log that tells of an error, in brackets, or nothing."""
-        lines = Path(self._log.name).read_text(errors="replace").splitlines()
-        telling = [line.strip() for line in lines if any(word in line.lower() for word in ("error", "assert", "fail"))]
-        return f" ({telling[0][:300]})" if telling else ""
+        """The first line of the child's log that tells of an error, in brackets, or nothing."""
+        self._log.seek(0)
+        for line in self._log.read().decode(errors="replace").splitlines():
+            if any(word in line.lower() for word in ("error", "assert", "fail")):
+                # Without folders: they are those of the machine that compiled llama.cpp.
+                return f" ({re.sub(r'[^ ]*/', '', line.strip())[:300]})"
+        return ""
 
 
-def _serve(connection: Connection, path: str, options: dict[str, Any], log: str) -> None:
-    """The child: loads the file, then answers calls until the pipe closes."""
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would first start a debugger on itself, and may hang there
-    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(handle, 2)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed pipe then ends the child
+def serve(*, socket: int, path: str, kv: str, threads: int) -> None:
+    """The child: loads the file, then answers calls until the socket closes.
+
+    Args:
+        socket: file descriptor of this end.
+        path, kv, threads: what `eval.runtimes.llama_engine.Engine` takes.
+    """
+    connection = Connection(socket)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed socket then ends the child
     try:
         from eval.runtimes.llama_engine import Engine
 
-        engine = Engine(path, **options)
-        connection.send((True, engine.facts()))
+        engine = Engine(path, kv=kv, threads=threads)
+        reply = (True, engine.facts())
     except Exception as error:
         connection.send((False, str(error)))
         return
     while True:
         try:
+            connection.send(reply)
             method, arguments, keywords = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             reply = (True, getattr(engine, method)(*arguments, **keywords))
         except Exception as error:
             reply = (False, str(error) or type(error).__name__)
-        connection.send(reply)
