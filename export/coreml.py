@@ -84,7 +84,6 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
     decoder = Decoder(source, context_tokens=config.context_tokens)
     traced = _trace(decoder)
     package = workspace.folder / f"{config.stem}-{config.weights}-ctx{config.context_tokens}.mlpackage"
-    shutil.rmtree(package, ignore_errors=True)  # what a killed run left
     _convert(traced, decoder, source, package)
     described = _read_back(package)
     _check_description(described, decoder, package)

@@ -186,6 +186,8 @@ def test_same_input_same_bytes_and_another_seed_another_cut(tmp_path: Path, toke
     for name in ("one", "two"):
         corpus(CONFIG, workspace(tmp_path / name), source, tokenizer_folder)
     assert file_hashes(tmp_path / "one") == file_hashes(tmp_path / "two")
+    # No time stamp in the compressed files: a later run is the same, too.
+    assert (tmp_path / "one" / "documents" / "train-00000.jsonl.gz").read_bytes()[4:8] == bytes(4)
     corpus(replace(CONFIG, seed=1), workspace(tmp_path / "three"), source, tokenizer_folder)
     test_file = "documents/test-00000.jsonl.gz"
     assert file_hashes(tmp_path / "one")[test_file] != file_hashes(tmp_path / "three")[test_file]

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from text_tiny import TEXTS, VOCABULARY, tiny_tokenizer, workspace, write_rows
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from common.errors import UserError
@@ -98,6 +100,30 @@ def test_encode_is_a_naive_bpe_over_qwen2s_splits(
     assert tokenizer.encode(text) == ids
 
 
+@given(text=ANY_TEXT)
+@example(text=AWKWARD)
+def test_the_file_alone_says_all(folder: Path, tokenizer: Tokenizer, text: str) -> None:
+    """The Qwen2 class brings a normaliser and a pre-tokenizer of its own: the file must hold the same ones."""
+    assert raw_tokenizer(folder).encode(text).ids == tokenizer.encode(text)
+
+
+@lru_cache
+def raw_tokenizer(folder: Path) -> Backend:
+    raw = Backend.from_file(str(folder / "tokenizer.json"))
+    raw.encode_special_tokens = True
+    return raw
+
+
+def test_characters_are_built_before_any_two_are_joined(content: dict[str, Any]) -> None:
+    of_symbol = {symbol: token for symbol, token in content["model"]["vocab"].items() if token < 256}
+    joins: list[bool] = []
+    for left, right in content["model"]["merges"]:
+        merged = bytes(of_symbol[symbol] for symbol in left + right)
+        # Bytes that begin a character: all but those of the form 10xxxxxx.
+        joins.append(sum(byte & 0xC0 != 0x80 for byte in merged) > 1)
+    assert joins == sorted(joins) and len(set(joins)) == 2
+
+
 def script(character: str) -> str:
     name = unicodedata.name(character, "")
     for kind in ("HIRAGANA", "KATAKANA", "CJK UNIFIED", "LATIN", "DIGIT"):
@@ -158,10 +184,19 @@ def test_smallest_vocabulary_and_characters_that_do_not_fit(tmp_path: Path) -> N
 
 
 def test_max_characters_bounds_what_is_read(tmp_path: Path) -> None:
-    write_rows(tmp_path / "text.jsonl", [{"text": "春春春春"}, {"text": "夏夏夏夏"}])
-    facts = train_tokenizer(TokenizerConfig(vocabulary=300, max_characters=4), workspace(tmp_path / "out"), tmp_path)
-    assert facts["characters_read"] == 4
-    assert len(Tokenizer.load(tmp_path / "out").encode("夏")) == 3
+    write_rows(tmp_path / "text.jsonl", [{"text": "春春春春"}, {"text": "秋秋夏夏"}, {"text": "冬冬冬冬"}])
+    facts = train_tokenizer(TokenizerConfig(vocabulary=300, max_characters=6), workspace(tmp_path / "out"), tmp_path)
+    assert facts["characters_read"] == 6
+    lengths = [len(Tokenizer.load(tmp_path / "out").encode(character)) for character in "春秋夏冬"]
+    assert lengths[:2] == [1, 1] and min(lengths[2:]) > 1
+
+
+def test_line_breaks_stay_apart_from_the_space_before_them(tmp_path: Path) -> None:
+    write_rows(tmp_path / "text.jsonl", [{"text": "春。\u3000\n\n夏 \n"}] * 5)
+    train_tokenizer(TokenizerConfig(vocabulary=300), workspace(tmp_path / "out"), tmp_path)
+    loaded = Tokenizer.load(tmp_path / "out")
+    pieces = [loaded.decode([token]) for token in loaded.encode("春。\u3000\n\n夏 \n")]
+    assert pieces == ["春", "。", "\u3000", "\n\n", "夏", " ", "\n"]
 
 
 @pytest.mark.parametrize(
