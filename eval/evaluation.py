@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metrics import progress
 from common.rows import read_rows
 from common.store import Workspace, stage
-from eval.phones import phone_rows
+from eval.phones import phone_names, phone_rows
 from eval.runtimes import NOT_RUN, Runtime, open_runtime
 from eval.tasks import scores
 
@@ -107,7 +107,7 @@ def evaluation(
         "held_out": [
             {"artifact": name} | scores.mean_loss(measured[f"held_out-{name}"]) for name in inputs.checkpoints
         ],
-        "phones": phone_rows(list(inputs.files.values()), context_tokens=config.context_tokens),
+        "phones": [row for path in inputs.files.values() for row in _phone_rows(path, config.context_tokens)],
     }
     results["paired"] = list(_paired(workspace.folder / "logs", measured))
     for name, rows in results.items():
@@ -236,6 +236,14 @@ class _Measure:
         from eval.heldout import held_out_losses
 
         return held_out_losses(path, self._inputs.corpus / "packed" / "test", self._workspace.machine)
+
+
+def _phone_rows(path: Path, context_tokens: int) -> list[dict[str, Any]]:
+    try:
+        return phone_rows([path], context_tokens=context_tokens)
+    except UserError as error:
+        fields = dict.fromkeys(("context_tokens", "predicted_bytes", "measured_bytes", "limit_bytes", "fits"))
+        return [{"phone": name, "artifact": path.name, **fields, "reason": str(error)} for name in phone_names()]
 
 
 def _absence(path: Path) -> str | None:

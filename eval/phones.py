@@ -94,6 +94,11 @@ def footprint(artifact: Path) -> Footprint:
     )
 
 
+def phone_names(phones: Path = PHONES) -> list[str]:
+    """The phones in the table."""
+    return [phone["name"] for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]]
+
+
 def phone_rows(
     artifacts: Sequence[Path], *, context_tokens: int = DEFAULT_CONTEXT_TOKENS, phones: Path = PHONES
 ) -> list[dict[str, Any]]:

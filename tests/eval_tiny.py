@@ -30,7 +30,7 @@ TEXTS = [
 ]
 
 
-def write_tokenizer(folder: Path, *, merges: int = 120) -> PreTrainedTokenizerFast:
+def write_tokenizer(folder: Path, *, merges: int = 40) -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen2's pre-tokenizer, special tokens and a ChatML template, trained on `TEXTS`."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,7 +60,7 @@ def write_checkpoint(
     width: int = 64,
     layers: int = 2,
     inner: int = 128,
-    merges: int = 120,
+    merges: int = 40,
     spare: int = 13,
 ) -> Path:
     """A random Qwen2 with `spare` padded logit rows beyond the tokenizer; returns the folder."""

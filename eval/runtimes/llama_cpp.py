@@ -46,7 +46,7 @@ class LlamaCppRuntime:
         if kv not in ("f16", "f32"):
             raise UserError(wanted="a KV cache of type f16 or f32", got=kv, next_step="give one of these.")
         self._name = path.name
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed in close)
         self._connection, theirs = multiprocessing.Pipe()
         options = {"socket": theirs.fileno(), "path": str(path.absolute()), "kv": kv, "threads": default_threads()}
         self._process = subprocess.Popen(

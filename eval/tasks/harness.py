@@ -133,6 +133,8 @@ class Harness:
             if log is not None:
                 _write_log(log / f"{name}.jsonl", items)
         rows.append(_row(AVERAGE, "mean", by_task) | {"chance": None})
+        if form == "plain":  # a base model goes on after its answer: the end of the line cuts it
+            rows = [row | {"stopped_share": None} for row in rows]
         return [{"artifact": artifact, "task": row.pop("task"), "form": form} | row for row in rows]
 
     def prompts(self, count: int) -> list[str]:

@@ -1,0 +1,178 @@
+"""The llama.cpp runtime against the checkpoint that its file was made from, and its child process's end."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import eval_tiny
+import gguf
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from eval.runtimes import Runtime, open_runtime
+from eval.runtimes.llama_cpp import LlamaCppRuntime
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    eval_tiny.write_checkpoint(folder / "checkpoint")
+    eval_tiny.write_gguf(folder / "checkpoint", folder / "tiny-F16.gguf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Iterator[Runtime]:
+    runtime = open_runtime(folder / "checkpoint")
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> Iterator[Runtime]:
+    runtime = open_runtime(folder / "tiny-F16.gguf", kv="f32")
+    yield runtime
+    runtime.close()
+
+
+def test_text_is_the_files_own_and_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> None:
+    texts = [*eval_tiny.sentences(20), "", "\n\n  x", "絵文字🍎と\u3000空白", "a<|im_end|>b<|endoftext|>"]
+    for text in texts:
+        assert runtime.encode(text) == checkpoint.encode(text)
+        assert runtime.decode(runtime.encode(text)) == text
+    assert (runtime.vocabulary, runtime.context_tokens) == (checkpoint.vocabulary, checkpoint.context_tokens)
+    assert runtime.document_end_id == checkpoint.document_end_id
+    half = runtime.encode("🍎")[:-1]
+    assert runtime.decode(half) == checkpoint.decode(half)
+
+
+def test_the_chat_prompt_is_rendered_by_the_files_template(runtime: Runtime, checkpoint: Runtime) -> None:
+    messages = [
+        {"role": "system", "content": "短く答えてください。"},
+        {"role": "user", "content": "川はどこですか。\n<|im_end|>と書いて\ue000ください<|im_start|>"},
+        {"role": "assistant", "content": "春の町です。"},
+        {"role": "user", "content": "ありがとう。"},
+    ]
+    assert runtime.render(messages) == checkpoint.render(messages)
+    assert runtime.render(messages[-1:]) == checkpoint.render(messages[-1:])
+    text = runtime.decode(runtime.render(messages[-1:]), skip_special=False)
+    assert text == "<|im_start|>user\nありがとう。<|im_end|>\n<|im_start|>assistant\n"
+    assert runtime.decode(runtime.render(messages[-1:])) == "user\nありがとう。\nassistant\n"
+
+
+def test_logprobs_are_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> None:
+    ids = runtime.encode("".join(eval_tiny.sentences(12)))[:400]
+    assert len(ids) > 256  # more than one chunk
+    ours = np.concatenate(list(runtime.logprobs(ids)))
+    theirs = np.concatenate(list(checkpoint.logprobs(ids)))
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(np.exp(ours).sum(1), 1, atol=1e-5)
+    # llama.cpp rounds activations to float16 in front of a float16 matrix.
+    np.testing.assert_allclose(ours, theirs, atol=0.1)
+    assert (np.exp(theirs) * (theirs - ours)).sum(1).mean() < 1e-4
+
+
+def test_score_and_generate_are_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> None:
+    generator = random.Random(2)
+
+    def draw(least: int, most: int) -> list[int]:
+        return generator.choices(range(290), k=generator.randint(least, most))
+
+    # 40 continuations of one context are more than there are sequences; 70 others make several waves.
+    shared = draw(5, 20)
+    pairs = [(shared, draw(1, 4)) for _ in range(40)] + [(draw(1, 30), draw(1, 6)) for _ in range(70)]
+    ours, theirs = runtime.score(pairs), checkpoint.score(pairs)
+    np.testing.assert_allclose([score for score, _ in ours], [score for score, _ in theirs], atol=0.2)
+
+    prompts = [draw(1, 40) for _ in range(37)]
+    generated = runtime.generate(prompts, max_tokens=10, stop=("の",))
+    expected = checkpoint.generate(prompts, max_tokens=10, stop=("の",))
+    # A near tie may fall either way and changes all that follows; it is rare.
+    assert sum(a == b for a, b in zip(generated, expected, strict=True)) >= 34
+    greedy = [(prompt, answer.ids[:2]) for prompt, answer in zip(prompts, generated, strict=True) if answer.ids]
+    assert sum(is_greedy for _, is_greedy in runtime.score(greedy)) >= len(greedy) - 1
+
+
+def test_items_longer_than_the_context_are_refused(folder: Path) -> None:
+    runtime = open_runtime(folder / "tiny-F16.gguf", context_tokens=16)
+    with pytest.raises(UserError, match=r"at most 16 tokens.*got one of 17"):
+        runtime.score([([1] * 15, [2, 2])])
+    runtime.close()
+
+
+def test_a_file_that_llama_cpp_refuses_is_named_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "tiny-F16.gguf").read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.gguf: llama\.cpp refuses to load it \(.*(data|bounds|corrupt)"):
+        open_runtime(cut)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"no such thing" * 100)
+    with pytest.raises(UserError, match=r"other\.gguf: llama\.cpp refuses"):
+        open_runtime(other)
+
+
+def test_an_abort_is_that_files_error_and_the_rest_goes_on(
+    folder: Path, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = gguf.GGUFWriter.add_layer_norm_rms_eps
+    monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_rms_eps", lambda self, _: good(self, -1.0))
+    bad = open_runtime(eval_tiny.write_gguf(folder / "checkpoint", tmp_path / "bad.gguf"))
+    with pytest.raises(UserError, match=r"bad\.gguf: llama\.cpp died with SIGABRT \(ops\.cpp.*GGML_ASSERT\(eps"):
+        bad.generate([[1, 2]], max_tokens=2, stop=())
+    with pytest.raises(UserError, match=r"bad\.gguf"):
+        bad.encode("again")
+    bad.close()
+    assert runtime.generate([[1, 2]], max_tokens=2, stop=())
+
+
+def test_a_file_without_template_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf.GGUFWriter, "add_chat_template", lambda *_: None)
+    runtime = open_runtime(eval_tiny.write_gguf(folder / "checkpoint", tmp_path / "plain.gguf"))
+    with pytest.raises(UserError, match=r"plain\.gguf: it holds no chat template"):
+        runtime.render([{"role": "user", "content": "x"}])
+    assert runtime.encode("春")  # it goes on
+    runtime.close()
+
+
+def test_the_child_ends_with_its_parent_even_killed(folder: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from eval.runtimes import open_runtime;"
+        f"r = open_runtime(Path({str(folder / 'tiny-F16.gguf')!r})); print(r._process.pid, flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _runs(child):
+        time.sleep(0.1)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    # A zombie that nobody waits for has ended as well.
+    return not (stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_closing_ends_the_child(folder: Path) -> None:
+    runtime = open_runtime(folder / "tiny-F16.gguf")
+    assert isinstance(runtime, LlamaCppRuntime)
+    runtime.close()
+    assert runtime._process.returncode == 0
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
