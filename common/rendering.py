@@ -8,12 +8,14 @@ marked) and comparing texts; what does not compare equal is refused, never guess
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
@@ -34,7 +36,7 @@ class Conversation:
 
     def __init__(
         self,
-        hf: PreTrainedTokenizerFast,
+        hf: "PreTrainedTokenizerFast",
         messages: Sequence[Message],
         tools: Sequence[Tool] | None,
         control_pattern: re.Pattern[str],

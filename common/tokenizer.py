@@ -15,12 +15,15 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Encoding
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common.errors import UserError
 from common.rendering import Conversation, Message, Tool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # The files that together are a tokenizer; a model folder may hold any subset that contains tokenizer.json.
 TOKENIZER_FILES = (
@@ -46,7 +49,7 @@ class Tokenizer:
         sha256: identity of vocabulary, merges, normaliser, pre-tokenizer, added tokens and chat template.
     """
 
-    def __init__(self, folder: Path, hf: PreTrainedTokenizerFast) -> None:
+    def __init__(self, folder: Path, hf: "PreTrainedTokenizerFast") -> None:
         self.folder = folder
         self._hf = hf
         self._backend = hf.backend_tokenizer
@@ -71,6 +74,8 @@ class Tokenizer:
                 got=f"no such file in {folder}",
                 next_step="Give the folder that `python -m distill tokenizer` or a model export wrote.",
             )
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
         try:
             hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exception on a malformed file

@@ -10,15 +10,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
@@ -111,6 +112,8 @@ class Checkpoint:
         if parameters["rope_type"] == "default":
             frequencies, factor = theta ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim), 1.0
         else:
+            from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
             frequencies, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](self.config, torch.device("cpu"))
         return Rope(
             type=parameters["rope_type"],
@@ -151,13 +154,15 @@ class Checkpoint:
             )
 
 
-def _read_config(folder: Path) -> PreTrainedConfig:
+def _read_config(folder: Path) -> "PreTrainedConfig":
     if not (folder / "config.json").is_file():
         raise UserError(
             wanted="a Hugging Face model folder",
             got=f"no config.json in {folder}",
             next_step="Give the folder that holds config.json, the safetensors and the tokenizer.",
         )
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -27,7 +27,7 @@ DATA = ("world", "tokenizer", "corpus", "conversations")
 """The artifacts that hold data; only they are built."""
 
 GREEN, YELLOW, GREY, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[90m", "\x1b[1m", "\x1b[0m"
-_LONGEST_CHARACTER = 4
+_LONGEST_CHARACTER = 8  # tokens: a merge may hold the end of one character and the beginning of the next
 """Bytes, and so at most tokens, of one character in UTF-8."""
 
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import datasets.config
+import eval_tiny
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from common.errors import UserError
+from eval.__main__ import main
 from eval.runtimes import Generation, LogProbs, Message, Pair
 from eval.tasks import scores
 from eval.tasks.harness import Harness
@@ -81,14 +86,22 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def harness(data: Path) -> Iterator[Harness]:
+    asked: list[Any] = []
+
+    def refuse(*address: Any, **_: Any) -> None:
+        asked.append(address)
+        raise OSError("no network")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "socket", no_network)
+        # As where nobody has told the libraries to stay offline; they swallow what a refusal raises.
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(socket.socket, "connect", refuse)
         with Harness(data) as harness:
             yield harness
-
-
-def no_network(*_: Any, **__: Any) -> None:
-    raise AssertionError("the harness asked for the network")
+        assert not asked
+        assert datasets.config.HF_HUB_OFFLINE is False
 
 
 def number_in(prompt: str) -> int:
@@ -139,7 +152,7 @@ def test_scores_groups_chance_and_failures(harness: Harness) -> None:
     for row in rows.values():
         assert row["interval"][0] <= row["value"] <= row["interval"][1]
         assert row["interval"][1] - row["interval"][0] > 0.1  # also where all or none are right
-    assert rows["multiple_choice"]["stopped_share"] is None
+    assert {row["stopped_share"] for row in rows.values()} == {None}
 
 
 def test_the_plain_form_sends_the_tasks_text_and_stops_at_a_line(harness: Harness) -> None:
@@ -157,6 +170,7 @@ def test_the_chat_form_renders_the_text_as_the_users_message(harness: Harness, t
     assert rows["multiple_choice"]["value"] == 0.5
     # 4 of 8 translations never stop; of the others all do.
     assert rows["translation"]["stopped_share"] == 0.5 and rows["reading"]["stopped_share"] == 1.0
+    assert rows["multiple_choice"]["stopped_share"] is None
     logged = [json.loads(line) for line in (tmp_path / "reading.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(logged) == 8
     assert logged[2]["id"] == "reading-2" and logged[2]["score"] == 1.0 and logged[2]["stopped"] is True
@@ -242,6 +256,31 @@ def test_rolling_likelihood_counts_every_token_once() -> None:
     assert bytes(runtime.scored) == b"abcdefghijkl"
 
 
+def test_the_command_scores_a_file_in_chat_form_and_a_folder_in_plain_form(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = eval_tiny.write_checkpoint(tmp_path / "checkpoint")
+    file = eval_tiny.write_gguf(checkpoint, tmp_path / "tiny-F16.gguf")
+    out, log = tmp_path / "tasks.json", tmp_path / "log"
+    choice = ["--data", str(data), "--tasks", "multiple_choice,short_answer", "--limit", "4", "--out", str(out)]
+    main(["tasks", str(file), *choice, "--log", str(log)])
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["task"] for row in rows] == [
+        *("multiple_choice", "short_answer", "short_answer/phrasing", "short_answer/entity", "average")
+    ]
+    assert {(row["artifact"], row["form"]) for row in rows} == {("tiny-F16.gguf", "chat")}
+    assert scores.read_log(log)["short_answer"][0]["prompt"].startswith("<|im_start|>user\n質問：問0")
+    assert "chance 0.200" in capsys.readouterr().out
+    main(["tasks", str(checkpoint), *choice])
+    assert {row["form"] for row in json.loads(out.read_text(encoding="utf-8"))} == {"plain"}
+    in_plain_form = json.loads(out.read_text(encoding="utf-8"))
+    main(["tasks", str(file), *choice, "--form", "plain"])
+    in_file = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["value"] for row in in_file] == [row["value"] for row in in_plain_form]
+    with pytest.raises(UserError, match="--limit of at least 1"):
+        main(["tasks", str(file), *choice, "--limit", "0"])
+
+
 @pytest.mark.parametrize(("right", "n"), [(0, 30), (1, 30), (17, 30), (300, 300), (250, 300)])
 def test_wilson_is_scipys(right: int, n: int) -> None:
     expected = binomtest(right, n).proportion_ci(method="wilson")
@@ -251,6 +290,13 @@ def test_wilson_is_scipys(right: int, n: int) -> None:
 def test_one_cell_has_wilsons_interval_and_several_are_covered_as_often_as_promised() -> None:
     mean, interval = scores.mean_with_interval({("reading", None): [1.0] * 20 + [0.0] * 10})
     assert mean == pytest.approx(2 / 3) and interval == pytest.approx(scores.wilson(20, 30))
+
+    # Two equal cells: their mean is known better by the square root of two, on both sides.
+    mean, interval = scores.mean_with_interval(
+        {("a", None): [1.0] * 20 + [0.0] * 10, ("b", None): [1.0] * 20 + [0.0] * 10}
+    )
+    low, high = scores.wilson(20, 30)
+    assert interval == pytest.approx((mean - (2 / 3 - low) / math.sqrt(2), mean + (high - 2 / 3) / math.sqrt(2)))
 
     generator = np.random.default_rng(0)
     truth: dict[scores.Cell, float] = {("a", "x"): 0.97, ("a", "y"): 0.6, ("b", None): 0.3}

@@ -78,6 +78,16 @@ def test_logprobs_are_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> 
     assert (np.exp(theirs) * (theirs - ours)).sum(1).mean() < 1e-4
 
 
+def test_the_cache_has_the_type_that_was_asked_for(folder: Path, runtime: Runtime) -> None:
+    half = open_runtime(folder / "tiny-F16.gguf")
+    ids = runtime.encode("".join(eval_tiny.sentences(4)))
+    exact, rounded = (np.concatenate(list(each.logprobs(ids))) for each in (runtime, half))
+    half.close()
+    assert 0 < np.abs(exact - rounded).max() < 0.1  # float16 keys and values move the figures, a little
+    with pytest.raises(UserError, match="f16 or f32; got q8_0"):
+        open_runtime(folder / "tiny-F16.gguf", kv="q8_0")
+
+
 def test_score_and_generate_are_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> None:
     generator = random.Random(2)
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import re
 import tempfile
 from collections import Counter
@@ -20,20 +19,17 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
-from common.errors import UserError
-from common.rows import data_files, read_rows
-from eval.runtimes import Runtime
-from eval.tasks import scores
-
-# Read when these libraries are imported, below.
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-
 import datasets
+import datasets.config
 import lm_eval.api.task
 import lm_eval.utils
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from common.errors import UserError
+from common.rows import data_files, read_rows
+from eval.runtimes import Runtime
+from eval.tasks import scores
 from eval.tasks.model import HarnessModel
 
 # lm-eval compiles a task's template anew for each item, which takes longer than a small model's answer.
@@ -75,7 +71,7 @@ class Harness:
             # JSON is YAML; `include` is lm-eval's own way to change one setting of a task.
             config = {"include": str(path.absolute()), "dataset_kwargs": kwargs}
             (folder / f"{name}.yaml").write_text(json.dumps(config), encoding="utf-8")
-        with _quiet():
+        with _by_itself():
             manager = TaskManager(include_path=str(folder), include_defaults=False)
             self._tasks_and_groups: Any = manager.load(manager.all_subtasks)
         self._loaded: dict[str, Any] = self._tasks_and_groups["tasks"]
@@ -113,7 +109,7 @@ class Harness:
         samples = None
         if limit is not None:
             samples = {name: _first(task.task_docs, limit) for name, task in self._loaded.items()}
-        with _quiet():
+        with _by_itself():
             results: Any = evaluate(
                 model,
                 self._tasks_and_groups,
@@ -258,18 +254,20 @@ def _write_log(path: Path, items: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """lm-eval and datasets without their bars and their advice; ours are drawn by the caller."""
+def _by_itself() -> Generator[None]:
+    """lm-eval and datasets without the network, which even a local file makes them ask, without bars and advice."""
     logger = logging.getLogger("lm_eval")
     level, bar = logger.level, lm_eval.api.task.tqdm
-    shown = datasets.are_progress_bars_disabled()
+    offline, no_bars = datasets.config.HF_HUB_OFFLINE, datasets.are_progress_bars_disabled()
+    datasets.config.HF_HUB_OFFLINE = True
     logger.setLevel(logging.ERROR)
     lm_eval.api.task.tqdm = lambda iterable, **_: iterable
     datasets.disable_progress_bars()
     try:
         yield
     finally:
+        datasets.config.HF_HUB_OFFLINE = offline
         logger.setLevel(level)
         lm_eval.api.task.tqdm = bar
-        if not shown:
+        if not no_bars:
             datasets.enable_progress_bars()
