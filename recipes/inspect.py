@@ -27,8 +27,8 @@ DATA = ("world", "tokenizer", "corpus", "conversations")
 """The artifacts that hold data; only they are built."""
 
 GREEN, YELLOW, GREY, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[90m", "\x1b[1m", "\x1b[0m"
-_LONGEST_CHARACTER = 8  # tokens: a merge may hold the end of one character and the beginning of the next
-"""Bytes, and so at most tokens, of one character in UTF-8."""
+_MOST_TOKENS = 8
+"""Tokens that are held back for the rest of a character; ids that are no text never become one."""
 
 
 class DataStore(Store):
@@ -102,16 +102,23 @@ def weighted_text(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[
 
 
 def _pieces(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """Text and weight of each token, or of the few tokens that only together are a character."""
+    """Text with the weight of the token in which it begins; a token may end one character and begin the next."""
     waiting: list[int] = []
+    shown, begun = 0, 0.0
     for token, weight in zip(ids, weights, strict=True):
+        begun = begun if waiting else weight
         waiting.append(token)
         text = tokenizer.decode(waiting, skip_special=False)
-        if not text.endswith("\ufffd") or len(waiting) == _LONGEST_CHARACTER:
-            yield text, round(weight, 2)
-            waiting = []
+        incomplete = text.endswith("\ufffd") and len(waiting) < _MOST_TOKENS
+        whole = text.rstrip("\ufffd") if incomplete else text
+        if len(whole) > shown:
+            yield whole[shown], round(begun, 2)
+            yield whole[shown + 1 :], round(weight, 2)
+            shown, begun = len(whole), weight
+        if not incomplete:
+            waiting, shown = [], 0
     if waiting:
-        yield tokenizer.decode(waiting, skip_special=False), round(weights[-1], 2)
+        yield tokenizer.decode(waiting, skip_special=False)[shown:], round(begun, 2)
 
 
 def _colour(weight: float) -> str:
