@@ -25,6 +25,8 @@ MAX_SEQUENCES = 32
 CACHE_TOKENS = 16_384
 # Logits read at once: 256 rows of the release's vocabulary are 155 MB.
 LOGIT_ROWS = 256
+# Below this, threads wait for one another longer than they compute, and on a busy machine 20 times as long.
+SMALL_MODEL_BYTES = 64 * 2**20
 _FLASH_ATTENTION_OFF = 0
 
 
@@ -34,7 +36,7 @@ class Engine(FileText):
     Args:
         path: the GGUF file.
         kv: type of the KV cache, "f16" or "f32".
-        threads: threads to compute with.
+        threads: threads to compute with; a small model takes one.
 
     Raises:
         RuntimeError: llama.cpp refuses the file.
@@ -49,7 +51,8 @@ class Engine(FileText):
         if model is None:
             raise RuntimeError("llama.cpp refuses to load it")
         super().__init__(model)
-        self._kv, self._threads = KV_TYPES[kv], threads
+        small = llama_cpp.llama_model_size(model) < SMALL_MODEL_BYTES
+        self._kv, self._threads = KV_TYPES[kv], 1 if small else threads
         self._context: Any = None
         self._shape = (0, 0)
         self._batch = _Batch(BATCH_TOKENS)
