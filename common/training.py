@@ -48,6 +48,20 @@ def require_fit(model: "PreTrainedModel", tokenizer: Tokenizer, sequence_tokens:
         )
 
 
+def require_valid_tokens(rows: PackedRows, folder: Path) -> None:
+    """Refuse a split in which no token counts: a validation loss on it would be 0 whatever the weights are.
+
+    Raises:
+        UserError: no row, or loss weights of 0 throughout.
+    """
+    if not any(rows.batch([row]).num_valid_tokens for row in range(rows.num_rows)):
+        raise UserError(
+            wanted="a split with at least one supervised token",
+            got=f"none in {folder}",
+            next_step="raise this split's share, or give more documents",
+        )
+
+
 def require_finite(loss: float, gradient_norm: float, *, step: int) -> None:
     """Stop before a broken update reaches a checkpoint.
 
@@ -102,8 +116,10 @@ def row_losses(
 
 
 def mean_loss(pairs: Sequence[tuple[float, float]]) -> float:
-    """Mean over all weights of the pairs that `row_losses` returns."""
-    return sum(a for a, _ in pairs) / max(1e-9, sum(b for _, b in pairs))
+    """Mean over all weights of the pairs that `row_losses` returns; they hold at least one valid token."""
+    weight = sum(b for _, b in pairs)
+    assert weight > 0, "a split without valid tokens has no loss: require_valid_tokens refuses it before training"
+    return sum(a for a, _ in pairs) / weight
 
 
 class Keeper:

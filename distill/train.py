@@ -26,6 +26,7 @@ from common.training import (
     real_tokens,
     require_finite,
     require_fit,
+    require_valid_tokens,
     row_losses,
     weight_of,
 )
@@ -192,11 +193,14 @@ def _open(
     rows = PackedRows(corpus / "packed" / "train", limit_tokens=config.corpus_tokens)
     rows.require(tokenizer)
     require_fit(model, tokenizer, rows.sequence_tokens)
+    validation = PackedRows(corpus / "packed" / "validation")
+    for opened, split in ((rows, "train"), (validation, "validation")):
+        require_valid_tokens(opened, corpus / "packed" / split)
     return _Run(
         model=model,
         tokenizer=tokenizer,
         rows=rows,
-        validation=PackedRows(corpus / "packed" / "validation"),
+        validation=validation,
         teacher=_teacher(config, workspace, tokenizer, teacher),
     )
 
@@ -245,8 +249,10 @@ def distill(
         log.write({"step": done, **means, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
         if done % config.validate_every == 0 or done == config.steps:
             losses = row_losses(run.model, run.validation, workspace.machine, vocabulary=run.tokenizer.size)
-            keeper.offer(done, mean_loss(losses))
-            log.write({"step": done, "validation_loss": mean_loss(losses)})
+            held_out = mean_loss(losses)
+            require_finite(held_out, 0.0, step=done)
+            keeper.offer(done, held_out)
+            log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:
             values["taid"] = asdict(taid)
             keeper.save(done, values)

@@ -1,6 +1,6 @@
 """The verbs `init` and `train` of `python -m distill`: arguments to configs.
 
-Defaults are the configs' own. `train` derives what depends on the run's length (TAID's alpha) unless it is given.
+Defaults are the configs' own; TAID's alpha does not follow the run's length, and one that is too small for it is said.
 """
 
 import argparse
@@ -57,7 +57,12 @@ def _add_train(subparsers: Subparsers) -> None:
     add("--corpus", type=Path, required=True, metavar="DIR", help="a folder of `python -m distill corpus`")
     add("--teacher", type=Path, metavar="DIR", help="model folder of the frozen teacher")
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    add("--method", choices=sorted(METHODS), default=argparse.SUPPRESS, help="objective (default: taid with a teacher)")
+    add(
+        "--method",
+        choices=sorted(METHODS),
+        default=argparse.SUPPRESS,
+        help="objective (default: taid with a teacher, else cross_entropy)",
+    )
     add("--corpus-tokens", type=int, metavar="N", help="read only the first N tokens of train, in epochs")
     add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
     add("--rows-per-step", type=int, default=run.rows_per_step, metavar="N", help="packed rows of one step")

@@ -28,6 +28,7 @@ from common.training import (
     real_tokens,
     require_finite,
     require_fit,
+    require_valid_tokens,
     row_losses,
     weight_of,
 )
@@ -108,6 +109,8 @@ def _open_rows(
         if opened is not None:
             opened.require(tokenizer)
             require_fit(model, tokenizer, opened.sequence_tokens)
+    for opened, split in ((rows.conversations, "train"), (rows.validation, "validation")):
+        require_valid_tokens(opened, conversations / "packed" / split)
     return rows
 
 
@@ -198,6 +201,7 @@ def instruct(
         log.write({"step": done, **means, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
         if done % config.validate_every == 0 or done == config.steps:
             held_out = mean_loss(row_losses(model, rows.validation, workspace.machine, vocabulary=tokenizer.size))
+            require_finite(held_out, 0.0, step=done)
             keeper.offer(done, held_out)
             log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:

@@ -1,7 +1,9 @@
 """The distillation loop: resume, packing, the teacher, what it refuses."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from common.checkpoint import hidden_states, load_model
 from common.errors import UserError
 from common.optim import OptimConfig
-from common.packing import PackedRows, rows_of_step
+from common.packing import PackedRows, rows_of_step, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
 from common.training import mean_loss, row_losses
@@ -199,6 +201,27 @@ def test_contradictions_are_refused_with_one_line(tiny: dict[str, Path], tmp_pat
 def test_a_loss_that_is_not_finite_stops_before_the_update(tiny: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finite"):
         _run(replace(CONFIG, optim=OptimConfig(learning_rate=1e30, gradient_clip=0.0)), tmp_path / "out", tiny)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_validation_split_without_tokens_is_refused_before_training(tiny: dict[str, Path], tmp_path: Path) -> None:
+    corpus = corpus_folder(tmp_path / "corpus", tiny["tokenizer"])
+    tokenizer = Tokenizer.load(tiny["tokenizer"])
+    workspace = Workspace(folder=tmp_path, machine=MACHINE)
+    ids = [*tokenizer.encode("米です。"), tokenizer.document_end_id]
+    for documents in ([], [(ids, [0] * len(ids))]):
+        shutil.rmtree(corpus / "packed" / "validation")
+        write_packed(corpus / "packed" / "validation", documents, sequence_tokens=48, tokenizer=tokenizer)
+        with pytest.raises(UserError, match="at least one supervised token"):
+            distill(replace(CONFIG, method="cross_entropy"), workspace, corpus, tiny["student"], None)
+
+
+def test_a_validation_loss_that_is_not_finite_is_one_line(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill.train.mean_loss", lambda losses: math.nan)
+    with pytest.raises(UserError, match="finite loss"):
+        _run(CONFIG, tmp_path / "out", tiny)
     assert not (tmp_path / "out").exists()
 
 
