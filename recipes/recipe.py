@@ -9,10 +9,12 @@ Python: a function that returns a `Recipe`. To vary one, `dataclasses.replace` i
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import UserError
 from common.store import Artifact, Store
 from distill.corpus import CorpusConfig, corpus
+from distill.objectives import method
 from distill.tokenizer import TokenizerConfig, train_tokenizer
 from distill.train import DistillConfig, distill
 from eval.evaluation import EvaluationConfig, evaluation
@@ -69,28 +71,40 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(
-                wanted="a recipe name of letters, digits, - and _", got=repr(self.name), next_step="rename the recipe"
+            raise _contradiction("a recipe name of letters, digits, - and _", repr(self.name), "rename the recipe")
+        if self.report.recipe not in (None, self.name):
+            raise _contradiction(
+                f"a report of recipe {self.name}", f"report.recipe {self.report.recipe!r}", "give both one name"
             )
+        for name, stage, with_teacher in (
+            ("teacher", self.teacher, False),
+            ("student_before", self.student_before, False),
+            ("base", self.base, True),
+        ):
+            if method(stage.method).needs_teacher != with_teacher:
+                wanted = "a method with a teacher" if with_teacher else "a method without a teacher"
+                raise _contradiction(f"{name} with {wanted}", stage.method, f"change {name}.method")
+        if self.base.init is not None:
+            raise _contradiction("base without init, since it starts from student_before", "one", "set it to None")
         sequence = max(self.corpus.sequence_tokens, self.conversations.sequence_tokens)
         for name, stage in (("teacher", self.teacher), ("student_before", self.student_before)):
             if stage.init is None:
-                raise UserError(
-                    wanted=f"{name}.init, the geometry of the untrained model", got="None", next_step="set it"
-                )
-            fields = stage.init.fields()
-            if int(fields["max_position_embeddings"]) < sequence:
-                raise UserError(
-                    wanted=f"{name} with at least {sequence} positions, the longest rows",
-                    got=f"max_position_embeddings {fields['max_position_embeddings']}",
-                    next_step="shorten sequence_tokens or raise the positions",
-                )
-            if int(fields["vocab_size"]) < self.tokenizer.vocabulary:
-                raise UserError(
-                    wanted=f"{name} with at least {self.tokenizer.vocabulary} logits, the tokenizer's vocabulary",
-                    got=f"vocab_size {fields['vocab_size']}",
-                    next_step="raise vocab_size or lower tokenizer.vocabulary",
-                )
+                raise _contradiction(f"{name}.init, the geometry of the untrained model", "None", "set it")
+            _require(name, stage.init.fields(), "max_position_embeddings", sequence, "the longest rows")
+            _require(name, stage.init.fields(), "vocab_size", self.tokenizer.vocabulary, "the tokenizer's vocabulary")
+        assert self.student_before.init is not None
+        fields = self.student_before.init.fields()
+        _require("student_before", fields, "max_position_embeddings", self.coreml.context_tokens, "the Core ML context")
+
+
+def _contradiction(wanted: str, got: str, next_step: str) -> UserError:
+    return UserError(wanted=wanted, got=got, next_step=next_step)
+
+
+def _require(name: str, fields: dict[str, Any], key: str, least: int, why: str) -> None:
+    """Refuse a model config whose field is missing or too small."""
+    if not isinstance(fields.get(key), int) or fields[key] < least:
+        raise _contradiction(f"{name} with {key} of at least {least}, {why}", str(fields.get(key)), f"raise {key}")
 
 
 class _Until(Exception):

@@ -32,5 +32,6 @@ def recipe() -> Recipe:
         base=replace(full.base, **short, corpus_tokens=4000),
         chat=replace(full.chat, **short, replay_rows_per_step=1, replay_tokens=4000),
         coreml=replace(full.coreml, context_tokens=128),
+        report=replace(full.report, recipe="tiny"),
         evaluation=replace(full.evaluation, items_per_shape=4, items_per_shape_other=2, fidelity_tokens=300),
     )

@@ -17,6 +17,7 @@ from recipe_tiny import recipe
 
 from common.errors import UserError
 from common.store import Store
+from distill.initial import InitConfig
 from recipes.recipe import ARTIFACTS, build
 
 ROOT = Path(__file__).parents[1]
@@ -172,13 +173,26 @@ def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_files(whole: 
 
 def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     tiny = recipe()
-    with pytest.raises(UserError, match="positions"):
+    with pytest.raises(UserError, match=r"max_position_embeddings.*longest rows"):
         replace(tiny, corpus=replace(tiny.corpus, sequence_tokens=1024))
-    with pytest.raises(UserError, match="logits"):
+    with pytest.raises(UserError, match="vocab_size"):
         replace(tiny, tokenizer=replace(tiny.tokenizer, vocabulary=600))
     with pytest.raises(UserError, match="geometry"):
         replace(tiny, teacher=replace(tiny.teacher, init=None))
     with pytest.raises(UserError, match="name"):
         replace(tiny, name="../tiny")
+    with pytest.raises(UserError, match="report of recipe other"):
+        replace(tiny, name="other")
+    with pytest.raises(UserError, match="base with a method with a teacher"):
+        replace(tiny, base=replace(tiny.base, method="cross_entropy"))
+    with pytest.raises(UserError, match="teacher with a method without"):
+        replace(tiny, teacher=replace(tiny.teacher, method="taid"))
+    with pytest.raises(UserError, match="base without init"):
+        replace(tiny, base=replace(tiny.base, init=tiny.teacher.init))
+    with pytest.raises(UserError, match="Core ML context"):
+        replace(tiny, coreml=replace(tiny.coreml, context_tokens=4096))
+    bare = InitConfig(config_json='{"model_type": "qwen2"}')
+    with pytest.raises(UserError, match="max_position_embeddings"):
+        replace(tiny, teacher=replace(tiny.teacher, init=bare))
     with pytest.raises(UserError, match="an artifact out of"):
         build(tiny, Store(tmp_path), until="everything")
