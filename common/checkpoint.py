@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from common.device import Machine
+from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError
 from common.packing import Batch
 from common.tokenizer import Tokenizer
@@ -45,10 +45,15 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
 
     disable_progress_bar()  # a bar for reading a few shards would stand between the stages' own lines
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except _refusals(OSError, RuntimeError) as error:
         raise UserError(
             wanted="readable model weights",
             got=f"{folder}: {str(error).splitlines()[0]}",
@@ -60,7 +65,23 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
         raise UserError(
             wanted="whole safetensors files", got=f"{folder}: {error}", next_step="copy or build the model again"
         ) from error
-    return model.to(machine.torch_device).eval()  # pyright: ignore[reportArgumentType]
+    model, report = loaded
+    # transformers fills what it does not find with random numbers and only says so in its log.
+    absent = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
+    if absent:
+        raise UserError(
+            wanted=f"all weights of the model in {folder}",
+            got=f"{len(absent)} missing or of another shape, {absent[0]} the first",
+            next_step="copy the whole folder, config.json and every safetensors file",
+        )
+    return model.to(machine.torch_device).eval()
+
+
+def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What transformers raises for a config that it cannot use."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError, *more)
 
 
 def new_model(config_json: dict[str, Any]) -> "PreTrainedModel":
@@ -70,13 +91,15 @@ def new_model(config_json: dict[str, Any]) -> "PreTrainedModel":
     fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
     try:
         config = AutoConfig.for_model(config_json["model_type"], **fields)
-    except (KeyError, ValueError) as error:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        head_weight(model)
+    except _refusals(AssertionError, RuntimeError) as error:
         raise UserError(
             wanted="a config with a model_type that transformers knows",
-            got=str(error).splitlines()[0],
+            got=(str(error) or type(error).__name__).splitlines()[0],
             next_step="start from the config.json of a Qwen2, Qwen3 or Llama model",
         ) from error
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    return model
 
 
 def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
@@ -124,7 +147,7 @@ class TrainingState:
 
 def _checksums(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): sha256_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "state.json"
     }
@@ -142,6 +165,7 @@ def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingStat
         warnings.simplefilter("ignore")
         save_tensors(tensors, checkpoint_id=partial / "tensors", no_dist=True)
     record = {"step": state.step, "values": state.values, "checksums": _checksums(partial)}
+    flush_to_disk(partial, without="state.json")
     with open(partial / "state.json", "w", encoding="utf-8") as file:
         json.dump(record, file)
         file.flush()

@@ -1,0 +1,73 @@
+"""Model folders and training state that are not what they should be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_tiny import MACHINE, model_folder, tokenizer_folder
+
+from common.checkpoint import TrainingState, load_model, new_model, resume_training, save_training
+from common.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return model_folder(folder / "model", tokenizer_folder(folder))
+
+
+@pytest.fixture
+def model(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def test_a_tied_model_loads_without_a_stored_head(model: Path) -> None:
+    assert "lm_head.weight" not in load_file(model / "model.safetensors")
+    load_model(model, MACHINE)
+
+
+def test_missing_weights_are_never_made_up(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 missing .*layers\.1\.mlp\.up_proj"):
+        load_model(model, MACHINE)
+
+
+def test_weights_of_another_shape_are_refused(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(5)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="wanted"):
+        load_model(model, MACHINE)
+
+
+def test_a_truncated_file_is_one_line(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="wanted"):
+        load_model(model, MACHINE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_type": "magic"}, {"hidden_size": "wide"}, {"hidden_act": "magic"}, {"num_key_value_heads": -1}],
+)
+def test_a_config_that_makes_no_model_is_one_line(whole: Path, change: dict[str, object]) -> None:
+    config = json.loads((whole / "config.json").read_text()) | change
+    with pytest.raises(UserError, match="model_type that transformers knows"):
+        new_model(config)
+
+
+def test_a_damaged_state_is_passed_over(tmp_path: Path) -> None:
+    tensors = {"weight": torch.arange(4.0)}
+    save_training(tmp_path, tensors, TrainingState(step=3, values={"tokens": 7}))
+    found = {"weight": torch.zeros(4)}
+    state = resume_training(tmp_path, found)
+    assert state == TrainingState(step=3, values={"tokens": 7}) and torch.equal(found["weight"], tensors["weight"])
+    (data,) = (tmp_path / "step_000003" / "tensors").glob("*.distcp")
+    data.write_bytes(data.read_bytes()[:-1] + b"x")
+    assert resume_training(tmp_path, found) is None
