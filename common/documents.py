@@ -11,7 +11,7 @@ import gzip
 import io
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ def read_documents(folder: Path, split: str) -> Iterator[Row]:
     """The kept rows of a split, in order."""
     for line in _lines(folder, split):
         yield json.loads(line)
+
+
+def kept_line(card: Mapping[str, Any]) -> str:
+    """Rows kept and removed, rule by rule, in one line: from `rows_in`, `removed` and `rows_out` of a data card."""
+    removed = ", ".join(f"{number:,} {rule}" for rule, number in card["removed"].items() if number)
+    return f"kept {card['rows_out']:,} of {card['rows_in']:,} rows; removed: {removed or 'none'}"
 
 
 def cut_documents(

@@ -65,6 +65,7 @@ def _add_corpus(subparsers: Subparsers) -> None:
 
 
 def _corpus(parsed: argparse.Namespace) -> None:
+    from common.documents import kept_line
     from common.splits import Shares
     from distill.corpus import CorpusConfig, corpus
 
@@ -75,7 +76,8 @@ def _corpus(parsed: argparse.Namespace) -> None:
         max_bad_share=parsed.max_bad_share,
         seed=parsed.seed,
     )
-    run_alone(corpus, config, parsed.out, *parsed.files, parsed.tokenizer)
+    made = run_alone(corpus, config, parsed.out, *parsed.files, parsed.tokenizer)
+    print(kept_line(made.manifest["facts"]))
 
 
 def _add_tokenizer(subparsers: Subparsers) -> None:

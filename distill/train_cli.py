@@ -1,6 +1,6 @@
 """The verbs `init` and `train` of `python -m distill`: arguments to configs.
 
-Defaults are the configs' own; TAID's alpha does not follow the run's length, and one that is too small for it is said.
+Defaults are the configs' own, but for TAID's alpha: left out, it follows the run's length.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from common.optim import OptimConfig
 from common.store import run_alone
 from distill.initial import InitConfig, init
 from distill.objectives import METHODS
-from distill.taid import TaidConfig
+from distill.taid import RELEASED_STEPS, TaidConfig, alpha_for
 from distill.train import DistillConfig, distill
 
 Subparsers = Any  # argparse's own class for this is private
@@ -81,7 +81,14 @@ def _add_train(subparsers: Subparsers) -> None:
     add("--t-start", type=float, default=taid.t_start, metavar="X", help="teacher's share in the target at step 0")
     add("--t-end", type=float, default=taid.t_end, metavar="X", help="teacher's share at the end of the ramp")
     add("--ramp-share", type=float, default=taid.ramp_share, metavar="X", help="share of the steps that the ramp takes")
-    add("--alpha", type=float, default=taid.alpha, metavar="X", help="largest adaptive rise of t in a step")
+    add(
+        "--alpha",
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help=f"largest adaptive rise of t in a step (default: {taid.alpha:g} as released, "
+        f"and in a ramp of n < {RELEASED_STEPS:,} steps {taid.alpha * RELEASED_STEPS:g}/n)",
+    )
     add("--beta", type=float, default=taid.beta, metavar="X", help="decay of the momentum of t")
     add("--linear", action="store_true", help="t follows the ramp alone, without the adaptive term")
     add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
@@ -97,7 +104,7 @@ def _train(parsed: argparse.Namespace) -> None:
     config = DistillConfig(
         method=name,
         taid=TaidConfig(
-            alpha=parsed.alpha,
+            alpha=getattr(parsed, "alpha", alpha_for(steps=parsed.steps, ramp_share=parsed.ramp_share)),
             beta=parsed.beta,
             t_start=parsed.t_start,
             t_end=parsed.t_end,

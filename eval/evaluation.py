@@ -276,8 +276,10 @@ def _paired(logs: Path, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = names | scores.paired_difference(logs / CHAT, logs / "base")
         yield row | {"ratio": ratio["ratio"], "ratio_interval": ratio["interval"]}
     for name, against in HELD_OUT_PAIRS:
-        difference = scores.loss_difference(measured[f"held_out-{name}"], measured[f"held_out-{against}"])
-        yield {"quantity": "held-out loss", "artifact": name, "against": against} | difference
+        rows, other_rows = measured[f"held_out-{name}"], measured[f"held_out-{against}"]
+        if scores.has_tokens(rows):
+            difference = scores.loss_difference(rows, other_rows)
+            yield {"quantity": "held-out loss", "artifact": name, "against": against} | difference
 
 
 def _write(path: Path, content: Any) -> None:

@@ -8,6 +8,7 @@ how good a file is: that is `eval.fidelity`.
 
 import os
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,10 @@ def _check_same_tensors(path: Path, contents: GgufContents, reference: GgufConte
 def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
     loaded = load(path, PROBE)
     if loaded.vocabulary != rows or loaded.ids != expected_ids:
-        place = next(
-            (i for i, pair in enumerate(zip(loaded.ids, expected_ids, strict=False)) if len(set(pair)) > 1), -1
-        )
+        pairs = zip(loaded.ids, expected_ids, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         raise UserError(
             wanted=f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer",
-            got=f"{loaded.vocabulary} tokens, first difference at token {place} of {len(expected_ids)} in {path.name}",
+            got=f"{loaded.vocabulary} tokens, {same} of {len(expected_ids)} ids the same from the start in {path.name}",
             next_step="Use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's.",
         )

@@ -75,6 +75,7 @@ def _add_conversations(subparsers: Subparsers) -> None:
 
 
 def _conversations(parsed: argparse.Namespace) -> None:
+    from common.documents import kept_line
     from common.splits import Shares
     from instruct.conversations import ConversationsConfig, conversations
 
@@ -84,7 +85,8 @@ def _conversations(parsed: argparse.Namespace) -> None:
         max_bad_share=parsed.max_bad_share,
         seed=parsed.seed,
     )
-    run_alone(conversations, config, parsed.out, *parsed.files, parsed.tokenizer)
+    made = run_alone(conversations, config, parsed.out, *parsed.files, parsed.tokenizer)
+    print(kept_line(made.manifest["facts"]))
 
 
 if __name__ == "__main__":

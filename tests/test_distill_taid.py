@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from distill.taid import TaidConfig, TaidState, alpha_warning, initial_state, linear_floor, next_state, target_probs
+from distill.taid import (
+    TaidConfig,
+    TaidState,
+    alpha_for,
+    alpha_warning,
+    initial_state,
+    linear_floor,
+    next_state,
+    target_probs,
+)
 
 
 def test_the_first_steps_follow_the_released_update_rule() -> None:
@@ -57,6 +66,23 @@ def test_t_never_falls_nor_passes_its_end(losses: list[float], alpha: float) -> 
         assert state.t <= following.t <= 0.9
         state = following
     assert state.t == pytest.approx(0.9)
+
+
+def _half_way(steps: int, alpha: float) -> float:
+    config = TaidConfig(alpha=alpha)
+    state = initial_state(config)
+    for step in range(1, steps // 2 + 1):
+        state = next_state(state, 2.0, step=step, steps=steps, config=config)
+    return state.t
+
+
+@pytest.mark.parametrize("steps", [200, 1000, 5000])
+def test_alpha_for_a_shorter_run_shapes_t_alike(steps: int) -> None:
+    published = _half_way(12_000, 5e-4)
+    assert published == pytest.approx(0.87, abs=0.01)
+    assert _half_way(steps, alpha_for(steps=steps)) == pytest.approx(published, abs=0.005)
+    assert alpha_warning(TaidConfig(alpha=alpha_for(steps=steps)), steps=steps) is None
+    assert alpha_for(steps=100_000) == 5e-4
 
 
 def test_alpha_too_small_for_the_run_is_said() -> None:

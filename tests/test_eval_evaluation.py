@@ -64,9 +64,9 @@ def write_world(folder: Path) -> None:
     (folder / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
 
 
-def write_corpus(folder: Path, tokenizer: Tokenizer) -> None:
-    texts = eval_tiny.sentences(8)
-    (folder / "documents").mkdir()
+def write_corpus(folder: Path, tokenizer: Tokenizer, *, num_texts: int = 8) -> None:
+    texts = eval_tiny.sentences(num_texts)
+    (folder / "documents").mkdir(parents=True)
     with gzip.open(folder / "documents" / "test-00000.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
     documents = [[*tokenizer.encode(text), tokenizer.document_end_id] for text in texts]
@@ -194,3 +194,15 @@ def test_without_questions_or_files_the_rest_is_measured(inputs: dict[str, Path 
     assert read(tmp_path / "work", "fidelity") == [] and read(tmp_path / "work", "phones") == []
     assert {row["quantity"] for row in read(tmp_path / "work", "paired")} == {"held-out loss"}
     assert [row["artifact"] for row in read(tmp_path / "work", "samples")] == ["chat"]
+
+
+def test_an_empty_test_split_leaves_nulls_with_a_reason(inputs: dict[str, Path | None], tmp_path: Path) -> None:
+    assert inputs["chat"]
+    write_corpus(tmp_path / "corpus", Tokenizer.load(inputs["chat"]), num_texts=0)
+    facts = run(tmp_path / "work", inputs, corpus=tmp_path / "corpus")
+    assert facts["held_out_loss"] == dict.fromkeys(CHECKPOINTS)
+    reason = "the test split holds no token to predict"
+    assert [(row["loss"], row["reason"]) for row in read(tmp_path / "work", "held_out")] == 4 * [(None, reason)]
+    assert "held-out loss" not in {row["quantity"] for row in read(tmp_path / "work", "paired")}
+    assert all(row["kl"] is None and row["reason"] for row in read(tmp_path / "work", "fidelity"))
+    assert facts["task_average"]["base"] is not None

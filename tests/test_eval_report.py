@@ -298,6 +298,18 @@ def test_a_build_without_questions_or_package_says_so(build: dict[str, Path], tm
     assert {line.note for line in headlines(content)} >= {"not measured"}
 
 
+def test_a_held_out_loss_without_text_says_why(build: dict[str, Path], tmp_path: Path) -> None:
+    rows = [
+        {"artifact": name, "loss": None, "interval": None, "tokens": 0, "rows": 0, "reason": "no token"}
+        for name in CHECKPOINTS
+    ]
+    (build["evaluation"] / "held_out.json").write_text(json.dumps(rows))
+    content = write_report(build, tmp_path / "out")
+    assert {"what": "held-out loss", "of": list(CHECKPOINTS), "reason": "no token"} in content["not_measured"]
+    Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert next(line for line in headlines(content) if line.label.startswith("Held-out")).note == "not measured"
+
+
 def test_a_resumed_stage_does_not_claim_its_whole_time(build: dict[str, Path], tmp_path: Path) -> None:
     facts = json.loads((build["teacher"] / "manifest.json").read_text())["facts"]
     write_manifest(build["teacher"], facts, seconds=3.0, resumed=True)

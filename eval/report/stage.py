@@ -140,6 +140,7 @@ def _gaps(content: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]
     kinds = (
         ("scores", "tasks", "value", "artifact", "reason"),
         ("fidelity", "fidelity", "kl", "artifact", "reason"),
+        ("held-out loss", "held_out", "loss", "artifact", "reason"),
         ("speed", "speed", "decode_tok_per_s", "artifact", "reason"),
         ("memory on a phone, measured", "phones", "measured_bytes", "artifact", "measured_reason"),
         ("whether it fits", "phones", "limit_bytes", "phone", "limit_source"),

@@ -111,14 +111,25 @@ def paired_ratio(log_a: Path, log_b: Path) -> dict[str, Any]:
     return {"ratio": float(mean_K[0] / mean_K[1]), "interval": list(_middle(ratios_R)), "n": n}
 
 
+def has_tokens(rows: Sequence[tuple[float, float]]) -> bool:
+    """Whether rows of (sum, tokens) measure anything."""
+    return any(tokens > 0 for _, tokens in rows)
+
+
 def mean_loss(rows: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Loss of one model on rows of (sum in nats, tokens): `loss` per token, `interval`, `tokens`, `rows`."""
+    """Loss of one model on rows of (sum in nats, tokens): `loss` per token, `interval`, `tokens`, `rows`.
+
+    Without a token to measure on, `loss` and `interval` are None and `reason` says so.
+    """
+    if not has_tokens(rows):
+        fields: dict[str, Any] = dict.fromkeys(("loss", "interval"))
+        return fields | {"tokens": 0, "rows": len(rows), "reason": "the test split holds no token to predict"}
     mean, interval = _weighted_mean([loss for loss, _ in rows], [tokens for _, tokens in rows])
     return {"loss": mean, "interval": interval, "tokens": round(sum(t for _, t in rows)), "rows": len(rows)}
 
 
 def loss_difference(rows_a: Sequence[tuple[float, float]], rows_b: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Loss of a minus that of b, nats per token, on the same rows: `difference`, `interval`, `n` rows."""
+    """Loss of a minus that of b, nats per token, on the same rows (with tokens): `difference`, `interval`, `n` rows."""
     pairs = list(zip(rows_a, rows_b, strict=True))
     mean, interval = _weighted_mean([a - b for (a, _), (b, _) in pairs], [tokens for (_, tokens), _ in pairs])
     return {"difference": mean, "interval": interval, "n": len(pairs)}
