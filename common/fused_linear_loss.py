@@ -2,13 +2,14 @@
 
 For each chunk of tokens the head's product gives logits, an objective gives value and gradient at those logits, and
 two products carry the gradient to the hidden states and to the head's weight, all in the forward pass; the backward
-pass only hands the finished gradients on. The weight's gradient is accumulated in float32. Tokens of weight 0 are
-left out before any product. Both heads are cropped to the shared vocabulary before the softmax, so that padded rows
-carry no mass.
+pass only hands the finished gradients on. The gradient takes the place of the student's logits in memory, and on a CPU
+the objective works on a few rows at a time, so that its temporaries stay in the cache. The weight's gradient is
+accumulated in float32. Tokens of weight 0 are left out before any product. Both heads are cropped to the shared
+vocabulary before the softmax, so that padded rows carry no mass.
 
 The module holds the chunking and the products. It names no objective: cross-entropy comes from `common.divergences`,
 the distillation objectives from `distill.objectives`. Legend: N tokens, V shared vocabulary, D and E hidden sizes of
-student and teacher, C tokens of one chunk.
+student and teacher, C tokens of one chunk, R rows of one block.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-DEFAULT_CHUNK_TOKENS = 1024
-"""Tokens of a chunk: 1,024 x 151,665 float32 logits are 0.58 GiB."""
+DEFAULT_CHUNK_TOKENS = 512
+"""Tokens of a chunk: 512 x 151,665 float32 logits are 0.29 GiB."""
+_BLOCK_LOGITS = 2**20
+"""Logits of a block on a CPU: 4 MiB of float32, so that a block's few temporaries fit the last cache."""
+_WEIGHT_ROWS = 2**14
+"""Rows of the head whose gradient is formed at one time where it cannot be added up in the product itself."""
 
 
 class Objective(Protocol):
@@ -47,10 +53,12 @@ class LinearLoss:
     Attributes:
         loss: scalar with gradient, the weighted sum over tokens divided by the denominator given.
         sums: detached weighted sums of the objective's further values, by name.
+        logit_sums: sums of all logits by side, `student` and `teacher`: not finite where any logit is inf or NaN.
     """
 
     loss: Tensor
     sums: dict[str, Tensor]
+    logit_sums: dict[str, Tensor]
 
 
 def chunks(num_tokens: int, chunk_tokens: int) -> Iterator[slice]:
@@ -59,9 +67,58 @@ def chunks(num_tokens: int, chunk_tokens: int) -> Iterator[slice]:
         yield slice(start, min(start + chunk_tokens, num_tokens))
 
 
-def _product(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Logits in float32, the product itself in the dtype of its inputs."""
-    return torch.mm(hidden_CD, weight_VD.t()).float()
+class _Sums(dict[str, Tensor]):
+    """Scalars that add up, in float64 where the device has it."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self._zero = like.new_zeros((), dtype=torch.float64 if like.device.type != "mps" else torch.float32)
+
+    def add(self, name: str, value: Tensor) -> None:
+        self[name] = self.get(name, self._zero) + value.to(self._zero.dtype)
+
+
+def _evaluate(
+    objective: Objective,
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    targets_C: Tensor,
+    weights_C: Tensor,
+    denominator: float,
+    sums: _Sums,
+    logit_sums: _Sums,
+) -> Tensor:
+    """Adds a chunk's values to the sums and turns its student logits, in place, into their weighted gradient."""
+    on_cpu = student_CV.device.type == "cpu"
+    rows = max(1, _BLOCK_LOGITS // student_CV.size(1)) if on_cpu else len(student_CV)
+    for block in chunks(len(student_CV), rows):
+        student_RV = student_CV[block].float()
+        teacher_RV = None if teacher_CV is None else teacher_CV[block].float()
+        weights_R = weights_C[block]
+        loss_R, gradient_RV, extras = objective(student_RV, teacher_RV, targets_C[block])
+        sums.add("", (loss_R * weights_R).sum())
+        for name, value_R in extras.items():
+            sums.add(name, (value_R * weights_R).sum())
+        logit_sums.add("student", student_RV.sum())
+        if teacher_RV is not None:
+            logit_sums.add("teacher", teacher_RV.sum())
+        student_CV[block] = gradient_RV.mul_((weights_R / denominator)[:, None])
+    return student_CV
+
+
+def _add_weight_gradient(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor, *, first: bool) -> None:
+    """`total += gradient^T hidden` in float32; the first chunk's product starts it."""
+    if gradient_CV.dtype is torch.float32:
+        total_VD.addmm_(gradient_CV.t(), hidden_CD, beta=0.0 if first else 1.0)
+        return
+    # Products of a low precision are rounded to it, so what they are added to must not be: a slab at a time, because
+    # all of them at once would be another copy of the head.
+    for rows in chunks(len(total_VD), _WEIGHT_ROWS):
+        product_RD = torch.mm(gradient_CV[:, rows].t(), hidden_CD)
+        if first:
+            total_VD[rows] = product_RD
+        else:
+            total_VD[rows] += product_RD
 
 
 class _FusedLinearLoss(torch.autograd.Function):
@@ -78,40 +135,55 @@ class _FusedLinearLoss(torch.autograd.Function):
         denominator: float,
         chunk_tokens: int,
         compute_dtype: torch.dtype,
-        sums: dict[str, Tensor],
+        sums: _Sums,
+        logit_sums: _Sums,
     ) -> Tensor:
         head_VD = weight_WD[:vocabulary].to(compute_dtype)
         teacher_head_VE = None if teacher is None else teacher.weight_WE[:vocabulary].to(compute_dtype)
-        grad_hidden_ND = torch.zeros_like(hidden_ND)
-        grad_weight_WD = torch.zeros_like(weight_WD, dtype=torch.float32)
-        total = hidden_ND.new_zeros((), dtype=torch.float64 if hidden_ND.device.type != "mps" else torch.float32)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
+        grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
+        sums.add("", weights_N.new_zeros(()))
         for part in chunks(len(valid_N), chunk_tokens):
             rows_C = valid_N[part]
             hidden_CD = hidden_ND[rows_C].to(compute_dtype)
             teacher_logits_CV = None
             if teacher is not None and teacher_head_VE is not None:
-                teacher_logits_CV = _product(teacher.hidden_NE[rows_C].to(compute_dtype), teacher_head_VE)
-            weights_C = weights_N[rows_C]
-            loss_C, gradient_CV, extras = objective(_product(hidden_CD, head_VD), teacher_logits_CV, targets_N[rows_C])
-            total += (loss_C * weights_C).sum()
-            for name, value_C in extras.items():
-                sums[name] = sums.get(name, torch.zeros_like(total)) + (value_C * weights_C).sum()
-            gradient_CV *= (weights_C / denominator)[:, None]
-            gradient_CV = gradient_CV.to(compute_dtype)
-            grad_hidden_ND[rows_C] = torch.mm(gradient_CV, head_VD).to(hidden_ND.dtype)
-            if compute_dtype is torch.float32:
-                grad_weight_WD[:vocabulary].addmm_(gradient_CV.t(), hidden_CD)
-            else:
-                grad_weight_WD[:vocabulary] += torch.mm(gradient_CV.t(), hidden_CD)
-        ctx.save_for_backward(grad_hidden_ND, grad_weight_WD.to(weight_WD.dtype))
-        return (total / denominator).float()
+                teacher_logits_CV = torch.mm(teacher.hidden_NE[rows_C].to(compute_dtype), teacher_head_VE.t())
+            gradient_CV = _evaluate(
+                objective,
+                torch.mm(hidden_CD, head_VD.t()),
+                teacher_logits_CV,
+                targets_N[rows_C],
+                weights_N[rows_C],
+                denominator,
+                sums,
+                logit_sums,
+            )
+            del teacher_logits_CV
+            if grad_hidden_ND is not None:
+                grad_hidden_ND[rows_C] = torch.mm(gradient_CV, head_VD).to(hidden_ND.dtype)
+            if grad_weight_WD is not None:
+                _add_weight_gradient(grad_weight_WD[:vocabulary], gradient_CV, hidden_CD, first=part.start == 0)
+        if grad_weight_WD is not None:
+            # Rows that no product has written: the padding, and all of them where no token counts.
+            grad_weight_WD[vocabulary if len(valid_N) else 0 :] = 0.0
+            grad_weight_WD = grad_weight_WD.to(weight_WD.dtype)
+        ctx.gradients = grad_hidden_ND, grad_weight_WD
+        return (sums.pop("") / denominator).float()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad_output,) = grad_outputs
-        grad_hidden_ND, grad_weight_WD = ctx.saved_tensors
-        return grad_hidden_ND * grad_output, grad_weight_WD * grad_output, *([None] * 9)
+        # Handed over rather than saved: autograd then keeps the very tensors as .grad, without a copy.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the fused loss gives its gradients away: backward runs once for each forward pass")
+        if grad_output.device.type != "cpu" or float(grad_output) != 1.0:
+            gradients = [None if gradient is None else gradient.mul_(grad_output) for gradient in gradients]
+        return *gradients, *([None] * 10)
 
 
 def fused_linear_loss(
@@ -142,9 +214,10 @@ def fused_linear_loss(
         compute_dtype: dtype of the matrix products; values and softmax are float32.
 
     Returns:
-        The loss and the objective's further sums. With no valid token the loss and every gradient are 0.
+        The loss and the objective's further sums. With no valid token the loss and every gradient are 0. Its backward
+        pass can be run once.
     """
-    sums: dict[str, Tensor] = {}
+    sums, logit_sums = _Sums(weights_N), _Sums(weights_N)
     loss: Tensor = _FusedLinearLoss.apply(  # pyright: ignore[reportAssignmentType]
         hidden_ND,
         weight_WD,
@@ -157,5 +230,6 @@ def fused_linear_loss(
         chunk_tokens,
         compute_dtype,
         sums,
+        logit_sums,
     )
-    return LinearLoss(loss=loss, sums=sums)
+    return LinearLoss(loss=loss, sums=dict(sums), logit_sums=dict(logit_sums))

@@ -174,6 +174,12 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    def skip(self) -> float:
+        """Clear the gradient of a step that has none, and leave weights and momenta alone; the norm, 0."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return 0.0
+
     def tensors(self) -> dict[str, Tensor]:
         """All state tensors by `<parameter>/<state>`, created where the optimizer has not stepped yet."""
         state: dict[str, Tensor] = {}

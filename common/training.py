@@ -5,7 +5,7 @@ delicate (loss normalisation, validation, resume) exists once, here and in `comm
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+TINY_WEIGHT = 1e-9
+"""Stands for the sum of the loss weights of a step without a valid token, whose loss is 0."""
 
 
 def require_fit(model: "PreTrainedModel", tokenizer: Tokenizer, sequence_tokens: int) -> None:
@@ -77,6 +80,21 @@ def require_finite(loss: float, gradient_norm: float, *, step: int) -> None:
             )
 
 
+def require_finite_logits(logit_sums: Mapping[str, Tensor], *, step: int) -> None:
+    """Stop before the optimizer when a logit is infinite or NaN, and name whose.
+
+    Raises:
+        UserError: naming the step and the tensor.
+    """
+    for side, total in logit_sums.items():
+        if not math.isfinite(float(total)):
+            raise UserError(
+                wanted="finite logits",
+                got=f"inf or NaN among the {side}'s logits in optimizer step {step}",
+                next_step="lower the learning rate or look at the data of that step; finished steps are kept",
+            )
+
+
 def weight_of(batches: Sequence[Batch]) -> float:
     """Sum of the loss weights of a whole optimizer step: the one denominator of its mean."""
     return float(sum(batch.weights_BT.sum(dtype=torch.float64) for batch in batches))
@@ -89,9 +107,15 @@ def real_tokens(batches: Sequence[Batch]) -> int:
 
 @torch.no_grad()
 def row_losses(
-    model: "PreTrainedModel", rows: PackedRows, machine: Machine, *, vocabulary: int, rows_per_batch: int = 8
+    model: "PreTrainedModel",
+    rows: PackedRows,
+    machine: Machine,
+    *,
+    vocabulary: int,
+    indices: Sequence[int] | None = None,
+    rows_per_batch: int = 8,
 ) -> list[tuple[float, float]]:
-    """Cross-entropy on packed rows, a pair for each row: weighted sum in nats, sum of the weights (tokens).
+    """Cross-entropy on packed rows (all, or those of `indices`): a pair for each row, weighted sum in nats and tokens.
 
     The logits are made in chunks and cropped to the tokenizer's ids.
     """
@@ -99,8 +123,9 @@ def row_losses(
     training = model.training
     model.eval()
     head_VD = head_weight(model)[:vocabulary]
-    for start in range(0, rows.num_rows, rows_per_batch):
-        batch = rows.batch(range(start, min(start + rows_per_batch, rows.num_rows)))
+    wanted = range(rows.num_rows) if indices is None else indices
+    for part in chunks(len(wanted), rows_per_batch):
+        batch = rows.batch(wanted[part])
         hidden_BTD = hidden_states(model, batch, machine)
         weights_BT = batch.weights_BT.to(hidden_BTD.device)
         targets_N = batch.targets_BT.to(hidden_BTD.device).flatten()
@@ -125,11 +150,12 @@ def mean_loss(pairs: Sequence[tuple[float, float]]) -> float:
 class Keeper:
     """Training state and best weights of one loop, in `scratch/` of the stage's folder."""
 
-    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers) -> None:
+    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers, *, writes: bool = True) -> None:
+        """Of several processes one `writes`; all of them resume from what it wrote."""
         self._scratch = folder / "scratch"
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._best_file = self._scratch / "best.safetensors"
-        self._model, self._optimizers = model, optimizers
+        self._model, self._optimizers, self._writes = model, optimizers, writes
         self.best_step, self.best_loss = -1, math.inf
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -146,6 +172,8 @@ class Keeper:
 
     def save(self, step: int, values: dict[str, Any]) -> None:
         """Write the state after `step` optimizer steps."""
+        if not self._writes:
+            return
         best = {"best_step": self.best_step, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
         save_training(self._scratch, self._tensors(), TrainingState(step=step, values={**values, **best}))
 
@@ -153,6 +181,8 @@ class Keeper:
         """Keep the weights if they are the best by validation so far."""
         if validation_loss < self.best_loss:
             self.best_step, self.best_loss = step, validation_loss
+            if not self._writes:
+                return
             partial = self._best_file.with_suffix(".partial")
             save_file({name: p.detach().contiguous() for name, p in self._model.named_parameters()}, partial)
             partial.rename(self._best_file)

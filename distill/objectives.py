@@ -1,90 +1,198 @@
 """Every distillation objective: pure functions of one chunk of logits.
 
-An objective takes the student's logits, the teacher's logits and the next-token ids of one chunk and returns
-per-token values, their gradient at the student's logits and further per-token values for the log.
-`common.fused_linear_loss` calls it. A method is one function here and one line in `METHODS`. Legend: C tokens of the
-chunk, V shared vocabulary.
+An objective takes the student's logits, the teacher's logits (None where it needs none), the next-token ids of one
+chunk and its own settings by keyword. It returns per-token values, their gradient at the student's logits and further
+per-token values for the log, and changes nothing that it is given. `distill.methods` gives them their names;
+`common.fused_linear_loss` calls them. Divergences that others use too stand in `common.divergences`.
+
+Legend: C tokens of the chunk, V shared vocabulary, K ids kept; p teacher, q student, y the next token of the text.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
 
-from common.divergences import cross_entropy, entropy, soft_cross_entropy
+from common import divergences
+from common.divergences import soft_cross_entropy
 from common.errors import UserError
-from common.fused_linear_loss import Objective
-from distill.taid import target_probs
+from distill.taid import target
 
 ChunkResult = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
-def cross_entropy_objective(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
+def cross_entropy(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
     """The language-modelling loss on the text itself; needs no teacher."""
-    loss_C, gradient_CV = cross_entropy(student_CV, targets_C)
+    loss_C, gradient_CV = divergences.cross_entropy(student_CV, targets_C)
     return loss_C, gradient_CV, {}
 
 
-def forward_kl_objective(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
-    """KL(teacher || student), the teacher's entropy subtracted; `cross_entropy` in the log is the value before that."""
-    assert teacher_CV is not None
-    probs_CV = torch.softmax(teacher_CV, dim=-1)
-    loss_C, gradient_CV = soft_cross_entropy(student_CV, probs_CV)
-    return loss_C - entropy(probs_CV), gradient_CV, {"cross_entropy": loss_C}
+def forward_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor) -> ChunkResult:
+    """KL(p || q); `cross_entropy` in the log has p's entropy in it."""
+    cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, teacher_CV)
+    return kl_C, gradient_CV, {"cross_entropy": cross_entropy_C}
 
 
-def taid_objective(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, *, t: float) -> ChunkResult:
-    """Cross-entropy towards the intermediate distribution; `kl` in the log has its entropy subtracted."""
-    assert teacher_CV is not None
-    probs_CV = target_probs(student_CV, teacher_CV, t)
-    loss_C, gradient_CV = soft_cross_entropy(student_CV, probs_CV)
-    return loss_C, gradient_CV, {"kl": loss_C - entropy(probs_CV)}
+def reverse_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor) -> ChunkResult:
+    """KL(q || p)."""
+    return *divergences.reverse_kl(student_CV, teacher_CV), {}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Method:
-    """What the training loop must know of a method."""
-
-    objective: Callable[[float], Objective]
-    """Makes the step's objective from the interpolation coefficient; methods without one ignore it."""
-    needs_teacher: bool
-    interpolates: bool = False
-    """True: the loop keeps a TAID state and passes its t."""
+def jensen_shannon(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, beta: float = 0.1) -> ChunkResult:
+    """GKD's generalised Jensen-Shannon divergence; its beta as in SakanaAI/TAID@a062892."""
+    return *divergences.jensen_shannon(student_CV, teacher_CV, beta=beta), {}
 
 
-def _taid_at(t: float) -> Objective:
-    def objective(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
-        return taid_objective(student_logits_CV, teacher_logits_CV, targets_C, t=t)
-
-    return objective
+def total_variation(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor) -> ChunkResult:
+    """Half the L1 distance of p and q."""
+    return *divergences.total_variation(student_CV, teacher_CV), {}
 
 
-def _constant(objective: Callable[[Tensor, Tensor | None, Tensor], ChunkResult]) -> Callable[[float], Objective]:
-    def at(t: float) -> Objective:
-        def bound(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
-            return objective(student_logits_CV, teacher_logits_CV, targets_C)
-
-        return bound
-
-    return at
+def skew_forward_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, skew: float = 0.1) -> ChunkResult:
+    """DistiLLM's skew KL, KL(p || skew p + (1 - skew) q)."""
+    return *divergences.skew_forward_kl(student_CV, teacher_CV, skew=skew), {}
 
 
-METHODS: dict[str, Method] = {
-    "cross_entropy": Method(objective=_constant(cross_entropy_objective), needs_teacher=False),
-    "forward_kl": Method(objective=_constant(forward_kl_objective), needs_teacher=True),
-    "taid": Method(objective=_taid_at, needs_teacher=True, interpolates=True),
-}
+def skew_reverse_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, skew: float = 0.1) -> ChunkResult:
+    """DistiLLM's skew reverse KL, KL(q || (1 - skew) p + skew q)."""
+    return *divergences.skew_reverse_kl(student_CV, teacher_CV, skew=skew), {}
 
 
-def method(name: str) -> Method:
-    """Look a method up by name.
+def taid(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, t: float | Tensor) -> ChunkResult:
+    """Cross-entropy towards TAID's intermediate distribution (arXiv 2501.16937, eq. 3 and 4).
 
-    Raises:
-        UserError: unknown name.
+    The target is `softmax((1 - t) z_s + t z_T)` with the student's logits held constant. The loss is the released
+    code's cross-entropy; `kl` in the log has the target's entropy subtracted and the same gradient.
     """
-    if name not in METHODS:
+    cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, target(student_CV, teacher_CV, t))
+    return cross_entropy_C, gradient_CV, {"kl": kl_C}
+
+
+def taid_labels(
+    student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, *, t: float | Tensor, smoothing: float = 0.1
+) -> ChunkResult:
+    """TAID without a teacher: the target is `q^(1 - t) y_eps^t`, normalised, with the smoothed label y_eps.
+
+    `y_eps = (1 - smoothing) onehot(y) + smoothing / V`. With smoothing 0 the geometric mean is the label itself for
+    every t above 0 (`docs/taid.md`), so smoothing must be above 0.
+    """
+    # log y_eps is one constant but for the label, and a constant drops out of the softmax. Log-probabilities are mixed,
+    # not logits: of large ones the product with 1 - t would keep too few digits.
+    floor = smoothing / student_CV.size(-1)
+    lift = math.log((1.0 - smoothing + floor) / floor)
+    target_CV = torch.log_softmax(student_CV, dim=-1).mul_(1.0 - t)
+    target_CV.scatter_add_(1, targets_C[:, None], target_CV.new_ones(len(targets_C), 1).mul_(lift * t))
+    cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, target_CV)
+    return cross_entropy_C, gradient_CV, {"kl": kl_C}
+
+
+def adaptive_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, head_mass: float = 0.5) -> ChunkResult:
+    """`w KL(p || q) + (1 - w) KL(q || p)`, w the share of `sum |p - q|` that lies in p's head (arXiv 2404.02657).
+
+    The head is p's most likely id and every further one while the mass up to it stays within `head_mass`. w is a
+    constant for the gradient.
+    """
+    _, forward_C, forward_gradient_CV = soft_cross_entropy(student_CV, teacher_CV)
+    reverse_C, reverse_gradient_CV = divergences.reverse_kl(student_CV, teacher_CV)
+    p_CV, q_CV = torch.softmax(teacher_CV, dim=-1), torch.softmax(student_CV, dim=-1)
+    sorted_CV, order_CV = p_CV.sort(dim=-1, descending=True)
+    in_head_CV = sorted_CV.cumsum(-1) <= head_mass
+    in_head_CV[:, 0] = True
+    gap_CV = (p_CV - q_CV).abs_()
+    head_C = (gap_CV.gather(1, order_CV) * in_head_CV).sum(-1)
+    total_C = gap_CV.sum(-1)
+    share_C = torch.where(total_C > 0, head_C / total_C.clamp(min=torch.finfo(total_C.dtype).tiny), 0.5)
+    gradient_CV = torch.lerp(reverse_gradient_CV, forward_gradient_CV, share_C[:, None])
+    return torch.lerp(reverse_C, forward_C, share_C), gradient_CV, {"head_share": share_C}
+
+
+def ctkd(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, temperature: float) -> ChunkResult:
+    """`T^2 KL(p_T || q_T)` at CTKD's learnt temperature (arXiv 2211.16231), both sides softened by T.
+
+    `temperature_gradient` in the log is the derivative of the value with respect to T, through p_T as well; the loop
+    turns T against the student with it (`distill.ctkd`).
+    """
+    log_p_CV = torch.log_softmax(teacher_CV / temperature, dim=-1)
+    log_q_CV = torch.log_softmax(student_CV / temperature, dim=-1)
+    p_CV, q_CV = log_p_CV.exp(), log_q_CV.exp()
+    ratio_CV, gradient_CV = log_p_CV - log_q_CV, q_CV - p_CV
+    kl_C = (p_CV * ratio_CV).add_(gradient_CV).sum(-1)
+    # d KL / d (1/T) = Cov_p(z_T, log p - log q) - (E_p z_s - E_q z_s). Logits enter as T log p and T log q: from each
+    # row's constant neither term depends, and without it large logits do not cancel.
+    centred_CV = log_p_CV - (p_CV * log_p_CV).sum(-1, keepdim=True)
+    slope_C = (p_CV * centred_CV * ratio_CV).sum(-1) + (gradient_CV * log_q_CV).sum(-1)
+    extras = {"temperature_gradient": temperature * (2.0 * kl_C - slope_C)}
+    return temperature**2 * kl_C, gradient_CV.mul_(temperature), extras
+
+
+def decoupled_kd(
+    student_CV: Tensor,
+    teacher_CV: Tensor,
+    targets_C: Tensor,
+    *,
+    target_weight: float = 1.0,
+    other_weight: float = 0.5,
+) -> ChunkResult:
+    """DKD (arXiv 2203.08679): the label against the rest, and the rest among itself, weighed apart.
+
+    `target_weight KL(b_p || b_q) + other_weight KL(p' || q')`, with b = (p(y), 1 - p(y)) and p' the distribution over
+    all ids but y. With weights 1 and 1 - p(y) it would be the forward KL.
+    """
+    is_target_CV = torch.zeros_like(student_CV, dtype=torch.bool).scatter_(1, targets_C[:, None], True)
+    binary_C, gradient_CV = _kl_of_masses(student_CV, teacher_CV, is_target_CV)
+    others_C, others_gradient_CV = _kl_without(student_CV, teacher_CV, is_target_CV)
+    gradient_CV = gradient_CV.mul_(target_weight).add_(others_gradient_CV, alpha=other_weight)
+    extras = {"target_kl": binary_C, "others_kl": others_C}
+    return target_weight * binary_C + other_weight * others_C, gradient_CV, extras
+
+
+def decoupled_top_k(
+    student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, k: int = 32, kept_temperature: float = 1.0
+) -> ChunkResult:
+    """LFM2's decoupled, tempered top-k loss (arXiv 2511.23404).
+
+    `KL(b_p || b_q) + p(S) KL_tau(p | S || q | S)`: S holds the teacher's k likeliest ids, b the masses of S and of the
+    rest, and only the second term, inside S, is softened by the temperature tau.
+    """
+    if k >= student_CV.size(-1):
         raise UserError(
-            wanted=f"a method out of {', '.join(sorted(METHODS))}", got=repr(name), next_step="name one of these"
+            wanted=f"k below the vocabulary's {student_CV.size(-1)} ids", got=str(k), next_step="lower the setting k"
         )
-    return METHODS[name]
+    ids_CK = teacher_CV.topk(k, dim=-1, sorted=False).indices
+    is_kept_CV = torch.zeros_like(student_CV, dtype=torch.bool).scatter_(1, ids_CK, True)
+    binary_C, gradient_CV = _kl_of_masses(student_CV, teacher_CV, is_kept_CV)
+    scale = 1.0 / kept_temperature
+    kept_student_CK, kept_teacher_CK = student_CV.gather(1, ids_CK), teacher_CV.gather(1, ids_CK)
+    _, kept_C, kept_gradient_CK = soft_cross_entropy(kept_student_CK * scale, kept_teacher_CK * scale)
+    mass_C = torch.exp(kept_teacher_CK.logsumexp(-1) - teacher_CV.logsumexp(-1))
+    gradient_CV.scatter_add_(1, ids_CK, kept_gradient_CK.mul_(mass_C[:, None] * scale))
+    return binary_C + mass_C * kept_C, gradient_CV, {"kept_mass": mass_C}
+
+
+def _kl_of_masses(student_CV: Tensor, teacher_CV: Tensor, inside_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL between p's and q's masses of a set of ids and of the rest, and its gradient.
+
+    With the masses P and Q of the set, the gradient is `(Q - P) q(v) / Q` inside and `(P - Q) q(v) / (1 - Q)` outside.
+    """
+    log_p_CV, log_q_CV = torch.log_softmax(teacher_CV, dim=-1), torch.log_softmax(student_CV, dim=-1)
+    masks = (inside_CV, ~inside_CV)
+    log_p_in_C, log_p_out_C = (log_p_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
+    log_q_in_C, log_q_out_C = (log_q_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
+    excess_in_C, excess_out_C = log_q_in_C.exp() - log_p_in_C.exp(), log_q_out_C.exp() - log_p_out_C.exp()
+    loss_C = (log_p_in_C.exp() * (log_p_in_C - log_q_in_C)).add_(excess_in_C)
+    loss_C += (log_p_out_C.exp() * (log_p_out_C - log_q_out_C)).add_(excess_out_C)
+    # Q - P is taken on the side whose masses are small: near 1 the difference of two has no digits left.
+    excess_C = torch.where(log_p_in_C < log_p_out_C, excess_in_C, -excess_out_C)[:, None]
+    inside_gradient_CV = torch.softmax(student_CV.masked_fill(~inside_CV, -torch.inf), dim=-1).mul_(excess_C)
+    outside_gradient_CV = torch.softmax(student_CV.masked_fill(inside_CV, -torch.inf), dim=-1).mul_(excess_C)
+    return loss_C, inside_gradient_CV.sub_(outside_gradient_CV)
+
+
+def _kl_without(student_CV: Tensor, teacher_CV: Tensor, without_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p' || q') of the distributions over all ids but some, and its gradient, 0 at those."""
+    log_q_CV = torch.log_softmax(student_CV.masked_fill(without_CV, -torch.inf), dim=-1)
+    log_p_CV = torch.log_softmax(teacher_CV.masked_fill(without_CV, -torch.inf), dim=-1)
+    p_CV = log_p_CV.exp()
+    terms_CV = log_p_CV.sub_(log_q_CV).masked_fill_(without_CV, 0.0).mul_(p_CV)
+    gradient_CV = log_q_CV.exp_().sub_(p_CV)
+    return terms_CV.add_(gradient_CV).sum(-1), gradient_CV

@@ -37,6 +37,8 @@ class TaidConfig:
     """Share of the run's steps after which the linear floor reaches t_end. The released code has 1."""
     watches: Literal["cross_entropy", "kl"] = "cross_entropy"
     """Loss value that drives the controller: the released code's cross-entropy, or the paper's KL."""
+    released: bool = False
+    """True: the released code's rule to the step. Its floor counts the optimizer steps before the present one."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.t_start <= self.t_end <= 1.0:
@@ -53,6 +55,12 @@ class TaidConfig:
             )
         if not 0.0 < self.ramp_share <= 1.0:
             raise UserError(wanted="0 < ramp_share <= 1", got=f"{self.ramp_share}", next_step="mend the TAID settings")
+        if self.released and (self.ramp_share != 1.0 or self.watches != "cross_entropy"):
+            raise UserError(
+                wanted="the released rule with a ramp over the whole run, watching the cross-entropy",
+                got=f"ramp_share {self.ramp_share:g}, watches {self.watches}",
+                next_step="leave both at their defaults, or leave `released` out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +100,7 @@ def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: 
     """
     if state.previous_loss is None:
         return TaidState(t=state.t, previous_loss=loss, t_momentum=state.t_momentum)
-    floor = linear_floor(step, steps, config)
+    floor = linear_floor(step - 1 if config.released else step, steps, config)
     if not config.adaptive:
         return TaidState(t=max(state.t, floor), previous_loss=loss, t_momentum=state.t_momentum)
     relative_fall = (state.previous_loss - loss) / (state.previous_loss + 1e-15)
@@ -128,6 +136,9 @@ def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
     )
 
 
-def target_probs(student_logits_NV: Tensor, teacher_logits_NV: Tensor, t: float) -> Tensor:
-    """The intermediate distribution `softmax((1 - t) * z_s + t * z_T)`, a constant for the gradient; float32 [N, V]."""
-    return torch.softmax(torch.lerp(student_logits_NV.detach(), teacher_logits_NV, t), dim=-1)
+def target(student_NV: Tensor, teacher_NV: Tensor, t: float | Tensor) -> Tensor:
+    """Logits of the intermediate distribution, `(1 - t) z_s + t z_T` [N, V]; a constant for the gradient (eq. 3).
+
+    Mixing log-probabilities instead gives the same distribution: they differ from logits by a constant of each row.
+    """
+    return torch.lerp(student_NV.detach(), teacher_NV, t)

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.fused_linear_loss import TeacherHead
 from common.packing import Batch
 from common.tokenizer import Tokenizer
+from distill.methods import method
 
 
 class TeacherSignal(Protocol):
@@ -37,6 +38,26 @@ class OnlineTeacher:
     def __call__(self, batch: Batch) -> TeacherHead:
         hidden_BTE = hidden_states(self._model, batch, self._machine)
         return TeacherHead(hidden_NE=hidden_BTE.flatten(0, 1), weight_WE=head_weight(self._model))
+
+
+def open_teacher(
+    method_name: str, folder: Path | None, student_tokenizer: Tokenizer, machine: Machine
+) -> TeacherSignal | None:
+    """The signal that a method needs, or None.
+
+    Raises:
+        UserError: a teacher where the method needs none, none where it needs one, or one with other token ids.
+    """
+    if method(method_name).needs_teacher != (folder is not None):
+        raise UserError(
+            wanted=f"{'a teacher' if folder is None else 'no teacher'} for method {method_name}",
+            got="none" if folder is None else str(folder),
+            next_step="name a teacher folder or another method",
+        )
+    if folder is None:
+        return None
+    require_same_vocabulary(student_tokenizer, folder)
+    return OnlineTeacher(folder, machine)
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:

@@ -1,39 +1,47 @@
 """Distillation: text and a frozen teacher to a base checkpoint. Without a teacher the same loop pre-trains.
 
 `python -m distill train --student DIR --corpus DIR --out DIR [--teacher DIR]`. The stage reads packed rows, keeps
-the weights that are best on the validation split and resumes from its own last checkpoint. It knows objectives only
-by name (`distill.objectives`) and the optimizer only as "step".
+the weights that are best on the validation split and resumes from its own last checkpoint. It knows methods only by
+name (`distill.methods`) and the optimizer only as "step". Several processes may run it together (`common.launch`).
 """
 
+import contextlib
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
-from common.checkpoint import head_weight, hidden_states, load_model, save_model
+from common.checkpoint import load_model, save_model
+from common.device import Machine
 from common.errors import UserError
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, TeacherHead, fused_linear_loss
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, Objective
+from common.launch import Team
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
 from common.packing import Batch, PackedRows, rows_of_step
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer
 from common.training import (
+    TINY_WEIGHT,
     Keeper,
-    mean_loss,
     real_tokens,
     require_finite,
+    require_finite_logits,
     require_fit,
     require_valid_tokens,
     row_losses,
     weight_of,
 )
+from distill.ctkd import CtkdConfig
+from distill.drivers import driver_of, saved
 from distill.initial import InitConfig, initial_model
-from distill.objectives import method
-from distill.taid import TaidConfig, TaidState, alpha_warning, initial_state, next_state
-from distill.teacher import OnlineTeacher, TeacherSignal, require_same_vocabulary
+from distill.methods import Settings, method, require_settings
+from distill.student_loss import StudentLoss
+from distill.taid import TaidConfig, alpha_warning
+from distill.teacher import open_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,9 +52,17 @@ class DistillConfig:
     """One training run on text."""
 
     method: str = "cross_entropy"
-    """Name of an objective in `distill.objectives.METHODS`."""
+    """Name of a method in `distill.methods.METHODS`."""
+    settings: Settings = ()
+    """The method's own settings that differ from their defaults: (name, value) in the order of the names."""
     taid: TaidConfig = field(default_factory=TaidConfig)
-    """The interpolation's settings; read by `taid` only."""
+    """The interpolation's settings; read by methods that interpolate."""
+    ctkd: CtkdConfig = field(default_factory=CtkdConfig)
+    """The learnt temperature's settings; read by `ctkd` only."""
+    temperature: float = 1.0
+    """Divides both sides' logits before the method's loss, which is multiplied by its square; not for `ctkd`."""
+    lm_weight: float = 0.0
+    """Share of the language-modelling loss on the text itself in the loss, 0 to 1."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     init: InitConfig | None = None
@@ -73,7 +89,18 @@ class DistillConfig:
     """Seed of the order of the rows."""
 
     def __post_init__(self) -> None:
-        method(self.method)
+        chosen = method(self.method)
+        require_settings(self.method, self.settings)
+        if self.temperature <= 0.0 or (
+            self.temperature != 1.0 and (not chosen.needs_teacher or chosen.driver == "ctkd")
+        ):
+            raise UserError(
+                wanted="a temperature above 0, and 1 for methods without a teacher or with a temperature of their own",
+                got=f"{self.temperature:g} for {self.method}",
+                next_step="mend the settings",
+            )
+        if not 0.0 <= self.lm_weight <= 1.0:
+            raise UserError(wanted="0 <= lm_weight <= 1", got=f"{self.lm_weight:g}", next_step="mend the settings")
         counts = (self.steps, self.rows_per_step, self.micro_batch_rows, self.validate_every, self.checkpoint_every)
         if any(count < 1 for count in (*counts, self.chunk_tokens)):
             raise UserError(
@@ -105,25 +132,9 @@ def _student(
     return model.to(workspace.machine.torch_device), tokenizer  # pyright: ignore[reportArgumentType]
 
 
-def _teacher(
-    config: DistillConfig, workspace: Workspace, tokenizer: Tokenizer, folder: Path | None
-) -> TeacherSignal | None:
-    """The signal that the method needs, or None."""
-    if method(config.method).needs_teacher != (folder is not None):
-        raise UserError(
-            wanted=f"{'a teacher' if folder is None else 'no teacher'} for method {config.method}",
-            got="none" if folder is None else str(folder),
-            next_step="name a teacher folder or another method",
-        )
-    if folder is None:
-        return None
-    require_same_vocabulary(tokenizer, folder)
-    return OnlineTeacher(folder, workspace.machine)
-
-
-def micro_batches(rows: PackedRows, step: int, config: DistillConfig) -> list[Batch]:
-    """The micro-batches of one optimizer step."""
-    indices = rows_of_step(step, rows_per_step=config.rows_per_step, num_rows=rows.num_rows, seed=config.seed)
+def micro_batches(rows: PackedRows, step: int, config: DistillConfig, team: Team) -> list[Batch]:
+    """This process's micro-batches of one optimizer step."""
+    indices = team.own(rows_of_step(step, rows_per_step=config.rows_per_step, num_rows=rows.num_rows, seed=config.seed))
     size = config.micro_batch_rows
     batches = [rows.batch(indices[start : start + size]) for start in range(0, len(indices), size)]
     if config.loss_weights == "uniform":
@@ -136,52 +147,43 @@ class _Run:
     """What one training run works with."""
 
     model: "PreTrainedModel"
+    loss: nn.Module
+    """`StudentLoss`, its gradients the same in every process."""
     tokenizer: Tokenizer
     rows: PackedRows
     validation: PackedRows
-    teacher: TeacherSignal | None
+    team: Team
 
 
 def _optimize(
-    run: _Run,
-    optimizers: Optimizers,
-    batches: list[Batch],
-    t: float,
-    step: int,
-    config: DistillConfig,
-    workspace: Workspace,
+    run: _Run, optimizers: Optimizers, objective: Objective, step: int, config: DistillConfig
 ) -> dict[str, float]:
-    """One optimizer step; returns its mean loss and the objective's further means."""
-    machine = workspace.machine
-    objective = method(config.method).objective(t)
+    """One optimizer step; returns its mean loss, the objective's further means and its real tokens.
+
+    Without a valid token in the whole step the loss is 0 and the weights stay as they are.
+    """
+    team = run.team
     # ---------------------------------------------------------------------------------------------------------
-    denominator = weight_of(batches)
-    means: dict[str, float] = {"loss": 0.0}
-    for batch in batches:
-        hidden_BTD = hidden_states(run.model, batch, machine)
-        signal: TeacherHead | None = None if run.teacher is None else run.teacher(batch)
-        result = fused_linear_loss(
-            hidden_BTD.flatten(0, 1),
-            head_weight(run.model),
-            batch.targets_BT.flatten().to(machine.torch_device),
-            batch.weights_BT.flatten().to(machine.torch_device),
-            objective,
-            vocabulary=run.tokenizer.size,
-            denominator=max(denominator, 1e-9),
-            teacher=signal,
-            chunk_tokens=config.chunk_tokens,
-            compute_dtype=machine.torch_dtype,
-        )
-        result.loss.backward()
-        means["loss"] += float(result.loss.detach())
+    batches = micro_batches(run.rows, step, config, team)
+    weight = team.totals({"weight": weight_of(batches)})["weight"]
+    sums: dict[str, float] = {"loss": 0.0}
+    for index, batch in enumerate(batches):
+        with team.accumulating(run.loss) if index + 1 < len(batches) else contextlib.nullcontext():
+            # Gradients are averaged over the processes, and the loss is a sum over them.
+            result: LinearLoss = run.loss(batch, objective, max(weight, TINY_WEIGHT) / team.size)
+            result.loss.backward()
+        require_finite_logits(result.logit_sums, step=step + 1)
+        sums["loss"] += float(result.loss.detach()) / team.size
         for name, total in result.sums.items():
-            means[name] = means.get(name, 0.0) + float(total) / max(denominator, 1e-9)
-    factor = schedule(step, config.steps, config.optim)
+            sums[name] = sums.get(name, 0.0) + float(total) / max(weight, TINY_WEIGHT)
+    means = team.totals(sums | {"tokens": real_tokens(batches)})
     require_finite(means["loss"], 0.0, step=step + 1)
-    means["gradient_norm"] = optimizers.step(factor)
+    factor = schedule(step, config.steps, config.optim)
+    means["gradient_norm"] = optimizers.step(factor) if weight > 0 else optimizers.skip()
     # ---------------------------------------------------------------------------------------------------------
     require_finite(means["loss"], means["gradient_norm"], step=step + 1)
     means["learning_rate"] = config.optim.learning_rate * factor
+    means["valid_weight"] = weight
     return means
 
 
@@ -196,16 +198,27 @@ def _open(
     validation = PackedRows(corpus / "packed" / "validation")
     for opened, split in ((rows, "train"), (validation, "validation")):
         require_valid_tokens(opened, corpus / "packed" / split)
-    return _Run(
-        model=model,
-        tokenizer=tokenizer,
-        rows=rows,
-        validation=validation,
-        teacher=_teacher(config, workspace, tokenizer, teacher),
+    team = Team(workspace.machine.device)
+    signal = open_teacher(config.method, teacher, tokenizer, workspace.machine)
+    loss = StudentLoss(
+        model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=workspace.machine
     )
+    return _Run(model=model, loss=team.in_step(loss), tokenizer=tokenizer, rows=rows, validation=validation, team=team)
 
 
-@stage(version=1)
+def _validate(run: _Run, machine: Machine, *, step: int) -> float:
+    """Mean held-out cross-entropy over the whole validation split, each process measuring a part of its rows."""
+    team, rows = run.team, run.validation
+    pairs = row_losses(
+        run.model, rows, machine, vocabulary=run.tokenizer.size, indices=range(team.rank, rows.num_rows, team.size)
+    )
+    totals = team.totals({"loss": sum(loss for loss, _ in pairs), "weight": sum(weight for _, weight in pairs)})
+    held_out = totals["loss"] / totals["weight"]
+    require_finite(held_out, 0.0, step=step)
+    return held_out
+
+
+@stage(version=2)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:
@@ -221,43 +234,46 @@ def distill(
     Raises:
         UserError: settings that contradict each other or the data, a loss that is not finite.
     """
-    run = _open(config, workspace, corpus, student, teacher)
-    interpolates = method(config.method).interpolates
-    warning = alpha_warning(config.taid, steps=config.steps) if interpolates else None
-    if warning:
+    run, chosen = _open(config, workspace, corpus, student, teacher), method(config.method)
+    driver = driver_of(chosen, config.taid, config.ctkd)
+    warning = alpha_warning(config.taid, steps=config.steps) if chosen.driver == "taid" else None
+    if warning and run.team.is_first:
         say(f"warning: {warning}")
     optimizers = Optimizers(run.model, config.optim, workspace.machine.torch_dtype)
-    keeper = Keeper(workspace.folder, run.model, optimizers)
+    keeper = Keeper(workspace.folder, run.model, optimizers, writes=run.team.is_first)
     found = keeper.resume()
-    values: dict[str, Any] = {"taid": None, "tokens": 0, "seconds": 0.0} if found is None else found.values
-    taid = initial_state(config.taid) if values["taid"] is None else TaidState(**values["taid"])
+    values: dict[str, Any] = {"driver": None, "tokens": 0, "seconds": 0.0} if found is None else found.values
+    state = driver.initial() if values["driver"] is None else driver.restored(values["driver"])
     first = 0 if found is None else found.step
-    log = MetricsLog(workspace.folder, resume_after_step=first)
+    log = MetricsLog(workspace.folder, resume_after_step=first) if run.team.is_first else None
     run.model.train()
     for step in progress(range(first, config.steps), label=config.method, unit="step", total=config.steps - first):
-        started = time.perf_counter()
-        batches = micro_batches(run.rows, step, config)
-        means = _optimize(run, optimizers, batches, taid.t, step, config, workspace)
-        done = step + 1
-        if interpolates:
-            means["t"] = taid.t
-            watched = means["loss"] if config.taid.watches == "cross_entropy" else means["kl"]
-            taid = next_state(taid, watched, step=done, steps=config.steps, config=config.taid)
-        tokens, seconds = real_tokens(batches), time.perf_counter() - started
+        started, done = time.perf_counter(), step + 1
+        arguments = driver.arguments(state)
+        objective = chosen.objective(
+            arguments, config.settings, temperature=config.temperature, lm_weight=config.lm_weight
+        )
+        means = _optimize(run, optimizers, objective, step, config)
+        if means.pop("valid_weight") > 0:
+            state = driver.after(state, means, step=done, steps=config.steps)
+        tokens, seconds = int(means.pop("tokens")), time.perf_counter() - started
         values["tokens"] += tokens
         values["seconds"] += seconds
-        log.write({"step": done, **means, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
+        shown = {**means, **arguments, **driver.shown(state)}
+        if log:
+            log.write({"step": done, **shown, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
         if done % config.validate_every == 0 or done == config.steps:
-            losses = row_losses(run.model, run.validation, workspace.machine, vocabulary=run.tokenizer.size)
-            held_out = mean_loss(losses)
-            require_finite(held_out, 0.0, step=done)
+            held_out = _validate(run, workspace.machine, step=done)
             keeper.offer(done, held_out)
-            log.write({"step": done, "validation_loss": held_out})
+            if log:
+                log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:
-            values["taid"] = asdict(taid)
+            values["driver"] = saved(state)
             keeper.save(done, values)
-    keeper.restore_best()
-    save_model(run.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
+    if run.team.is_first:
+        keeper.restore_best()
+        save_model(run.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
+    run.team.wait()
     return {
         "method": config.method,
         "steps": config.steps,
@@ -267,6 +283,6 @@ def distill(
         "parameters": run.model.num_parameters(),
         "best_step": keeper.best_step,
         "validation_loss": keeper.best_loss,
-        "t_final": taid.t if interpolates else None,
+        "t_final": driver.arguments(state).get("t"),
         "warnings": [warning] if warning else [],
     }

@@ -10,8 +10,9 @@ from typing import Any
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
+from distill.ctkd import CtkdConfig
 from distill.initial import InitConfig, init
-from distill.objectives import METHODS
+from distill.methods import METHODS, defaults, parse_settings
 from distill.taid import RELEASED_STEPS, TaidConfig, alpha_for
 from distill.train import DistillConfig, distill
 
@@ -45,12 +46,13 @@ def _init(parsed: argparse.Namespace) -> None:
 
 
 def _add_train(subparsers: Subparsers) -> None:
-    run, optim, taid = DistillConfig(), OptimConfig(), TaidConfig()
+    run, optim, taid, ctkd = DistillConfig(), OptimConfig(), TaidConfig(), CtkdConfig()
     verb = subparsers.add_parser(
         "train",
         help="pre-train, or distil a teacher",
         description="Without --teacher it pre-trains with cross-entropy, with one it distils by TAID.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=_settings_help(),
+        formatter_class=_Help,
     )
     add = verb.add_argument
     add("--student", type=Path, required=True, metavar="DIR", help="model folder to start from")
@@ -62,6 +64,27 @@ def _add_train(subparsers: Subparsers) -> None:
         choices=sorted(METHODS),
         default=argparse.SUPPRESS,
         help="objective (default: taid with a teacher, else cross_entropy)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="NAME=X",
+        help="a setting of the method, see below; may be given several times",
+    )
+    add(
+        "--temperature",
+        type=float,
+        default=run.temperature,
+        metavar="X",
+        help="divides both sides' logits; the loss is multiplied by its square",
+    )
+    add(
+        "--lm-weight",
+        type=float,
+        default=run.lm_weight,
+        metavar="X",
+        help="share of the language-modelling loss in the loss, 0 to 1",
     )
     add("--corpus-tokens", type=int, metavar="N", help="read only the first N tokens of train, in epochs")
     add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
@@ -91,9 +114,30 @@ def _add_train(subparsers: Subparsers) -> None:
     )
     add("--beta", type=float, default=taid.beta, metavar="X", help="decay of the momentum of t")
     add("--linear", action="store_true", help="t follows the ramp alone, without the adaptive term")
+    add("--released", action="store_true", help="the rule for t exactly as in the released code")
+    add("--watch", choices=["cross_entropy", "kl"], default=taid.watches, help="loss value that drives t")
+    add(
+        "--temperature-learning-rate",
+        type=float,
+        default=ctkd.learning_rate,
+        metavar="X",
+        help="step of ctkd's learnt temperature",
+    )
     add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
     add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
     verb.set_defaults(function=_train)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the options, and the list of settings as it is written."""
+
+
+def _settings_help() -> str:
+    lines = ["settings of the methods (--set NAME=X):"]
+    for name, chosen in sorted(METHODS.items()):
+        for setting, value in defaults(name).items():
+            lines.append(f"  {name}: {setting}, {chosen.ranges[setting]} (default: {value:g})")
+    return "\n".join(lines)
 
 
 def _train(parsed: argparse.Namespace) -> None:
@@ -103,6 +147,10 @@ def _train(parsed: argparse.Namespace) -> None:
             raise UserError(wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
     config = DistillConfig(
         method=name,
+        settings=parse_settings(name, getattr(parsed, "set", [])),
+        temperature=parsed.temperature,
+        lm_weight=parsed.lm_weight,
+        ctkd=CtkdConfig(learning_rate=parsed.temperature_learning_rate),
         taid=TaidConfig(
             alpha=getattr(parsed, "alpha", alpha_for(steps=parsed.steps, ramp_share=parsed.ramp_share)),
             beta=parsed.beta,
@@ -110,6 +158,8 @@ def _train(parsed: argparse.Namespace) -> None:
             t_end=parsed.t_end,
             ramp_share=parsed.ramp_share,
             adaptive=not parsed.linear,
+            released=parsed.released,
+            watches=parsed.watch,
         ),
         optim=OptimConfig(
             matrices=parsed.optimizer,

@@ -27,6 +27,7 @@ from common.training import (
     mean_loss,
     real_tokens,
     require_finite,
+    require_finite_logits,
     require_fit,
     require_valid_tokens,
     row_losses,
@@ -155,6 +156,7 @@ def _optimize(
             compute_dtype=machine.torch_dtype,
         )
         result.loss.backward()
+        require_finite_logits(result.logit_sums, step=step + 1)
         loss += float(result.loss.detach())
     factor = schedule(step, config.steps, config.optim)
     require_finite(loss, 0.0, step=step + 1)
@@ -164,7 +166,7 @@ def _optimize(
     return {"loss": loss, "gradient_norm": norm, "learning_rate": config.optim.learning_rate * factor}
 
 
-@stage(version=1)
+@stage(version=2)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:

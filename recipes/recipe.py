@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.store import Artifact, Store
 from distill.corpus import CorpusConfig, corpus
-from distill.objectives import method
+from distill.methods import method
 from distill.tokenizer import TokenizerConfig, train_tokenizer
 from distill.train import DistillConfig, distill
 from eval.evaluation import EvaluationConfig, evaluation

@@ -1,6 +1,7 @@
 """TAID's controller and target against closed forms and hand-computed steps."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from distill.taid import (
     initial_state,
     linear_floor,
     next_state,
-    target_probs,
+    target,
 )
 
 
@@ -37,6 +38,34 @@ def test_the_first_steps_follow_the_released_update_rule() -> None:
     momentum = 0.9 * momentum + 0.1 * (4.0 - 4.5) / 4.0
     t = t + 0.1 / (1 + math.exp(-momentum)) * (1 - t)
     assert state.t == pytest.approx(t, rel=1e-12)
+
+
+def test_the_released_rule_step_by_step() -> None:
+    """The released `update_t` written out again, with its own count of steps, over a noisy falling loss."""
+    generator = random.Random(0)
+    steps, alpha, beta, start = 5_000, 5e-4, 0.99, 0.4
+    losses = [4.0 * math.exp(-step / 1_500) + 1.0 + generator.gauss(0.0, 0.2) for step in range(steps)]
+    config = TaidConfig(released=True)
+    state = initial_state(config)
+    t, previous, momentum = start, math.inf, 0.0
+    for global_step, loss in enumerate(losses):
+        state = next_state(state, loss, step=global_step + 1, steps=steps, config=config)
+        if previous == math.inf:
+            previous = loss
+        else:
+            change = (previous - loss) / (previous + 1e-15)
+            momentum = beta * momentum + (1 - beta) * change
+            rise = alpha * (1 / (1 + math.exp(-momentum))) * (1 - t)
+            t = min(1.0, max(start + (1.0 - start) * global_step / steps, t + rise))
+            previous = loss
+        assert state.t == pytest.approx(t, rel=1e-12) and state.t_momentum == pytest.approx(momentum, abs=1e-15)
+    assert 0.99 < t < 1.0
+
+
+def test_the_released_rule_takes_no_settings_of_ours() -> None:
+    for settings in ({"ramp_share": 0.5}, {"watches": "kl"}):
+        with pytest.raises(UserError, match="released rule"):
+            TaidConfig(released=True, **settings)  # pyright: ignore[reportArgumentType]
 
 
 def test_with_a_constant_loss_t_follows_the_closed_form() -> None:
@@ -112,6 +141,6 @@ def test_the_target_is_the_normalised_geometric_mean() -> None:
     student, teacher = torch.randn(5, 11, dtype=torch.float64), torch.randn(5, 11, dtype=torch.float64)
     t = 0.3
     mean = torch.softmax(student, -1) ** (1 - t) * torch.softmax(teacher, -1) ** t
-    assert torch.allclose(target_probs(student, teacher, t), mean / mean.sum(-1, keepdim=True), atol=1e-14)
-    assert torch.allclose(target_probs(student, teacher, 1.0), torch.softmax(teacher, -1))
-    assert torch.allclose(target_probs(student, teacher, 0.0), torch.softmax(student, -1))
+    assert torch.allclose(torch.softmax(target(student, teacher, t), -1), mean / mean.sum(-1, keepdim=True), atol=1e-14)
+    assert torch.allclose(torch.softmax(target(student, teacher, 1.0), -1), torch.softmax(teacher, -1))
+    assert torch.allclose(torch.softmax(target(student, teacher, 0.0), -1), torch.softmax(student, -1))

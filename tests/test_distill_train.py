@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,9 @@ from common.packing import PackedRows, rows_of_step, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
 from common.training import mean_loss, row_losses
+from distill.ctkd import CtkdConfig
 from distill.initial import InitConfig, previous_token_biases, qwen2_config
+from distill.methods import METHODS
 from distill.taid import TaidConfig
 from distill.train import DistillConfig, distill
 
@@ -219,10 +222,143 @@ def test_a_validation_split_without_tokens_is_refused_before_training(tiny: dict
 def test_a_validation_loss_that_is_not_finite_is_one_line(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distill.train.mean_loss", lambda losses: math.nan)
+    monkeypatch.setattr("distill.train.row_losses", lambda *given, **options: [(math.nan, 1.0)])
     with pytest.raises(UserError, match="finite loss"):
         _run(CONFIG, tmp_path / "out", tiny)
     assert not (tmp_path / "out").exists()
+
+
+def _metrics(folder: Path, *fields: str) -> list[list[float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [[line[field] for line in lines if field in line] for field in fields]
+
+
+def test_validation_moves_neither_t_nor_the_weights(tiny: dict[str, Path], tmp_path: Path) -> None:
+    rare = _run(replace(CONFIG, steps=6, validate_every=6), tmp_path / "rare", tiny)
+    often = _run(replace(CONFIG, steps=6, validate_every=1), tmp_path / "often", tiny)
+    fields = ("t", "t_momentum", "loss")
+    assert _metrics(tmp_path / "rare", *fields) == _metrics(tmp_path / "often", *fields)
+    last = json.loads((tmp_path / "often" / "manifest.json").read_text())["facts"]["best_step"] == 6
+    assert not last or all(torch.equal(rare[name], often[name]) for name in rare)
+
+
+def test_accumulation_moves_t_once_a_step(tiny: dict[str, Path], tmp_path: Path) -> None:
+    for rows in (3, 1):
+        _run(replace(CONFIG, micro_batch_rows=rows, steps=6), tmp_path / str(rows), tiny)
+    one, three = (_metrics(tmp_path / name, "t")[0] for name in ("3", "1"))
+    assert len(one) == 6 and one == pytest.approx(three, rel=1e-6)
+
+
+def test_a_step_without_a_valid_token_changes_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """Every second row has weights of 0; with one row a step, every second step has nothing to learn from."""
+    tokenizer = Tokenizer.load(tiny["tokenizer"])
+    corpus = corpus_folder(tmp_path / "corpus", tiny["tokenizer"])
+    shutil.rmtree(corpus / "packed" / "train")
+    ids = [tokenizer.document_end_id] * 48
+    documents = [(ids, [100] * 48), (ids, [0] * 48)]
+    write_packed(corpus / "packed" / "train", documents, sequence_tokens=48, tokenizer=tokenizer)
+    config = replace(CONFIG, steps=2, rows_per_step=1, validate_every=1, checkpoint_every=1)
+    for seed in range(8):
+        order = [rows_of_step(step, rows_per_step=1, num_rows=2, seed=seed)[0] for step in range(2)]
+        valid = [int(PackedRows(corpus / "packed" / "train").batch([row]).num_valid_tokens > 0) for row in order]
+        if valid == [1, 0]:
+            break
+    else:
+        pytest.fail("no seed puts the row without valid tokens second")
+    run_alone(distill, replace(config, seed=seed), tmp_path / "out", corpus, tiny["student"], tiny["teacher"])
+    loss, norm, t, held_out = _metrics(tmp_path / "out", "loss", "gradient_norm", "t", "validation_loss")
+    assert loss[0] > 0.0 and loss[1] == norm[1] == 0.0
+    assert t == [0.4, 0.4] and held_out[0] == held_out[1]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["facts"]["t_final"] == 0.4
+
+
+@pytest.mark.parametrize(("side", "step"), [("student", 1), ("teacher", 1)])
+def test_broken_weights_are_named_before_the_optimizer_runs(
+    tiny: dict[str, Path], tmp_path: Path, side: str, step: int
+) -> None:
+    from safetensors.torch import save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny[side], broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = math.inf
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    (broken / "manifest.json").unlink()
+    with pytest.raises(UserError, match=f"the {side}'s logits in optimizer step {step}"):
+        _run(CONFIG, tmp_path / "out", {**tiny, side: broken})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_trains(tiny: dict[str, Path], tmp_path: Path, name: str) -> None:
+    config = replace(CONFIG, method=name, steps=4, lm_weight=0.1, ctkd=CtkdConfig(learning_rate=5.0))
+    _run(config, tmp_path / "out", tiny, teacher=METHODS[name].needs_teacher)
+    losses, first = _metrics(tmp_path / "out", "validation_loss", "loss")
+    assert losses[-1] < math.log(400) and all(math.isfinite(loss) for loss in first)
+    if name == "ctkd":
+        (temperatures,) = _metrics(tmp_path / "out", "temperature")
+        assert temperatures[0] == pytest.approx(1 + 20 / (1 + math.exp(-1))) and len(set(temperatures)) > 2
+
+
+def test_settings_that_no_method_takes_are_refused() -> None:
+    with pytest.raises(UserError, match="temperature above 0"):
+        DistillConfig(method="ctkd", temperature=2.0)
+    with pytest.raises(UserError, match="temperature above 0"):
+        DistillConfig(method="cross_entropy", temperature=2.0)
+    with pytest.raises(UserError, match="temperature above 0"):
+        DistillConfig(method="taid", temperature=0.0)
+    with pytest.raises(UserError, match="lm_weight"):
+        DistillConfig(method="taid", lm_weight=1.5)
+    with pytest.raises(UserError, match="beta above 0"):
+        DistillConfig(method="jensen_shannon", settings=(("beta", 2.0),))
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from dataclasses import replace
+import test_distill_train as here
+from common.store import Workspace
+from distill.train import distill
+tiny = {{name: Path(path) for name, path in {tiny!r}.items()}}
+config = replace(here.CONFIG, steps=5, rows_per_step=4, micro_batch_rows=2, validate_every=2, checkpoint_every=5)
+workspace = Workspace(folder=Path({out!r}), machine=here.MACHINE)
+distill(config, workspace, tiny["corpus"], tiny["student"], tiny["teacher"])
+"""
+
+
+def test_two_processes_do_what_one_does(tiny: dict[str, Path], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for size in (1, 2):
+        out = tmp_path / str(size)
+        out.mkdir()
+        code = PROCESS.format(
+            tests=str(Path(__file__).parent),
+            tiny={name: str(path) for name, path in tiny.items()},
+            out=str(out),
+        )
+        named = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, **named, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        for process in processes:
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 0, said
+    fields = ("loss", "kl", "t", "t_momentum", "gradient_norm", "validation_loss", "tokens")
+    for one, two in zip(_metrics(tmp_path / "1", *fields), _metrics(tmp_path / "2", *fields), strict=True):
+        assert len(one) == len(two) > 0 and one == pytest.approx(two, rel=1e-4)
+    first, second = (load_file(tmp_path / size / "model.safetensors") for size in ("1", "2"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
 
 
 def test_planted_heads_attend_to_the_token_before(tiny: dict[str, Path]) -> None:

@@ -181,8 +181,9 @@ def _runs(pid: int) -> bool:
 
 
 def test_closing_ends_the_child(folder: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     runtime = open_runtime(folder / "tiny-F16.gguf")
     assert isinstance(runtime, LlamaCppRuntime)
     runtime.close()
     assert runtime._process.returncode == 0
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before, "the child ignores Ctrl-C, and only the child"

@@ -1,0 +1,195 @@
+"""The distillation methods by name: objective, settings with their ranges, and what drives it over the steps.
+
+A new method is one function in `distill.objectives` and one line in `METHODS` (`docs/add-a-method.md`). Two things
+that every method can have stand here once: a temperature for both sides, and a share of the language-modelling loss.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from common.divergences import cross_entropy
+from common.errors import UserError
+from common.fused_linear_loss import Objective
+from distill import objectives
+from distill.objectives import ChunkResult
+
+Settings = tuple[tuple[str, float], ...]
+"""(name, value) of an objective's settings that differ from their defaults, in the order of the names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Between:
+    """A range of numbers."""
+
+    low: float
+    high: float
+    low_included: bool = True
+    high_included: bool = True
+    whole: bool = False
+    """Only whole numbers."""
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in it."""
+        above = value >= self.low if self.low_included else value > self.low
+        below = value <= self.high if self.high_included else value < self.high
+        return above and below and (not self.whole or float(value).is_integer())
+
+    def __str__(self) -> str:
+        ends = (
+            f"{'at least' if self.low_included else 'above'} {self.low:g}",
+            f"{'at most' if self.high_included else 'below'} {self.high:g}",
+        )
+        return ("a whole number " if self.whole else "") + " and ".join(ends[: 1 if self.high == float("inf") else 2])
+
+
+OPEN_SHARE = Between(low=0.0, high=1.0, low_included=False, high_included=False)
+SKEW = Between(low=0.0, high=1.0, high_included=False)
+POSITIVE = Between(low=0.0, high=float("inf"), low_included=False, high_included=False)
+WEIGHT = Between(low=0.0, high=float("inf"), high_included=False)
+COUNT = Between(low=1.0, high=float("inf"), high_included=False, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What the training loop must know of a method."""
+
+    function: Callable[..., ChunkResult]
+    """From `distill.objectives`."""
+    needs_teacher: bool = True
+    driver: Literal["taid", "ctkd"] | None = None
+    """What gives the objective a new argument in each step: TAID its t, CTKD its temperature."""
+    ranges: Mapping[str, Between] = field(default_factory=dict[str, Between])
+    """The objective's settings; their defaults are the function's own."""
+
+    def objective(
+        self,
+        arguments: Mapping[str, Any],
+        settings: Settings = (),
+        *,
+        temperature: float = 1.0,
+        lm_weight: float = 0.0,
+    ) -> Objective:
+        """The objective of one optimizer step.
+
+        Args:
+            arguments: what the driver gives: `t`, `temperature`, or nothing.
+            settings: see `require_settings`.
+            temperature: divides both sides' logits; value and gradient are multiplied by its square, so that the
+                gradient keeps its size (Hinton et al. 2015, arXiv 1503.02531, section 2).
+            lm_weight: share of the language-modelling loss in the sum, 0 to 1.
+        """
+        bound = {name: int(value) if self.ranges[name].whole else value for name, value in settings} | dict(arguments)
+
+        def objective(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
+            return self.function(student_logits_CV, teacher_logits_CV, targets_C, **bound)
+
+        softened = objective if temperature == 1.0 else _softened(objective, temperature)
+        return softened if lm_weight == 0.0 else _mixed(softened, lm_weight)
+
+
+def _softened(objective: Objective, temperature: float) -> Objective:
+    """`T^2` times the objective of logits divided by T."""
+
+    def softened(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
+        teacher_CV = None if teacher_logits_CV is None else teacher_logits_CV / temperature
+        loss_C, gradient_CV, extras = objective(student_logits_CV / temperature, teacher_CV, targets_C)
+        return loss_C * temperature**2, gradient_CV.mul_(temperature), extras
+
+    return softened
+
+
+def _mixed(objective: Objective, lm_weight: float) -> Objective:
+    """`(1 - w)` times the objective plus w times the cross-entropy on the text; both stand in the log."""
+
+    def mixed(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
+        loss_C, gradient_CV, extras = objective(student_logits_CV, teacher_logits_CV, targets_C)
+        lm_C, lm_gradient_CV = cross_entropy(student_logits_CV, targets_C)
+        extras = extras | {DISTILLATION_LOSS: loss_C, "lm_loss": lm_C}
+        return loss_C.lerp(lm_C, lm_weight), gradient_CV.lerp_(lm_gradient_CV, lm_weight), extras
+
+    return mixed
+
+
+DISTILLATION_LOSS = "distillation_loss"
+"""In the log: the objective's own value, where the language-modelling loss is mixed in."""
+
+METHODS: dict[str, Method] = {
+    "cross_entropy": Method(function=objectives.cross_entropy, needs_teacher=False),
+    "forward_kl": Method(function=objectives.forward_kl),
+    "reverse_kl": Method(function=objectives.reverse_kl),
+    "jensen_shannon": Method(function=objectives.jensen_shannon, ranges={"beta": OPEN_SHARE}),
+    "total_variation": Method(function=objectives.total_variation),
+    "skew_forward_kl": Method(function=objectives.skew_forward_kl, ranges={"skew": SKEW}),
+    "skew_reverse_kl": Method(function=objectives.skew_reverse_kl, ranges={"skew": SKEW}),
+    "adaptive_kl": Method(function=objectives.adaptive_kl, ranges={"head_mass": OPEN_SHARE}),
+    "ctkd": Method(function=objectives.ctkd, driver="ctkd"),
+    "decoupled_kd": Method(function=objectives.decoupled_kd, ranges={"target_weight": WEIGHT, "other_weight": WEIGHT}),
+    "decoupled_top_k": Method(function=objectives.decoupled_top_k, ranges={"k": COUNT, "kept_temperature": POSITIVE}),
+    "taid": Method(function=objectives.taid, driver="taid"),
+    "taid_labels": Method(
+        function=objectives.taid_labels, needs_teacher=False, driver="taid", ranges={"smoothing": OPEN_SHARE}
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """Look a method up by name.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name not in METHODS:
+        raise UserError(
+            wanted=f"a method out of {', '.join(sorted(METHODS))}", got=repr(name), next_step="name one of these"
+        )
+    return METHODS[name]
+
+
+def defaults(name: str) -> dict[str, float]:
+    """The settings of a method with the values they have when nothing is said."""
+    parameters = inspect.signature(method(name).function).parameters
+    return {setting: parameters[setting].default for setting in method(name).ranges}
+
+
+def require_settings(name: str, settings: Settings) -> None:
+    """Refuse settings that the method does not have, or that lie outside their range.
+
+    Raises:
+        UserError: either of the two.
+    """
+    ranges = method(name).ranges
+    for setting, value in settings:
+        if setting not in ranges:
+            raise UserError(
+                wanted=f"settings of {name}: {', '.join(sorted(ranges)) or 'it has none'}",
+                got=setting,
+                next_step="leave it out, or name another method",
+            )
+        if not ranges[setting].holds(value):
+            raise UserError(
+                wanted=f"{setting} {ranges[setting]}", got=f"{value:g}", next_step=f"mend the settings of {name}"
+            )
+
+
+def parse_settings(name: str, texts: list[str]) -> Settings:
+    """`["beta=0.5"]` to settings of a method, as the command line gives them.
+
+    Raises:
+        UserError: not `name=number`, or as `require_settings`.
+    """
+    parsed: dict[str, float] = {}
+    for text in texts:
+        setting, _, value = text.partition("=")
+        try:
+            parsed[setting] = float(value)
+        except ValueError:
+            raise UserError(
+                wanted="settings as name=number", got=text, next_step="write for example beta=0.5"
+            ) from None
+    settings = tuple(sorted(parsed.items()))
+    require_settings(name, settings)
+    return settings

@@ -1,0 +1,54 @@
+"""A student with its loss in one forward pass: batch in, weighted mean of an objective out.
+
+Data parallelism keeps gradients in step only for what goes through a module's own forward pass, so the head and the
+loss are inside it. It knows no optimizer and no method's name.
+"""
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from common.checkpoint import head_weight, hidden_states
+from common.device import Machine
+from common.fused_linear_loss import LinearLoss, Objective, fused_linear_loss
+from common.packing import Batch
+from distill.teacher import TeacherSignal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class StudentLoss(nn.Module):
+    """The loss of one micro-batch as a function of the student's parameters."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        teacher: TeacherSignal | None,
+        *,
+        vocabulary: int,
+        chunk_tokens: int,
+        machine: Machine,
+    ) -> None:
+        """Takes the student, the teacher or None, and V, the ids that both tokenizers own."""
+        super().__init__()
+        self.model = model
+        self._teacher, self._vocabulary = teacher, vocabulary
+        self._chunk_tokens, self._machine = chunk_tokens, machine
+
+    def forward(self, batch: Batch, objective: Objective, denominator: float) -> LinearLoss:
+        """The sum over the batch's tokens, each by its weight, divided by `denominator`."""
+        device = self._machine.torch_device
+        hidden_BTD = hidden_states(self.model, batch, self._machine)
+        return fused_linear_loss(
+            hidden_BTD.flatten(0, 1),
+            head_weight(self.model),
+            batch.targets_BT.flatten().to(device),
+            batch.weights_BT.flatten().to(device),
+            objective,
+            vocabulary=self._vocabulary,
+            denominator=denominator,
+            teacher=None if self._teacher is None else self._teacher(batch),
+            chunk_tokens=self._chunk_tokens,
+            compute_dtype=self._machine.torch_dtype,
+        )

@@ -1,0 +1,66 @@
+"""CTKD's temperature against torch's autograd with the gradient reversed in front of the temperature."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from common.errors import UserError
+from distill.ctkd import CtkdConfig, initial_state, next_state, reversal_strength, temperature
+from distill.objectives import ctkd
+
+
+class _Reverse(torch.autograd.Function):
+    """The gradient-reversal layer of the article: identity, and minus the gradient times a strength."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, strength: float) -> torch.Tensor:  # type: ignore[override]
+        ctx.strength = strength
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return -ctx.strength * gradients[0], None
+
+
+def test_theta_moves_as_under_a_gradient_reversal_layer_and_a_shared_optimizer() -> None:
+    generator = torch.Generator().manual_seed(1)
+    config, steps = CtkdConfig(learning_rate=0.3, reversal_share=0.5), 20
+    state = initial_state(config)
+    theta = torch.tensor(config.theta_start, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([theta], lr=config.learning_rate)
+    for step in range(1, steps + 1):
+        student, teacher = (3 * torch.randn(6, 20, dtype=torch.float64, generator=generator) for _ in range(2))
+        value = _Reverse.apply(1 + 20 * torch.sigmoid(theta), reversal_strength(step, steps, config))
+        assert isinstance(value, torch.Tensor)
+        p, q = torch.log_softmax(teacher / value, -1), torch.log_softmax(student / value, -1)
+        loss = (value**2 * (p.exp() * (p - q)).sum(-1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found, _, extras = ctkd(student, teacher, torch.zeros(6).long(), temperature=temperature(state, config))
+        assert float(found.mean()) == pytest.approx(float(loss.detach()), rel=1e-9)
+        slope = float(extras["temperature_gradient"].mean())
+        state = next_state(state, slope, step=step, steps=steps, config=config)
+        assert state.theta == pytest.approx(float(theta.detach()), rel=1e-8)
+    assert state.theta != config.theta_start
+
+
+def test_the_reversal_grows_from_nothing_to_all() -> None:
+    config = CtkdConfig(reversal_share=0.5)
+    strengths = [reversal_strength(step, 100, config) for step in range(101)]
+    assert strengths[0] == 0.0 and strengths[25] == pytest.approx(0.5) and strengths[50:] == [1.0] * 51
+    assert strengths == sorted(strengths)
+
+
+def test_the_temperature_stays_in_its_range() -> None:
+    config = CtkdConfig(max_temperature=5.0)
+    for theta in (-1e6, -3.0, 0.0, 800.0):
+        state = initial_state(CtkdConfig(theta_start=theta))
+        assert 1.0 <= temperature(state, config) <= 5.0
+
+
+@pytest.mark.parametrize("settings", [{"max_temperature": 1.0}, {"learning_rate": -0.1}, {"reversal_share": 0.0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="mend the CTKD settings"):
+        CtkdConfig(**settings)
