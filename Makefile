@@ -8,7 +8,7 @@ PYTHON ?=
 RUN := .venv/bin/python -m
 SHELL := /bin/sh
 
-.PHONY: help .venv tinyswallow test check chat inspect compare
+.PHONY: help .venv tinyswallow test check chat inspect compare figures
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make chat [MODEL=FILE.gguf]                  talk to a model in the terminal'
 	@echo 'make inspect [RECIPE=mini]                   what training reads, with the loss mask in colour'
 	@echo 'make compare                                 the distillation methods against one another'
+	@echo 'make figures                                 the figures of the TAID article, in dist/figures/'
 	@echo 'PYTHON=PATH names the Python (3.11 to 3.13) that .venv is made with'
 
 # A Python that cannot even read the set-up script is passed over; one named by PYTHON is the only candidate.
@@ -50,3 +51,6 @@ inspect: .venv
 
 compare: .venv
 	@$(RUN) studies.compare
+
+figures: .venv
+	@$(RUN) studies.figures

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from common.attention import layout, packed_documents
 from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError
-from common.packing import Batch
+from common.packing import RealTokens
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -119,13 +120,16 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
     tokenizer.save(folder)
 
 
-def hidden_states(model: "PreTrainedModel", batch: Batch, machine: Machine) -> Tensor:
-    """Final hidden states [B, T, D]; attention stays inside each document because positions restart there."""
+def hidden_states(model: "PreTrainedModel", real: RealTokens, machine: Machine) -> Tensor:
+    """Final hidden states [M, D] of real tokens in one line; attention stays inside each document."""
     device = machine.torch_device
-    with machine.autocast():
+    with machine.autocast(), packed_documents(model):
         return model.model(
-            input_ids=batch.tokens_BT.to(device), position_ids=batch.position_ids_BT.to(device), use_cache=False
-        ).last_hidden_state
+            input_ids=real.tokens_M[None].to(device),
+            position_ids=real.positions_M[None].to(device),
+            use_cache=False,
+            documents=layout(real.lengths, device),
+        ).last_hidden_state[0]
 
 
 def head_weight(model: "PreTrainedModel") -> Tensor:

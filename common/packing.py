@@ -185,6 +185,35 @@ class Batch:
     num_valid_tokens: int
     """Targets whose weight is above 0."""
 
+    def real_tokens(self) -> "RealTokens":
+        """The batch without its padding."""
+        is_real_BT = self.doc_ids_BT > 0
+        starts_M = (self.position_ids_BT[is_real_BT] == 0).nonzero().flatten()
+        ends_M = torch.cat([starts_M[1:], is_real_BT.sum()[None]])
+        return RealTokens(
+            tokens_M=self.tokens_BT[is_real_BT],
+            positions_M=self.position_ids_BT[is_real_BT],
+            targets_M=self.targets_BT[is_real_BT],
+            weights_M=self.weights_BT[is_real_BT],
+            lengths=tuple((ends_M - starts_M).tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealTokens:
+    """The M real tokens of a batch in one line, row after row, document after document; torch tensors on the CPU."""
+
+    tokens_M: torch.Tensor
+    """int64 token ids."""
+    positions_M: torch.Tensor
+    """int64: 0 at the start of each document."""
+    targets_M: torch.Tensor
+    """int64: the next token of the same document, 0 where there is none."""
+    weights_M: torch.Tensor
+    """float32: loss weight of predicting the target."""
+    lengths: tuple[int, ...]
+    """Tokens of each document; they add up to M."""
+
 
 class PackedRows:
     """The rows of one split folder, mapped from disk.

@@ -17,9 +17,9 @@ from common.checkpoint import TrainingState, head_weight, hidden_states, resume_
 from common.device import Machine
 from common.divergences import cross_entropy
 from common.errors import UserError
-from common.fused_linear_loss import chunks
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, chunks, head_product
 from common.optim import Optimizers
-from common.packing import Batch, PackedRows
+from common.packing import PackedRows, RealTokens
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -95,14 +95,9 @@ def require_finite_logits(logit_sums: Mapping[str, Tensor], *, step: int) -> Non
             )
 
 
-def weight_of(batches: Sequence[Batch]) -> float:
+def weight_of(batches: Sequence[RealTokens]) -> float:
     """Sum of the loss weights of a whole optimizer step: the one denominator of its mean."""
-    return float(sum(batch.weights_BT.sum(dtype=torch.float64) for batch in batches))
-
-
-def real_tokens(batches: Sequence[Batch]) -> int:
-    """Tokens of a whole optimizer step, padding not counted."""
-    return sum(int((batch.doc_ids_BT > 0).sum()) for batch in batches)
+    return float(sum(real.weights_M.sum(dtype=torch.float64) for real in batches))
 
 
 @torch.no_grad()
@@ -126,15 +121,18 @@ def row_losses(
     wanted = range(rows.num_rows) if indices is None else indices
     for part in chunks(len(wanted), rows_per_batch):
         batch = rows.batch(wanted[part])
-        hidden_BTD = hidden_states(model, batch, machine)
-        weights_BT = batch.weights_BT.to(hidden_BTD.device)
-        targets_N = batch.targets_BT.to(hidden_BTD.device).flatten()
-        loss_N = torch.zeros(targets_N.numel(), device=hidden_BTD.device)
-        hidden_ND = hidden_BTD.flatten(0, 1)
-        for part in chunks(len(targets_N), 1024):
-            logits_CV = torch.mm(hidden_ND[part].to(head_VD.dtype), head_VD.t()).float()
-            loss_N[part] = cross_entropy(logits_CV, targets_N[part])[0]
-        sums_B = (loss_N.view_as(weights_BT) * weights_BT).sum(1, dtype=torch.float64)
+        real = batch.real_tokens()
+        hidden_MD = hidden_states(model, real, machine)
+        targets_M = real.targets_M.to(hidden_MD.device)
+        loss_M = torch.zeros(targets_M.numel(), device=hidden_MD.device)
+        for part in chunks(len(targets_M), DEFAULT_CHUNK_TOKENS):
+            hidden_CD = hidden_MD[part].to(head_VD.dtype)
+            logits_CV = head_product(hidden_CD, head_VD, head_VD.new_empty(len(hidden_CD), vocabulary))
+            loss_M[part] = cross_entropy(logits_CV.float(), targets_M[part])[0]
+        loss_BT = torch.zeros_like(batch.weights_BT)
+        loss_BT[batch.doc_ids_BT > 0] = loss_M.cpu()
+        sums_B = (loss_BT * batch.weights_BT).sum(1, dtype=torch.float64)
+        weights_BT = batch.weights_BT
         results += [(float(a), float(b)) for a, b in zip(sums_B, weights_BT.sum(1), strict=True)]
     model.train(training)
     return results

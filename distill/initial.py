@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from common.checkpoint import new_model, save_model
+from common.checkpoint import load_model, new_model, save_model
+from common.device import Machine
 from common.errors import UserError
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
@@ -152,3 +153,25 @@ def init(config: InitConfig, workspace: Workspace, tokenizer: Path) -> dict[str,
     model = initial_model(config, loaded)
     save_model(model, loaded, workspace.folder, dtype=torch.float32)
     return {"parameters": model.num_parameters()}
+
+
+def open_student(
+    folder: Path | None, config: InitConfig | None, corpus: Path, machine: Machine
+) -> tuple["PreTrainedModel", Tokenizer]:
+    """The model to train and its tokenizer: a folder's, or an untrained one with the corpus's tokenizer.
+
+    Raises:
+        UserError: both or neither, or what cannot be loaded.
+    """
+    if (folder is None) == (config is None):
+        raise UserError(
+            wanted="either a student folder or the geometry of an untrained one",
+            got="both" if folder else "neither",
+            next_step="give exactly one of the two",
+        )
+    if folder is not None:
+        return load_model(folder, machine), Tokenizer.load(folder)
+    assert config is not None
+    tokenizer = Tokenizer.load(corpus / "tokenizer")
+    model: Any = initial_model(config, tokenizer)
+    return model.to(machine.torch_device), tokenizer

@@ -11,7 +11,7 @@ from torch import nn
 from common.checkpoint import head_weight, hidden_states
 from common.device import Machine
 from common.fused_linear_loss import LinearLoss, Objective, fused_linear_loss
-from common.packing import Batch
+from common.packing import RealTokens
 from distill.teacher import TeacherSignal
 
 if TYPE_CHECKING:
@@ -36,19 +36,18 @@ class StudentLoss(nn.Module):
         self._teacher, self._vocabulary = teacher, vocabulary
         self._chunk_tokens, self._machine = chunk_tokens, machine
 
-    def forward(self, batch: Batch, objective: Objective, denominator: float) -> LinearLoss:
-        """The sum over the batch's tokens, each by its weight, divided by `denominator`."""
+    def forward(self, real: RealTokens, objective: Objective, denominator: float) -> LinearLoss:
+        """The sum over the tokens, each by its weight, divided by `denominator`."""
         device = self._machine.torch_device
-        hidden_BTD = hidden_states(self.model, batch, self._machine)
         return fused_linear_loss(
-            hidden_BTD.flatten(0, 1),
+            hidden_states(self.model, real, self._machine),
             head_weight(self.model),
-            batch.targets_BT.flatten().to(device),
-            batch.weights_BT.flatten().to(device),
+            real.targets_M.to(device),
+            real.weights_M.to(device),
             objective,
             vocabulary=self._vocabulary,
             denominator=denominator,
-            teacher=None if self._teacher is None else self._teacher(batch),
+            teacher=None if self._teacher is None else self._teacher(real),
             chunk_tokens=self._chunk_tokens,
             compute_dtype=self._machine.torch_dtype,
         )

@@ -5,7 +5,7 @@ teacher computes them as the batch comes; logits are only ever made chunk by chu
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -13,31 +13,35 @@ from common.checkpoint import head_weight, hidden_states, load_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import TeacherHead
-from common.packing import Batch
+from common.packing import RealTokens
 from common.tokenizer import Tokenizer
 from distill.methods import method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class TeacherSignal(Protocol):
     """The teacher's view of one batch."""
 
-    def __call__(self, batch: Batch) -> TeacherHead:
-        """Hidden states [B * T, E] and head of the teacher for every position of the batch."""
+    def __call__(self, real: RealTokens) -> TeacherHead:
+        """Hidden states [M, E] of every token, and the teacher's head."""
         ...
 
 
 class OnlineTeacher:
     """A frozen model that reads each batch as it comes."""
 
-    def __init__(self, folder: Path, machine: Machine) -> None:
-        dtype = machine.torch_dtype
-        self._model = load_model(folder, machine, dtype=dtype).requires_grad_(False)
+    def __init__(self, model: "PreTrainedModel", machine: Machine) -> None:
+        """Takes a model in the dtype in which it is to compute."""
+        self._model = model.requires_grad_(False)
         self._machine = machine
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> TeacherHead:
-        hidden_BTE = hidden_states(self._model, batch, self._machine)
-        return TeacherHead(hidden_NE=hidden_BTE.flatten(0, 1), weight_WE=head_weight(self._model))
+    def __call__(self, real: RealTokens) -> TeacherHead:
+        return TeacherHead(
+            hidden_NE=hidden_states(self._model, real, self._machine), weight_WE=head_weight(self._model)
+        )
 
 
 def open_teacher(
@@ -57,7 +61,7 @@ def open_teacher(
     if folder is None:
         return None
     require_same_vocabulary(student_tokenizer, folder)
-    return OnlineTeacher(folder, machine)
+    return OnlineTeacher(load_model(folder, machine, dtype=machine.torch_dtype), machine)
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:

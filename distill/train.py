@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from common.checkpoint import load_model, save_model
+from common.checkpoint import save_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, Objective
@@ -27,7 +27,6 @@ from common.tokenizer import Tokenizer
 from common.training import (
     TINY_WEIGHT,
     Keeper,
-    real_tokens,
     require_finite,
     require_finite_logits,
     require_fit,
@@ -37,8 +36,9 @@ from common.training import (
 )
 from distill.ctkd import CtkdConfig
 from distill.drivers import driver_of, saved
-from distill.initial import InitConfig, initial_model
+from distill.initial import InitConfig, open_student
 from distill.methods import Settings, method, require_settings
+from distill.on_policy import OnPolicy, OnPolicyConfig
 from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig, alpha_warning
 from distill.teacher import open_teacher
@@ -65,6 +65,8 @@ class DistillConfig:
     """Share of the language-modelling loss on the text itself in the loss, 0 to 1."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
+    on_policy: OnPolicyConfig | None = None
+    """Responses that the student writes itself, mixed in; None learns from the corpus alone."""
     init: InitConfig | None = None
     """Geometry of an untrained student; None where a student folder is given."""
     corpus_tokens: int | None = None
@@ -99,6 +101,12 @@ class DistillConfig:
                 got=f"{self.temperature:g} for {self.method}",
                 next_step="mend the settings",
             )
+        if self.on_policy is not None and not chosen.needs_teacher:
+            raise UserError(
+                wanted="a method with a teacher for responses that the student writes itself",
+                got=self.method,
+                next_step="leave on_policy out, or name another method",
+            )
         if not 0.0 <= self.lm_weight <= 1.0:
             raise UserError(wanted="0 <= lm_weight <= 1", got=f"{self.lm_weight:g}", next_step="mend the settings")
         counts = (self.steps, self.rows_per_step, self.micro_batch_rows, self.validate_every, self.checkpoint_every)
@@ -112,24 +120,6 @@ class DistillConfig:
                 got=f"{self.corpus_tokens}",
                 next_step="mend the settings",
             )
-
-
-def _student(
-    config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None
-) -> tuple["PreTrainedModel", Tokenizer]:
-    """The model to train and its tokenizer."""
-    if (student is None) == (config.init is None):
-        raise UserError(
-            wanted="either a student folder or the geometry of an untrained one",
-            got="both" if student else "neither",
-            next_step="give exactly one of the two",
-        )
-    if student is not None:
-        return load_model(student, workspace.machine), Tokenizer.load(student)
-    assert config.init is not None
-    tokenizer = Tokenizer.load(corpus / "tokenizer")
-    model = initial_model(config.init, tokenizer)
-    return model.to(workspace.machine.torch_device), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def micro_batches(rows: PackedRows, step: int, config: DistillConfig, team: Team) -> list[Batch]:
@@ -153,6 +143,7 @@ class _Run:
     rows: PackedRows
     validation: PackedRows
     team: Team
+    on_policy: OnPolicy | None
 
 
 def _optimize(
@@ -164,19 +155,22 @@ def _optimize(
     """
     team = run.team
     # ---------------------------------------------------------------------------------------------------------
-    batches = micro_batches(run.rows, step, config, team)
+    batches = [batch.real_tokens() for batch in micro_batches(run.rows, step, config, team)]
+    if run.on_policy:
+        mixed = run.on_policy.mixed
+        batches = [mixed(real, step=step, index=index, rank=team.rank) for index, real in enumerate(batches)]
     weight = team.totals({"weight": weight_of(batches)})["weight"]
     sums: dict[str, float] = {"loss": 0.0}
-    for index, batch in enumerate(batches):
+    for index, real in enumerate(batches):
         with team.accumulating(run.loss) if index + 1 < len(batches) else contextlib.nullcontext():
             # Gradients are averaged over the processes, and the loss is a sum over them.
-            result: LinearLoss = run.loss(batch, objective, max(weight, TINY_WEIGHT) / team.size)
+            result: LinearLoss = run.loss(real, objective, max(weight, TINY_WEIGHT) / team.size)
             result.loss.backward()
         require_finite_logits(result.logit_sums, step=step + 1)
         sums["loss"] += float(result.loss.detach()) / team.size
         for name, total in result.sums.items():
             sums[name] = sums.get(name, 0.0) + float(total) / max(weight, TINY_WEIGHT)
-    means = team.totals(sums | {"tokens": real_tokens(batches)})
+    means = team.totals(sums | {"tokens": sum(len(real.tokens_M) for real in batches)})
     require_finite(means["loss"], 0.0, step=step + 1)
     factor = schedule(step, config.steps, config.optim)
     means["gradient_norm"] = optimizers.step(factor) if weight > 0 else optimizers.skip()
@@ -191,7 +185,7 @@ def _open(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> _Run:
     """Load and check everything before the first step."""
-    model, tokenizer = _student(config, workspace, corpus, student)
+    model, tokenizer = open_student(student, config.init, corpus, workspace.machine)
     rows = PackedRows(corpus / "packed" / "train", limit_tokens=config.corpus_tokens)
     rows.require(tokenizer)
     require_fit(model, tokenizer, rows.sequence_tokens)
@@ -203,7 +197,16 @@ def _open(
     loss = StudentLoss(
         model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=workspace.machine
     )
-    return _Run(model=model, loss=team.in_step(loss), tokenizer=tokenizer, rows=rows, validation=validation, team=team)
+    own = config.on_policy
+    return _Run(
+        model=model,
+        loss=team.in_step(loss),
+        tokenizer=tokenizer,
+        rows=rows,
+        validation=validation,
+        team=team,
+        on_policy=OnPolicy(own, model, tokenizer, workspace.machine, seed=config.seed) if own else None,
+    )
 
 
 def _validate(run: _Run, machine: Machine, *, step: int) -> float:
@@ -218,7 +221,7 @@ def _validate(run: _Run, machine: Machine, *, step: int) -> float:
     return held_out
 
 
-@stage(version=2)
+@stage(version=3)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:
@@ -244,6 +247,8 @@ def distill(
     found = keeper.resume()
     values: dict[str, Any] = {"driver": None, "tokens": 0, "seconds": 0.0} if found is None else found.values
     state = driver.initial() if values["driver"] is None else driver.restored(values["driver"])
+    if run.on_policy:
+        run.on_policy.restore(values.get("replay", []))
     first = 0 if found is None else found.step
     log = MetricsLog(workspace.folder, resume_after_step=first) if run.team.is_first else None
     run.model.train()
@@ -269,6 +274,8 @@ def distill(
                 log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:
             values["driver"] = saved(state)
+            if run.on_policy:
+                values["replay"] = run.on_policy.saved()
             keeper.save(done, values)
     if run.team.is_first:
         keeper.restore_best()

@@ -4,6 +4,7 @@ Defaults are the configs' own, but for TAID's alpha: left out, it follows the ru
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.store import run_alone
 from distill.ctkd import CtkdConfig
 from distill.initial import InitConfig, init
 from distill.methods import METHODS, defaults, parse_settings
+from distill.on_policy import OnPolicyConfig
 from distill.taid import RELEASED_STEPS, TaidConfig, alpha_for
 from distill.train import DistillConfig, distill
 
@@ -46,7 +48,7 @@ def _init(parsed: argparse.Namespace) -> None:
 
 
 def _add_train(subparsers: Subparsers) -> None:
-    run, optim, taid, ctkd = DistillConfig(), OptimConfig(), TaidConfig(), CtkdConfig()
+    run = DistillConfig()
     verb = subparsers.add_parser(
         "train",
         help="pre-train, or distil a teacher",
@@ -98,9 +100,22 @@ def _add_train(subparsers: Subparsers) -> None:
     )
     add("--validate-every", type=int, default=run.validate_every, metavar="N", help="steps between validations")
     add("--checkpoint-every", type=int, default=run.checkpoint_every, metavar="N", help="steps between checkpoints")
+    _add_optimizer(add)
+    _add_methods_own(add)
+    add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
+    add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
+    verb.set_defaults(function=_train)
+
+
+def _add_optimizer(add: Callable[..., Any]) -> None:
+    optim = OptimConfig()
     add("--optimizer", choices=["adamw", "muon"], default=optim.matrices, help="for the blocks' matrices")
     add("--learning-rate", type=float, default=optim.learning_rate, metavar="X", help="AdamW's peak")
     add("--muon-learning-rate", type=float, default=optim.muon_learning_rate, metavar="X", help="Muon's peak")
+
+
+def _add_methods_own(add: Callable[..., Any]) -> None:
+    taid, ctkd, own = TaidConfig(), CtkdConfig(), OnPolicyConfig()
     add("--t-start", type=float, default=taid.t_start, metavar="X", help="teacher's share in the target at step 0")
     add("--t-end", type=float, default=taid.t_end, metavar="X", help="teacher's share at the end of the ramp")
     add("--ramp-share", type=float, default=taid.ramp_share, metavar="X", help="share of the steps that the ramp takes")
@@ -123,9 +138,34 @@ def _add_train(subparsers: Subparsers) -> None:
         metavar="X",
         help="step of ctkd's learnt temperature",
     )
-    add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
-    add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
-    verb.set_defaults(function=_train)
+    add(
+        "--on-policy",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of the micro-batches whose responses the student writes itself, 0 to 1",
+    )
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=own.max_new_tokens,
+        metavar="N",
+        help="longest response of --on-policy, tokens",
+    )
+    add(
+        "--replay",
+        type=float,
+        default=own.replay,
+        metavar="X",
+        help="share of those micro-batches that come from the replay buffer, 0 to 1",
+    )
+    add(
+        "--sampling-temperature",
+        type=float,
+        default=own.temperature,
+        metavar="X",
+        help="of the responses; 0 takes the likeliest token",
+    )
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -140,6 +180,19 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
+def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig:
+    return OnPolicyConfig(
+        probability=parsed.on_policy,
+        max_new_tokens=parsed.max_new_tokens,
+        replay=parsed.replay,
+        temperature=parsed.sampling_temperature,
+    )
+
+
+def _alpha(parsed: argparse.Namespace) -> float:
+    return TaidConfig().alpha if parsed.released else alpha_for(steps=parsed.steps, ramp_share=parsed.ramp_share)
+
+
 def _train(parsed: argparse.Namespace) -> None:
     name = getattr(parsed, "method", "taid" if parsed.teacher else "cross_entropy")
     for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
@@ -152,7 +205,7 @@ def _train(parsed: argparse.Namespace) -> None:
         lm_weight=parsed.lm_weight,
         ctkd=CtkdConfig(learning_rate=parsed.temperature_learning_rate),
         taid=TaidConfig(
-            alpha=getattr(parsed, "alpha", alpha_for(steps=parsed.steps, ramp_share=parsed.ramp_share)),
+            alpha=getattr(parsed, "alpha", _alpha(parsed)),
             beta=parsed.beta,
             t_start=parsed.t_start,
             t_end=parsed.t_end,
@@ -166,6 +219,7 @@ def _train(parsed: argparse.Namespace) -> None:
             learning_rate=parsed.learning_rate,
             muon_learning_rate=parsed.muon_learning_rate,
         ),
+        on_policy=_on_policy(parsed) if parsed.on_policy else None,
         corpus_tokens=parsed.corpus_tokens,
         steps=parsed.steps,
         rows_per_step=parsed.rows_per_step,

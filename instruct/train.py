@@ -19,13 +19,12 @@ from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, fused_linear_loss
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import Batch, PackedRows, rows_of_step
+from common.packing import Batch, PackedRows, RealTokens, rows_of_step
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import (
     Keeper,
     mean_loss,
-    real_tokens,
     require_finite,
     require_finite_logits,
     require_fit,
@@ -131,7 +130,7 @@ def micro_batches(rows: Rows, step: int, config: InstructConfig) -> list[Batch]:
 def _optimize(
     model: "PreTrainedModel",
     optimizers: Optimizers,
-    batches: list[Batch],
+    batches: list[RealTokens],
     step: int,
     vocabulary: int,
     config: InstructConfig,
@@ -142,13 +141,12 @@ def _optimize(
     # ---------------------------------------------------------------------------------------------------------
     denominator = weight_of(batches)
     loss = 0.0
-    for batch in batches:
-        hidden_BTD = hidden_states(model, batch, machine)
+    for real in batches:
         result = fused_linear_loss(
-            hidden_BTD.flatten(0, 1),
+            hidden_states(model, real, machine),
             head_weight(model),
-            batch.targets_BT.flatten().to(machine.torch_device),
-            batch.weights_BT.flatten().to(machine.torch_device),
+            real.targets_M.to(machine.torch_device),
+            real.weights_M.to(machine.torch_device),
             _plain,
             vocabulary=vocabulary,
             denominator=max(denominator, 1e-9),
@@ -166,7 +164,7 @@ def _optimize(
     return {"loss": loss, "gradient_norm": norm, "learning_rate": config.optim.learning_rate * factor}
 
 
-@stage(version=2)
+@stage(version=3)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:
@@ -193,9 +191,9 @@ def instruct(
     model.train()
     for step in progress(range(first, config.steps), label="chat", unit="step", total=config.steps - first):
         started = time.perf_counter()
-        batches = micro_batches(rows, step, config)
+        batches = [batch.real_tokens() for batch in micro_batches(rows, step, config)]
         means = _optimize(model, optimizers, batches, step, tokenizer.size, config, workspace)
-        tokens = real_tokens(batches)
+        tokens = sum(len(real.tokens_M) for real in batches)
         seconds = time.perf_counter() - started
         values["tokens"] += tokens
         values["seconds"] += seconds

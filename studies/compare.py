@@ -21,6 +21,7 @@ from distill.train import DistillConfig, distill
 from eval.heldout import held_out_losses
 from recipes.loading import load
 from recipes.recipe import Recipe, build
+from studies.run_curves import curves_of
 from studies.student_t import estimate, paired_difference
 
 BASELINE = "cross_entropy"
@@ -38,6 +39,8 @@ class Run:
     """Nats per token on the test split."""
     seconds: float
     """Time in training steps, over all starts of the run."""
+    curves: dict[str, Any] | None
+    """Loss by step and, for TAID, t and sigma (`studies.run_curves`)."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
@@ -69,11 +72,13 @@ def compare(recipe: Recipe, store: Store, *, num_seeds: int) -> dict[str, Any]:
         test_loss, _ = _test_loss(student, corpus, store)
         facts = student.manifest["facts"]
         seconds = facts["tokens"] / facts["tokens_per_s"]
-        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=seconds))
+        curves = curves_of(student.folder, config.taid, steps=config.steps)
+        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
     return {
         "recipe": recipe.name,
         "machine": store.machine.to_json(),
         "steps": recipe.base.steps,
+        "taid": dataclasses.asdict(recipe.base.taid),
         "corpus_tokens": recipe.base.corpus_tokens,
         "test_tokens": tokens,
         "start": {"test_loss": losses},

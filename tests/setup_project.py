@@ -86,7 +86,7 @@ def make_project(folder: Path, *, dependency: str = "") -> Path:
     folder.mkdir()
     shutil.copy(ROOT / "setup_environment.py", folder)
     shutil.copy(ROOT / "Makefile", folder)
-    extras = "[project.optional-dependencies]\nexport = []\nevaluation = []\ndev = []\n"
+    extras = "[project.optional-dependencies]\nexport = []\nevaluation = []\nfigures = []\ndev = []\n"
     project = '[project]\nname = "miniature"\nversion = "1.0"\ndependencies = []\n'
     (folder / "pyproject.toml").write_text(f"{BUILD_SYSTEM}\n{project}\n{extras}\n[tool.ruff]\n")
     needs = f"Requires-Dist: {dependency}\n" if dependency else ""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("studies", "recipes", "distill", "instruct", "export", "eval", "common")
+PACKAGES = ("studies", "bench", "recipes", "distill", "instruct", "export", "eval", "common")
 HEAVY = ("llama_cpp", "coremltools", "lm_eval", "datasets", "matplotlib")
 
 FILE_LINES, FILE_LINES_HARD = 300, 400

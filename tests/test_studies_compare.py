@@ -18,6 +18,7 @@ from common.store import Artifact, Store
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from studies import compare as study
+from studies import run_curves
 from studies.student_t import central_probability, estimate, paired_difference, t_half_width
 
 LOSSES = st.lists(st.floats(0.1, 10), min_size=2, max_size=8)
@@ -139,6 +140,22 @@ def test_the_study_trains_every_method_from_the_same_start(built: list[tuple[Any
     assert rows["taid"]["against_cross_entropy"]["interval"] == pytest.approx([-0.22, -0.22])
     assert rows["cross_entropy"]["against_cross_entropy"] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_the_study_keeps_the_curves_of_each_run(built: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    """A run's metrics end up beside its test loss, with the settings that the figures need; none logged, none kept."""
+    rows = [{"step": step, "loss": 3.0 - step, "kl": 0.5, "t": 0.4, "t_momentum": 0.0} for step in (1, 2)]
+    folder = tmp_path / "compare_taid_seed1"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taid = TaidConfig(alpha=0.3, t_start=0.4)
+    recipe: Any = _Recipe(name="toy", base=DistillConfig(method="taid", taid=taid, steps=2))
+    found = json.loads(json.dumps(study.compare(recipe, Store(tmp_path), num_seeds=2)))
+    curves = {(run["method"], run["seed"]): run["curves"] for run in found["runs"]}
+    assert [name for name, kept in curves.items() if kept is not None] == [("taid", 1)]
+    assert curves["taid", 1]["cross_entropy"] == [2.0, 1.0] and curves["taid", 1]["sigma"] == [0.5, 0.5]
+    measured = run_curves.measured(found)
+    assert measured is not None and measured.config == taid and measured.runs[0].step.tolist() == [1, 2]
 
 
 def test_the_page_says_what_the_json_says(built: list[tuple[Any, ...]], tmp_path: Path) -> None:

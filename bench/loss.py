@@ -1,0 +1,193 @@
+"""`python -m bench loss`: the fused TAID loss against the dense computation and against nothing but its products.
+
+The products are the four that any method needs: both logits, and the gradients of hidden states and of the student's
+head, by the fastest calls that we know (`head_product`) and into memory that is already there. Legend: N tokens, V
+vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.measure import PRECISIONS, device_here, free_bytes, medians, peak_above, require_at_least_one, say
+from bench.released import taid_loss
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, TeacherHead, chunks, fused_linear_loss, head_product
+from distill.methods import method
+
+T = 0.7
+_PRODUCT_TOKENS = 1024
+_DENSE_TENSORS_FP32 = 8
+"""[N, V] float32 tensors that the dense computation holds at its peak, counted from its code."""
+
+
+def add_verb(verbs: Any) -> None:
+    """Registers `loss`."""
+    verb = verbs.add_parser(
+        "loss", help="head and loss, forward and backward", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    verb.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32", help="of the products, on all sides")
+    verb.add_argument("--tokens", type=int, default=1024, metavar="N", help="tokens of the batch")
+    verb.add_argument("--hidden", type=int, default=1536, metavar="N", help="hidden size of the student")
+    verb.add_argument("--teacher-hidden", type=int, default=5120, metavar="N", help="hidden size of the teacher")
+    verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="rows that both heads share")
+    verb.add_argument("--chunk-tokens", type=int, default=DEFAULT_CHUNK_TOKENS, metavar="N", help="of the fused loss")
+    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
+    verb.add_argument("--no-dense", action="store_true", help="leave the dense side out")
+    verb.set_defaults(function=bench_loss)
+
+
+class _Case:
+    """Random inputs and the three sides."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device = device_here()
+        self.dtype = PRECISIONS[options.precision]
+        self.vocabulary, self.chunk_tokens = options.vocabulary, options.chunk_tokens
+        generator = torch.Generator(self.device).manual_seed(0)
+
+        def random(rows: int, columns: int, scale: float) -> Tensor:
+            return torch.randn(rows, columns, generator=generator, device=self.device).mul_(scale)
+
+        tokens = options.tokens
+        self.hidden_ND = nn.Parameter(random(tokens, options.hidden, 1.0))
+        # Logits with a standard deviation of 2, so that softmax is neither flat nor one-hot.
+        self.weight_VD = nn.Parameter(random(options.vocabulary, options.hidden, 2.0 / options.hidden**0.5))
+        self.teacher = TeacherHead(
+            hidden_NE=random(tokens, options.teacher_hidden, 1.0).to(self.dtype),
+            weight_WE=random(options.vocabulary, options.teacher_hidden, 2.0 / options.teacher_hidden**0.5).to(
+                self.dtype
+            ),
+        )
+        self.targets_N = torch.randint(0, options.vocabulary, (tokens,), generator=generator, device=self.device)
+        self.weights_N = torch.ones(tokens, device=self.device)
+        self._buffers: dict[str, Tensor] = {}
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of the hidden states and of the student's head."""
+        return self.hidden_ND.nbytes + self.weight_VD.nbytes
+
+    def clear(self) -> None:
+        self.hidden_ND.grad = self.weight_VD.grad = None
+
+    def fused(self) -> None:
+        self.clear()
+        fused_linear_loss(
+            self.hidden_ND,
+            self.weight_VD,
+            self.targets_N,
+            self.weights_N,
+            method("taid").objective({"t": T}),
+            vocabulary=self.vocabulary,
+            denominator=float(len(self.targets_N)),
+            teacher=self.teacher,
+            chunk_tokens=self.chunk_tokens,
+            compute_dtype=self.dtype,
+        ).loss.backward()
+
+    def dense(self) -> None:
+        self.clear()
+        student_logits_NV = nn.functional.linear(self.hidden_ND.to(self.dtype), self.weight_VD.to(self.dtype))
+        with torch.no_grad():
+            teacher_logits_NV = nn.functional.linear(self.teacher.hidden_NE, self.teacher.weight_WE)
+        taid_loss(student_logits_NV, teacher_logits_NV, self.weights_N, t=T).backward()
+
+    def prepare_products(self) -> None:
+        """Everything that the bare products write to, so that they do nothing but multiply."""
+        rows = min(_PRODUCT_TOKENS, len(self.hidden_ND))
+        self._buffers = {
+            "hidden": self.hidden_ND.detach().to(self.dtype),
+            "head": self.weight_VD.detach().to(self.dtype),
+            "student": torch.ones(rows, self.vocabulary, dtype=self.dtype, device=self.device),
+            "teacher": torch.ones(rows, self.vocabulary, dtype=self.dtype, device=self.device),
+            "grad_hidden": torch.ones(rows, self.hidden_ND.size(1), dtype=self.dtype, device=self.device),
+            "grad_head": torch.ones_like(self.weight_VD, dtype=self.dtype),
+        }
+
+    def products(self) -> None:
+        buffers = self._buffers
+        for part in chunks(len(self.hidden_ND), _PRODUCT_TOKENS):
+            hidden_CD, head_VD = buffers["hidden"][part], buffers["head"]
+            student_CV = buffers["student"][: len(hidden_CD)]
+            teacher_CV = buffers["teacher"][: len(hidden_CD)]
+            head_product(self.teacher.hidden_NE[part], self.teacher.weight_WE, teacher_CV)
+            head_product(hidden_CD, head_VD, student_CV)
+            torch.mm(student_CV, head_VD, out=buffers["grad_hidden"][: len(hidden_CD)])
+            buffers["grad_head"].addmm_(student_CV.t(), hidden_CD, beta=0.0 if part.start == 0 else 1.0)
+
+
+def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
+    """Runs the benchmark.
+
+    Returns:
+        `precision, tokens, fused_s, dense_s, matmul_s, fused_over_matmul, dense_over_fused, fused_extra_bytes,
+        dense_extra_bytes, max_gradient_difference` (largest difference to the dense gradients, as a share of their
+        largest entry); what did not fit is null, with `dense_reason`.
+    """
+    require_at_least_one(
+        tokens=options.tokens,
+        hidden=options.hidden,
+        teacher_hidden=options.teacher_hidden,
+        vocabulary=options.vocabulary,
+        chunk_tokens=options.chunk_tokens,
+        rounds=options.rounds,
+    )
+    case = _Case(options)
+    reason = "left out by --no-dense" if options.no_dense else _too_large(options, case)
+    fused_bytes, gradients = _peak(case, case.fused), (case.hidden_ND.grad, case.weight_VD.grad)
+    dense_bytes, difference = None, None
+    if reason is None:
+        dense_bytes = _peak(case, case.dense)
+        difference = max(
+            _difference(mine, own.grad) for mine, own in zip(gradients, (case.hidden_ND, case.weight_VD), strict=True)
+        )
+    del gradients
+    case.clear()
+    case.prepare_products()
+    case.products()
+    sides: dict[str, Callable[[], object]] = {"fused": case.fused, "products": case.products}
+    if reason is None:
+        sides["dense"] = case.dense
+    seconds = medians(sides, rounds=options.rounds, device=case.device)
+    dense_s = seconds.get("dense")
+    return {
+        "precision": options.precision,
+        "tokens": options.tokens,
+        "fused_s": seconds["fused"],
+        "dense_s": dense_s,
+        "matmul_s": seconds["products"],
+        "fused_over_matmul": seconds["fused"] / seconds["products"],
+        "dense_over_fused": None if dense_s is None else dense_s / seconds["fused"],
+        "fused_extra_bytes": fused_bytes,
+        "dense_extra_bytes": dense_bytes,
+        "max_gradient_difference": difference,
+        **({} if reason is None else {"dense_reason": reason}),
+        "chunk_tokens": options.chunk_tokens,
+        "device": torch.cuda.get_device_name() if case.device.type == "cuda" else "cpu",
+    }
+
+
+def _peak(case: _Case, side: Callable[[], None]) -> int | None:
+    """Extra bytes of one side: its peak beyond the inputs and the gradients that it returns."""
+    case.clear()
+    peak = peak_above(side, case.device)
+    extra = None if peak is None else peak - case.gradient_bytes
+    say(f"{side.__name__}: extra memory {'not known' if extra is None else f'{extra / 1e9:.3f} GB'}")
+    return extra
+
+
+def _difference(mine: Tensor | None, other: Tensor | None) -> float:
+    assert mine is not None and other is not None
+    return float((mine - other).abs().max() / other.abs().max())
+
+
+def _too_large(options: argparse.Namespace, case: _Case) -> str | None:
+    """Why the dense side is left out, or None."""
+    needed = _DENSE_TENSORS_FP32 * 4 * options.tokens * options.vocabulary + case.gradient_bytes
+    free = free_bytes(case.device)
+    if free is None or needed <= 0.9 * free:
+        return None
+    return f"about {needed / 1e9:.0f} GB for whole logits, {free / 1e9:.0f} GB free"

@@ -1,0 +1,94 @@
+"""The benchmarks at toy sizes: what they print, and that both sides compute the same."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_tiny import texts, tokenizer_folder
+
+from bench.measure import medians, peak_above
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def result(*arguments: str) -> dict[str, Any]:
+    finished = bench(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+LOSS = ("loss", "--tokens", "96", "--hidden", "24", "--teacher-hidden", "40", "--vocabulary", "3000", "--rounds", "1")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03)])
+def test_loss_prints_its_figures_and_its_gradients_agree(precision: str, tolerance: float) -> None:
+    figures = result(*LOSS, "--precision", precision, "--chunk-tokens", "32")
+    assert figures["precision"] == precision and figures["tokens"] == 96
+    assert 0 < figures["max_gradient_difference"] < tolerance
+    assert figures["fused_over_matmul"] == pytest.approx(figures["fused_s"] / figures["matmul_s"])
+    assert figures["dense_over_fused"] == pytest.approx(figures["dense_s"] / figures["fused_s"])
+    assert {"fused_extra_bytes", "dense_extra_bytes"} <= set(figures)
+
+
+def test_loss_without_the_dense_side_says_so() -> None:
+    figures = result(*LOSS, "--no-dense")
+    absent = ("dense_s", "dense_over_fused", "dense_extra_bytes", "max_gradient_difference")
+    assert all(figures[name] is None for name in absent) and figures["dense_reason"]
+
+
+def test_step_takes_real_documents_and_both_sides_have_the_same_loss(tmp_path: Path) -> None:
+    tokenizer = tokenizer_folder(tmp_path)
+    with gzip.open(tmp_path / "text.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text * (1 + i)}) + "\n" for i, text in enumerate(texts(5)))
+    given = ("--text", str(tmp_path / "text.jsonl.gz"), "--tokenizer", str(tokenizer), "--max-tokens", "64")
+    figures = result("step", "--tiny", *given, "--documents", "3", "--rounds", "1")
+    assert figures["loss"] == pytest.approx(figures["reference_loss"], rel=1e-5)
+    assert 0.3 < figures["reference_real_share"] < 1.0
+    assert figures["speedup"] == pytest.approx(figures["real_tok_per_s"] / figures["reference_real_tok_per_s"])
+    assert 0 < figures["matmul_share"] < 1
+
+
+def test_embedded_lengths_have_the_share_that_is_promised() -> None:
+    figures = result("step", "--tiny", "--vocabulary", "500", "--max-tokens", "100", "--rounds", "1")
+    assert figures["reference_real_share"] == pytest.approx(0.65, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("loss", "--tokens", "0"), "--tokens of at least 1"),
+        (("step", "--text", "x.jsonl"), "--text and --tokenizer together"),
+        (("step", "--tiny", "--rounds", "0"), "--rounds of at least 1"),
+    ],
+)
+def test_bad_sizes_are_one_line(arguments: tuple[str, ...], said: str) -> None:
+    finished = bench(*arguments)
+    assert finished.returncode != 0 and said in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_measuring_is_in_turns_and_memory_is_what_is_added() -> None:
+    order: list[str] = []
+    seconds = medians(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, device=torch.device("cpu")
+    )
+    assert order == ["a", "b"] * 3 and set(seconds) == {"a", "b"}
+    kept = torch.ones(2**20)
+    added = peak_above(lambda: torch.ones(2**26).add_(1.0), torch.device("cpu"))
+    assert added is None or 2**28 - 2**22 <= added < 2**28 + 2**25
+    assert kept[0] == 1.0
