@@ -65,6 +65,11 @@ class Method:
     ranges: Mapping[str, Between] = field(default_factory=dict[str, Between])
     """The objective's settings; their defaults are the function's own."""
 
+    @property
+    def softens(self) -> bool:
+        """Whether a temperature for both sides makes sense: there is a teacher, and no temperature of its own."""
+        return self.needs_teacher and self.driver != "ctkd"
+
     def objective(
         self,
         arguments: Mapping[str, Any],

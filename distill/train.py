@@ -93,9 +93,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         chosen = method(self.method)
         require_settings(self.method, self.settings)
-        if self.temperature <= 0.0 or (
-            self.temperature != 1.0 and (not chosen.needs_teacher or chosen.driver == "ctkd")
-        ):
+        if self.temperature <= 0.0 or (self.temperature != 1.0 and not chosen.softens):
             raise UserError(
                 wanted="a temperature above 0, and 1 for methods without a teacher or with a temperature of their own",
                 got=f"{self.temperature:g} for {self.method}",

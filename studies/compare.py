@@ -1,9 +1,9 @@
-"""`make compare`, `python -m studies.compare`: is the teacher worth its cost? Three methods from one start.
+"""`make compare`, `python -m studies.compare`: is the teacher worth its cost? Several methods from one start.
 
-Cross-entropy alone, forward KL and TAID train the same student (the recipe's `student_before`) for the same steps on
-the same rows in the same order; seeds differ in that order. Every run is a stage of the build folder, so that a study
-that was stopped goes on where it was, and one that is repeated only measures. Writes `compare.json` and `compare.md`.
-It does not know how a method works.
+Cross-entropy alone, forward KL and TAID, or whichever `--methods` names, train the same student (the recipe's
+`student_before`) for the same steps on the same rows in the same order; seeds differ in that order. Every run is a
+stage of the build folder, so that a study that was stopped goes on where it was, and one that is repeated only
+measures. Writes `compare.json` and `compare.md`. It does not know how a method works.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from common.cli import run
 from common.disk import replace_text
 from common.errors import UserError
 from common.store import Artifact, Store
+from distill.methods import METHODS, method
 from distill.train import DistillConfig, distill
 from eval.heldout import held_out_losses
 from recipes.loading import load
@@ -25,7 +26,7 @@ from studies.run_curves import curves_of
 from studies.student_t import estimate, paired_difference
 
 BASELINE = "cross_entropy"
-METHODS = (BASELINE, "forward_kl", "taid")
+DEFAULT_METHODS = (BASELINE, "forward_kl", "taid")
 LABELS = {"cross_entropy": "cross-entropy, no teacher", "forward_kl": "forward KL", "taid": "TAID"}
 
 
@@ -47,33 +48,55 @@ class Run:
         return dataclasses.asdict(self)
 
 
-def configs(base: DistillConfig, seeds: Sequence[int]) -> Iterator[tuple[str, int, DistillConfig]]:
-    """(method, seed, config) of every run: the recipe's distillation with nothing else changed."""
+def configs(
+    base: DistillConfig, seeds: Sequence[int], methods: Sequence[str] = DEFAULT_METHODS
+) -> Iterator[tuple[str, int, DistillConfig]]:
+    """(method, seed, config) of every run: the recipe's distillation with another method, nothing else changed.
+
+    Settings are those of one method: the others have their defaults, and what needs a teacher goes where there is none.
+    """
     for seed in seeds:
-        for method in METHODS:
-            yield method, seed, dataclasses.replace(base, method=method, seed=seed)
+        for name in methods:
+            config = dataclasses.replace(base, seed=seed)
+            if name != base.method:
+                temperature = base.temperature if method(name).softens else 1.0
+                on_policy = base.on_policy if method(name).needs_teacher else None
+                config = dataclasses.replace(
+                    config, method=name, settings=(), temperature=temperature, on_policy=on_policy
+                )
+            yield name, seed, config
 
 
-def compare(recipe: Recipe, store: Store, *, num_seeds: int) -> dict[str, Any]:
+def compare(
+    recipe: Recipe, store: Store, *, num_seeds: int, methods: Sequence[str] = DEFAULT_METHODS
+) -> dict[str, Any]:
     """Trains what is missing, measures every student on the test split and returns the study as JSON.
 
+    Args:
+        recipe: whose artifacts, student and distillation are taken.
+        store: where they are and where the runs go.
+        num_seeds: runs of each method.
+        methods: names out of `distill.methods.METHODS`; cross-entropy, the baseline, is added where it is missing.
+
     Raises:
-        UserError: fewer than one seed, or what a stage refuses.
+        UserError: fewer than one seed, an unknown method, or what a stage refuses.
     """
+    needs_teacher = {name: method(name).needs_teacher for name in dict.fromkeys((BASELINE, *methods))}
     if num_seeds < 1:
         raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
     made = build(recipe, store, until="student_before")
     corpus, teacher, start = made["corpus"], made["teacher"], made["student_before"]
     runs: list[Run] = []
     losses, tokens = _test_loss(start, corpus, store)
-    for method, seed, config in configs(recipe.base, range(recipe.base.seed, recipe.base.seed + num_seeds)):
-        signal = None if method == BASELINE else teacher
-        student = store.build(f"compare_{method}_seed{seed}", distill, config, corpus, start, signal)
+    seeds = range(recipe.base.seed, recipe.base.seed + num_seeds)
+    for name, seed, config in configs(recipe.base, seeds, tuple(needs_teacher)):
+        signal = teacher if needs_teacher[name] else None
+        student = store.build(f"compare_{name}_seed{seed}", distill, config, corpus, start, signal)
         test_loss, _ = _test_loss(student, corpus, store)
         facts = student.manifest["facts"]
         seconds = facts["tokens"] / facts["tokens_per_s"]
         curves = curves_of(student.folder, config.taid, steps=config.steps)
-        runs.append(Run(method=method, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
+        runs.append(Run(method=name, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
     return {
         "recipe": recipe.name,
         "machine": store.machine.to_json(),
@@ -90,20 +113,18 @@ def compare(recipe: Recipe, store: Store, *, num_seeds: int) -> dict[str, Any]:
 def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a method: its mean test loss, and the paired difference to cross-entropy, each with a 95 % t interval."""
     by_method = {
-        method: sorted((single for single in runs if single.method == method), key=lambda single: single.seed)
-        for method in METHODS
+        name: sorted((single for single in runs if single.method == name), key=lambda single: single.seed)
+        for name in dict.fromkeys(single.method for single in runs)
     }
     baseline = by_method[BASELINE]
     rows: list[dict[str, Any]] = []
-    for method, of_method in by_method.items():
+    for name, of_method in by_method.items():
         assert [single.seed for single in of_method] == [single.seed for single in baseline], "runs pair by seed"
         losses = [single.test_loss for single in of_method]
-        difference = (
-            None if method == BASELINE else paired_difference(losses, [single.test_loss for single in baseline])
-        )
+        difference = None if name == BASELINE else paired_difference(losses, [single.test_loss for single in baseline])
         rows.append(
             {
-                "method": method,
+                "method": name,
                 "test_loss": estimate(losses).to_json(),
                 "against_cross_entropy": None if difference is None else difference.to_json(),
                 "seconds": estimate([single.seconds for single in of_method]).to_json(),
@@ -131,13 +152,17 @@ def as_markdown(study: Mapping[str, Any]) -> str:
     for row in study["methods"]:
         loss, difference = row["test_loss"], row["against_cross_entropy"]
         lines.append(
-            f"| {LABELS[row['method']]} | {loss['mean']:.3f} | {_interval(loss, '.3f')} "
+            f"| {_label(row['method'])} | {loss['mean']:.3f} | {_interval(loss, '.3f')} "
             f"| {'' if difference is None else format(difference['mean'], '+.3f')} "
             f"| {'' if difference is None else _interval(difference, '+.3f')} | {row['seconds']['mean']:,.0f} |"
         )
     machine = study["machine"]
     lines += ["", f"Machine: {machine['gpu'] or machine['cpu']}, {machine['compute_dtype']}, {machine['os']}.", ""]
     return "\n".join(lines)
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " ").replace(" kl", " KL"))
 
 
 def _interval(estimated: Mapping[str, Any], form: str) -> str:
@@ -156,7 +181,7 @@ def main(arguments: list[str]) -> None:
     """Parses the command line, runs the study and prints its page."""
     parser = argparse.ArgumentParser(
         prog="python -m studies.compare",
-        description="Compare cross-entropy, forward KL and TAID on held-out text, from one student and teacher.",
+        description="Compare distillation methods on held-out text, from one student and teacher.",
     )
     parser.add_argument("--recipe", default="mini", help="name or path/to/recipe.py; default: mini")
     parser.add_argument("--build", type=Path, default=Path("build"), help="build folder to reuse; default: build")
@@ -164,8 +189,15 @@ def main(arguments: list[str]) -> None:
         "--out", type=Path, help="folder for compare.json and compare.md; default: compare in the build folder"
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs a method; default: 3")
+    parser.add_argument(
+        "--methods",
+        default=",".join(DEFAULT_METHODS),
+        metavar="A,B",
+        help=f"out of {', '.join(sorted(METHODS))}; default: {','.join(DEFAULT_METHODS)}",
+    )
     options = parser.parse_args(arguments)
-    study = compare(load(options.recipe, say=print), Store(options.build), num_seeds=options.seeds)
+    recipe, store = load(options.recipe, say=print), Store(options.build)
+    study = compare(recipe, store, num_seeds=options.seeds, methods=options.methods.split(","))
     page = as_markdown(study)
     out: Path = options.out or options.build / "compare"
     out.mkdir(parents=True, exist_ok=True)

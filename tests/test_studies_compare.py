@@ -71,7 +71,7 @@ def test_one_run_has_no_interval() -> None:
 def test_runs_differ_in_method_and_seed_only() -> None:
     base = DistillConfig(method="taid", taid=TaidConfig(t_start=0.3), steps=7, corpus_tokens=1234, seed=5)
     runs = list(study.configs(base, [5, 6]))
-    assert [(method, seed) for method, seed, _ in runs] == [(m, s) for s in (5, 6) for m in study.METHODS]
+    assert [(method, seed) for method, seed, _ in runs] == [(m, s) for s in (5, 6) for m in study.DEFAULT_METHODS]
     for method, seed, config in runs:
         assert (config.method, config.seed) == (method, seed)
         assert dataclasses.replace(config, method=base.method, seed=base.seed) == base
@@ -121,10 +121,18 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     return calls
 
 
+def test_methods_are_named_and_the_baseline_is_always_there(built: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    recipe: Any = _Recipe(name="toy", base=DistillConfig(method="taid", steps=9))
+    study.compare(recipe, Store(tmp_path), num_seeds=1, methods=["taid", "forward_kl"])
+    assert [name for name, *_ in built] == [f"compare_{m}_seed0" for m in ("cross_entropy", "taid", "forward_kl")]
+    with pytest.raises(UserError, match="a method out of"):
+        study.compare(recipe, Store(tmp_path), num_seeds=1, methods=["magic"])
+
+
 def test_the_study_trains_every_method_from_the_same_start(built: list[tuple[Any, ...]], tmp_path: Path) -> None:
     recipe: Any = _Recipe(name="toy", base=DistillConfig(method="taid", steps=9, corpus_tokens=500))
     found = study.compare(recipe, Store(tmp_path), num_seeds=3)
-    assert [name for name, *_ in built] == [f"compare_{m}_seed{s}" for s in range(3) for m in study.METHODS]
+    assert [name for name, *_ in built] == [f"compare_{m}_seed{s}" for s in range(3) for m in study.DEFAULT_METHODS]
     for name, function, config, inputs in built:
         assert function is study.distill
         assert config.steps == 9 and config.corpus_tokens == 500
