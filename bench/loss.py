@@ -19,8 +19,8 @@ from distill.methods import method
 
 T = 0.7
 _PRODUCT_TOKENS = 1024
-_DENSE_TENSORS_FP32 = 8
-"""[N, V] float32 tensors that the dense computation holds at its peak, counted from its code."""
+_DENSE_TENSORS_FP32 = 6
+"""[N, V] float32 tensors that the dense computation holds at its peak, and two of logits; counted from its code."""
 
 
 def add_verb(verbs: Any) -> None:
@@ -186,7 +186,8 @@ def _difference(mine: Tensor | None, other: Tensor | None) -> float:
 
 def _too_large(options: argparse.Namespace, case: _Case) -> str | None:
     """Why the dense side is left out, or None."""
-    needed = _DENSE_TENSORS_FP32 * 4 * options.tokens * options.vocabulary + case.gradient_bytes
+    logit_bytes = 4 * _DENSE_TENSORS_FP32 + 2 * case.dtype.itemsize
+    needed = logit_bytes * options.tokens * options.vocabulary + case.gradient_bytes
     free = free_bytes(case.device)
     if free is None or needed <= 0.9 * free:
         return None

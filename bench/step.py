@@ -78,7 +78,7 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="ids without --tokenizer")
     verb.add_argument("--chunk-tokens", type=int, default=DEFAULT_CHUNK_TOKENS, metavar="N", help="of the fused loss")
     verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed steps of each side")
-    verb.add_argument("--tiny", action="store_true", help="models of a few thousand parameters, to try the command")
+    verb.add_argument("--tiny", action="store_true", help="models of two layers of 64, to try the command")
     verb.set_defaults(function=bench_step)
 
 
@@ -166,18 +166,20 @@ class _Plain:
         device = case.machine.torch_device
         self._tokens_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in documents], device=device)
         self._mask_BT = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in documents], device=device)
+        # The mask is shifted, not the logits: a token predicts the next one of its document.
+        self._predicts_N = nn.functional.pad(self._mask_BT[:, 1:], (0, 1)).flatten()
         self.loss = float("nan")
 
     def _logits(self, model: Any) -> Tensor:
         with self._case.machine.autocast():
             logits_BTV = model(input_ids=self._tokens_BT, attention_mask=self._mask_BT, use_cache=False).logits
-        return logits_BTV[:, :-1, : self._case.size].flatten(0, 1)
+        return logits_BTV.flatten(0, 1)
 
     def __call__(self) -> None:
         student_logits_NV = self._logits(self._student)
         with torch.no_grad():
             teacher_logits_NV = self._logits(self._case.teacher)
-        loss = taid_loss(student_logits_NV, teacher_logits_NV, self._mask_BT[:, 1:].flatten(), t=T)
+        loss = taid_loss(student_logits_NV, teacher_logits_NV, self._predicts_N, t=T)
         loss.backward()
         nn.utils.clip_grad_norm_(self._student.parameters(), CLIP)
         self._optimizer.step()
@@ -202,10 +204,10 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
     )
     documents, size = _documents(options)
     machine, dtype = _machine(options.precision), PRECISIONS[options.precision]
-    device, rows = machine.torch_device, -(-size // 64) * 64
+    device = machine.torch_device
     sizes = (TINY, TINY) if options.tiny else (STUDENT, TEACHER)
-    students = [_model(sizes[0].config(rows, options.max_tokens), 0, machine) for _ in range(2)]
-    teacher = _model(sizes[1].config(rows, options.max_tokens), 1, machine).to(dtype).eval().requires_grad_(False)
+    students = [_model(sizes[0].config(size, options.max_tokens), 0, machine) for _ in range(2)]
+    teacher = _model(sizes[1].config(size, options.max_tokens), 1, machine).to(dtype).eval().requires_grad_(False)
     case = _Case(documents=documents, size=size, teacher=teacher, machine=machine)
     ours = _Product(case, students[0], chunk_tokens=options.chunk_tokens)
     plain = _Plain(case, students[1])

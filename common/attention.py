@@ -111,18 +111,19 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **ignored: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: heads before tokens in, tokens before heads out.
 
     Args:
-        module, attention_mask, ignored: transformers' own; there is no mask, and positions are in query and key.
+        module, attention_mask, others: transformers' own; there is no mask, and positions are in query and key.
         query_1HMF, key_1KMF, value_1KMF: with H heads, a multiple of the K key heads.
         documents: where the tokens stand.
         scaling: factor on the products.
         dropout: share of attention weights dropped.
         sliding_window: tokens that a token sees, itself included; None for all before it.
     """
+    assert others.get("softcap") is None and others.get("s_aux") is None, "a kind of attention that is not this one"
     slots = [_ToSlots.apply(part[0].transpose(0, 1), documents) for part in (query_1HMF, key_1KMF, value_1KMF)]
     outputs: list[Tensor] = []
     start = 0

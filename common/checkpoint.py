@@ -67,6 +67,7 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
             wanted="whole safetensors files", got=f"{folder}: {error}", next_step="copy or build the model again"
         ) from error
     model, report = loaded
+    _require_plain_logits(model, folder)
     # transformers fills what it does not find with random numbers and only says so in its log.
     absent = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
     if absent:
@@ -76,6 +77,17 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
             next_step="copy the whole folder, config.json and every safetensors file",
         )
     return model.to(machine.torch_device).eval()
+
+
+def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:
+    """Refuse models that scale or cap their logits: ours are the head's product and nothing more."""
+    for name in ("logits_scaling", "logit_scale", "final_logit_softcapping"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError(
+                wanted="a model whose logits are its head's product, such as Qwen2, Qwen3 or Llama",
+                got=f"{name} {getattr(model.config, name)} in {folder}",
+                next_step="take a model of another family",
+            )
 
 
 def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:

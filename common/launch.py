@@ -1,7 +1,7 @@
 """The processes that train one model together: which rows are whose, sums over all of them, gradients in step.
 
-One process is a team of one, and nothing is loaded or sent for it. More are started by `accelerate launch` or torchrun;
-accelerate then opens the process group and keeps the models' gradients equal. It knows no loss and no stage.
+One process is a team of one, and nothing is loaded or sent for it. Of more, which the environment names as torchrun
+does, accelerate opens the process group and keeps the models' gradients equal. It knows no loss and no stage.
 """
 
 import contextlib
@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from common.errors import UserError
 
 if TYPE_CHECKING:
+    # torch takes seconds to load: whoever only reads a finished build does without it.
     from accelerate import Accelerator
+    from torch import nn
+
+
+def num_processes() -> int:
+    """How many processes the environment names for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Team:
@@ -29,7 +33,7 @@ class Team:
 
     def __init__(self, device: str) -> None:
         """Joins the processes that the environment names (RANK, WORLD_SIZE), or works alone."""
-        self._accelerator = _accelerator(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+        self._accelerator = _accelerator(device) if num_processes() > 1 else None
         self.rank = self._accelerator.process_index if self._accelerator else 0
         self.size = self._accelerator.num_processes if self._accelerator else 1
 
@@ -56,16 +60,18 @@ class Team:
         """Each value summed over all processes, in float64; every process names the same values."""
         if self._accelerator is None:
             return dict(values)
+        import torch
+
         device = self._accelerator.device
         summed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
         reduced: Any = self._accelerator.reduce(summed, reduction="sum")
         return dict(zip(values, reduced.tolist(), strict=True))
 
-    def in_step(self, module: nn.Module) -> nn.Module:
+    def in_step(self, module: "nn.Module") -> "nn.Module":
         """The module with its parameters' gradients averaged over all processes in each backward pass."""
         return module if self._accelerator is None else self._accelerator.prepare_model(module)
 
-    def accumulating(self, module: nn.Module) -> AbstractContextManager[Any]:
+    def accumulating(self, module: "nn.Module") -> AbstractContextManager[Any]:
         """The context of a backward pass that is not the last of its optimizer step: nothing is sent yet."""
         return contextlib.nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
 
@@ -78,4 +84,5 @@ class Team:
 def _accelerator(device: str) -> "Accelerator":
     from accelerate import Accelerator
 
-    return Accelerator(cpu=device == "cpu")
+    # Precision is the machine's, and autocast the model's alone: none from accelerate's own environment.
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")

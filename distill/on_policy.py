@@ -156,7 +156,7 @@ class OnPolicy:
         training = self._model.training
         self._model.eval()
         try:
-            # Sampling draws from torch's global generator: its state is put back, so that nothing else is moved.
+            # Sampling draws from torch's global generator: its state is put back (not on MPS), so nothing else moves.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), self._machine.autocast():
                 torch.manual_seed(seed)
                 generated_BT: Any = self._generate(ids_BT, mask_BT, min(self._config.max_new_tokens, room))
@@ -186,7 +186,12 @@ class OnPolicy:
             **sampling,
         )
         model: Any = self._model
-        return model.generate(ids_BT, attention_mask=mask_BT, generation_config=settings)
+        # What settings leave open, transformers takes from the model's own file: a penalty there would not be greedy.
+        usual, model.generation_config = model.generation_config, GenerationConfig()
+        try:
+            return model.generate(ids_BT, attention_mask=mask_BT, generation_config=settings)
+        finally:
+            model.generation_config = usual
 
     def _until_end(self, answer: Sequence[int]) -> list[int]:
         """A response up to and with its end token; what follows is padding."""

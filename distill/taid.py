@@ -19,6 +19,10 @@ RELEASED_STEPS = 12_000
 """A run length for which the released alpha matters: t leads the linear ramp by 0.17 at half-way."""
 
 
+_NO_LOSS = 1e-6
+"""Below it a loss has no digits that a relative change could be taken of."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaidConfig:
     """The controller's settings; defaults are those of SakanaAI/TAID@a062892 src/arguments.py."""
@@ -47,7 +51,7 @@ class TaidConfig:
                 got=f"t_start {self.t_start}, t_end {self.t_end}",
                 next_step="mend the TAID settings",
             )
-        if self.alpha < 0.0 or not 0.0 <= self.beta < 1.0:
+        if not self.alpha >= 0.0 or not 0.0 <= self.beta < 1.0:
             raise UserError(
                 wanted="alpha >= 0 and 0 <= beta < 1",
                 got=f"alpha {self.alpha}, beta {self.beta}",
@@ -103,7 +107,11 @@ def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: 
     floor = linear_floor(step - 1 if config.released else step, steps, config)
     if not config.adaptive:
         return TaidState(t=max(state.t, floor), previous_loss=loss, t_momentum=state.t_momentum)
-    relative_fall = (state.previous_loss - loss) / (state.previous_loss + 1e-15)
+    if state.previous_loss < _NO_LOSS and not config.released:
+        # A KL at t = 0 is 0 but for rounding: relative to it every change is endless, and the momentum would keep it.
+        relative_fall = 0.0
+    else:
+        relative_fall = (state.previous_loss - loss) / (state.previous_loss + 1e-15)
     t_momentum = config.beta * state.t_momentum + (1.0 - config.beta) * relative_fall
     sigmoid = 1.0 / (1.0 + math.exp(-t_momentum)) if t_momentum > -700.0 else 0.0
     rise = config.alpha * sigmoid * (1.0 - state.t)
@@ -124,14 +132,17 @@ def alpha_for(*, steps: int, ramp_share: float = 1.0) -> float:
 def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
     """A sentence when alpha cannot matter in a run of this length, else None.
 
-    With the sigmoid near one half the adaptive term rises by alpha/2 of what is left, the linear floor by 1/steps of
-    the whole ramp: the first leads only if `alpha > 2 / ramp steps`.
+    With the sigmoid near one half the adaptive term rises by alpha/2 of what is left to 1, the linear floor by 1/steps
+    of the whole ramp: the first leads only if `alpha > 2 / ramp steps`, for a ramp that ends at 1.
     """
     ramp_steps = steps * config.ramp_share
-    if not config.adaptive or ramp_steps <= 0 or config.alpha >= 2.0 / ramp_steps:
+    if not config.adaptive or ramp_steps <= 0 or config.t_start == 1.0:
+        return None
+    needed = 2.0 / ramp_steps * (config.t_end - config.t_start) / (1.0 - config.t_start)
+    if config.alpha >= needed:
         return None
     return (
-        f"TAID's alpha {config.alpha:g} is below 2/{ramp_steps:.0f} = {2.0 / ramp_steps:.3g}: "
+        f"TAID's alpha {config.alpha:g} is below {needed:.3g}, which a ramp of {ramp_steps:.0f} steps needs: "
         "t follows the linear ramp and the adaptive term has no effect in a run of this length"
     )
 

@@ -93,17 +93,17 @@ class DistillConfig:
     def __post_init__(self) -> None:
         chosen = method(self.method)
         require_settings(self.method, self.settings)
-        if self.temperature <= 0.0 or (self.temperature != 1.0 and not chosen.softens):
+        if not self.temperature > 0.0 or (self.temperature != 1.0 and not chosen.softens):
             raise UserError(
                 wanted="a temperature above 0, and 1 for methods without a teacher or with a temperature of their own",
                 got=f"{self.temperature:g} for {self.method}",
                 next_step="mend the settings",
             )
-        if self.on_policy is not None and not chosen.needs_teacher:
+        if self.on_policy is not None and (not chosen.needs_teacher or self.lm_weight > 0.0):
             raise UserError(
-                wanted="a method with a teacher for responses that the student writes itself",
-                got=self.method,
-                next_step="leave on_policy out, or name another method",
+                wanted="a method with a teacher, and lm_weight 0, for responses that the student writes itself",
+                got=f"{self.method}, lm_weight {self.lm_weight:g}: it would learn its own words as if they were text",
+                next_step="leave on_policy out, or change the two",
             )
         if not 0.0 <= self.lm_weight <= 1.0:
             raise UserError(wanted="0 <= lm_weight <= 1", got=f"{self.lm_weight:g}", next_step="mend the settings")
@@ -183,6 +183,7 @@ def _open(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> _Run:
     """Load and check everything before the first step."""
+    team = Team(workspace.machine.device)  # first: it decides which GPU is this process's
     model, tokenizer = open_student(student, config.init, corpus, workspace.machine)
     rows = PackedRows(corpus / "packed" / "train", limit_tokens=config.corpus_tokens)
     rows.require(tokenizer)
@@ -190,7 +191,6 @@ def _open(
     validation = PackedRows(corpus / "packed" / "validation")
     for opened, split in ((rows, "train"), (validation, "validation")):
         require_valid_tokens(opened, corpus / "packed" / split)
-    team = Team(workspace.machine.device)
     signal = open_teacher(config.method, teacher, tokenizer, workspace.machine)
     loss = StudentLoss(
         model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=workspace.machine

@@ -23,6 +23,7 @@ from common.packing import Batch, PackedRows, RealTokens, rows_of_step
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import (
+    TINY_WEIGHT,
     Keeper,
     mean_loss,
     require_finite,
@@ -149,7 +150,7 @@ def _optimize(
             real.weights_M.to(machine.torch_device),
             _plain,
             vocabulary=vocabulary,
-            denominator=max(denominator, 1e-9),
+            denominator=max(denominator, TINY_WEIGHT),
             chunk_tokens=config.chunk_tokens,
             compute_dtype=machine.torch_dtype,
         )
@@ -158,7 +159,7 @@ def _optimize(
         loss += float(result.loss.detach())
     factor = schedule(step, config.steps, config.optim)
     require_finite(loss, 0.0, step=step + 1)
-    norm = optimizers.step(factor)
+    norm = optimizers.step(factor) if denominator > 0 else optimizers.skip()
     # ---------------------------------------------------------------------------------------------------------
     require_finite(loss, norm, step=step + 1)
     return {"loss": loss, "gradient_norm": norm, "learning_rate": config.optim.learning_rate * factor}

@@ -46,6 +46,16 @@ def test_loss_prints_its_figures_and_its_gradients_agree(precision: str, toleran
     assert {"fused_extra_bytes", "dense_extra_bytes"} <= set(figures)
 
 
+def test_memory_follows_the_chunk_and_not_the_tokens() -> None:
+    """At sizes where logits outweigh what a process needs anyway: 8 MB a chunk, 192 MB for all tokens at once."""
+    sizes = ("--hidden", "8", "--teacher-hidden", "8", "--vocabulary", "32000", "--chunk-tokens", "64", "--rounds", "1")
+    few, many = (result("loss", *sizes, "--tokens", tokens) for tokens in ("192", "1536"))
+    if few["fused_extra_bytes"] is None:
+        pytest.skip("this system does not tell a process its peak")
+    assert many["fused_extra_bytes"] <= many["dense_extra_bytes"] / 4
+    assert many["fused_extra_bytes"] <= 1.3 * few["fused_extra_bytes"] + 2**22
+
+
 def test_loss_without_the_dense_side_says_so() -> None:
     figures = result(*LOSS, "--no-dense")
     absent = ("dense_s", "dense_over_fused", "dense_extra_bytes", "max_gradient_difference")

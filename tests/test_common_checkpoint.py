@@ -45,6 +45,13 @@ def test_weights_of_another_shape_are_refused(model: Path) -> None:
         load_model(model, MACHINE)
 
 
+def test_a_model_that_scales_its_logits_is_refused(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(UserError, match=r"final_logit_softcapping 30\.0"):
+        load_model(model, MACHINE)
+
+
 def test_a_truncated_file_is_one_line(model: Path) -> None:
     file = model / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])

@@ -105,6 +105,17 @@ def test_responses_are_the_students_own_greedy_ones(tiny: dict[str, Path], real:
     assert not mixed.tokens_M.requires_grad and int(mixed.tokens_M.max()) < tokenizer.size
 
 
+def test_a_penalty_in_the_students_own_file_stays_out(tiny: dict[str, Path], real: RealTokens) -> None:
+    expected = own(tiny).mixed(real, step=0, index=0, rank=0)
+    config = OnPolicyConfig(probability=1.0, max_new_tokens=12)
+    model: Any = load_model(tiny["student"], MACHINE)
+    model.generation_config.no_repeat_ngram_size = 1
+    model.generation_config.repetition_penalty = 50.0
+    writer = OnPolicy(config, model, Tokenizer.load(tiny["tokenizer"]), MACHINE, seed=3)
+    assert torch.equal(writer.mixed(real, step=0, index=0, rank=0).tokens_M, expected.tokens_M)
+    assert model.generation_config.repetition_penalty == 50.0
+
+
 def test_sampling_follows_the_seed_and_leaves_torchs_generator_alone(tiny: dict[str, Path], real: RealTokens) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -120,9 +120,31 @@ def test_alpha_too_small_for_the_run_is_said() -> None:
     assert alpha_warning(TaidConfig(alpha=5e-4, adaptive=False), steps=300) is None
 
 
+def test_a_ramp_that_ends_early_needs_less() -> None:
+    config = TaidConfig(alpha=0.0015, t_start=0.4, t_end=0.5)
+    assert alpha_warning(config, steps=1000) is None
+    state = initial_state(config)
+    led = 0
+    for step in range(1, 201):
+        state = next_state(state, 2.0, step=step, steps=1000, config=config)
+        led += state.t > linear_floor(step, 1000, config)
+    assert led > 190
+    assert alpha_warning(TaidConfig(alpha=1e-4, t_start=0.4, t_end=0.5), steps=1000) is not None
+
+
+def test_a_kl_of_nothing_does_not_poison_the_momentum() -> None:
+    """At t = 0 the target is the student, and the first KL is a rounding."""
+    config = TaidConfig(alpha=0.02, t_start=0.0, watches="kl")
+    state = initial_state(config)
+    for step, loss in enumerate([0.0, -1e-9, 7e-4, 2e-3, 2e-3], start=1):
+        state = next_state(state, loss, step=step, steps=1000, config=config)
+    assert abs(state.t_momentum) < 1.0 and state.t > linear_floor(5, 1000, config)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
+        {"alpha": math.nan},
         {"t_start": 0.9, "t_end": 0.5},
         {"t_start": -0.1},
         {"t_end": 1.1},

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from common.device import Machine, probe
 from common.disk import flush_one, flush_to_disk, full_disk_error, replace_text
 from common.errors import UserError
+from common.launch import num_processes
 from common.metrics import peak_bytes, reset_peak
 from common.store.artifacts import (
     MANIFEST_FILE,
@@ -149,6 +150,12 @@ class _Job:
     lock: Path
 
     def obtain(self, machine: Callable[[], Machine], report: Callable[[str], None]) -> Artifact:
+        if num_processes() > 1:
+            raise UserError(
+                wanted="one process for a stage: its folder has one owner",
+                got=f"WORLD_SIZE {num_processes()} in the environment",
+                next_step="start it without torchrun or accelerate launch",
+            )
         left_over = self.partial.exists() or self.lock.exists()
         if _holds_something(self.folder) and not left_over:
             return self._reuse(report)
