@@ -22,11 +22,11 @@ from common.device import Machine, cpu_name, os_name
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS
 from common.optim import OptimConfig, Optimizers
-from common.packing import RealTokens
 from common.rows import read_rows
 from common.tokenizer import Tokenizer
 from distill.initial import qwen2_config
 from distill.methods import method
+from distill.on_policy import Written, as_real_tokens
 from distill.student_loss import StudentLoss
 from distill.teacher import OnlineTeacher
 
@@ -126,7 +126,7 @@ class _Product:
     """The product's own step: real tokens in one line, the fused loss, its optimizers."""
 
     def __init__(self, case: "_Case", student: Any, *, chunk_tokens: int) -> None:
-        machine, documents = case.machine, case.documents
+        machine = case.machine
         self._loss = StudentLoss(
             student,
             OnlineTeacher(case.teacher, machine),
@@ -137,13 +137,8 @@ class _Product:
         self._optimizers = Optimizers(
             student, OptimConfig(learning_rate=LEARNING_RATE, gradient_clip=CLIP), machine.torch_dtype
         )
-        self._real = RealTokens(
-            tokens_M=torch.tensor([token for ids in documents for token in ids]),
-            positions_M=torch.tensor([place for ids in documents for place in range(len(ids))]),
-            targets_M=torch.tensor([token for ids in documents for token in (*ids[1:], 0)]),
-            weights_M=torch.tensor([weight for ids in documents for weight in (*[1.0] * (len(ids) - 1), 0.0)]),
-            lengths=tuple(map(len, documents)),
-        )
+        # A prompt of one token: every further token of a document counts.
+        self._real = as_real_tokens([Written(ids=tuple(ids), prompt_tokens=1) for ids in case.documents])
         self.loss = float("nan")
 
     def __call__(self) -> None:

@@ -198,7 +198,6 @@ def _draw_measured_sigma(axes: Axes, words: Words, study: Measured) -> None:
     low, high = curves.SIGMA_BAND
     axes.axhspan(low, high, color=BLUE, alpha=0.16, linewidth=0)
     axes.text(0.97, 0.8, words["measured_sigma_band"], transform=axes.transAxes, ha="right", color=BLUE)
-    least, most = low, low
     logged = [(one.step, one.sigma) for one in study.runs if one.sigma is not None]
     for step, sigma in logged:
         axes.plot(step, sigma, color=BLUE, linewidth=1.2)

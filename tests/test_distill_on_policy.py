@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from training_tiny import MACHINE, corpus_folder, model_folder, tokenizer_folder
+from training_tiny import MACHINE, run_folders
 
 from common.checkpoint import load_model
 from common.errors import UserError
@@ -27,14 +27,7 @@ from distill.train import DistillConfig, distill
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = tokenizer_folder(folder)
-    return {
-        "tokenizer": tokenizer,
-        "corpus": corpus_folder(folder / "corpus", tokenizer),
-        "student": model_folder(folder / "student", tokenizer),
-        "teacher": model_folder(folder / "teacher", tokenizer, hidden=48, seed=1, rows=448),
-    }
+    return run_folders(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

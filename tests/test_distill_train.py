@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_tiny import MACHINE, corpus_folder, model_folder, tokenizer_folder
+from training_tiny import MACHINE, corpus_folder, model_folder, run_folders, tokenizer_folder
 from transformers import AutoModelForCausalLM
 
 from common.checkpoint import hidden_states, load_model
@@ -35,14 +35,7 @@ from distill.train import DistillConfig, distill
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = tokenizer_folder(folder)
-    return {
-        "tokenizer": tokenizer,
-        "corpus": corpus_folder(folder / "corpus", tokenizer),
-        "student": model_folder(folder / "student", tokenizer),
-        "teacher": model_folder(folder / "teacher", tokenizer, hidden=48, seed=1, rows=448),
-    }
+    return run_folders(tmp_path_factory.mktemp("tiny"))
 
 
 CONFIG = DistillConfig(

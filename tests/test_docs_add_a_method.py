@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_tiny import corpus_folder, model_folder, tokenizer_folder
+from training_tiny import run_folders
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
@@ -37,10 +37,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     methods.write_text(table[: place.end()] + line + table[place.end() :])
     references = folder / "tests" / "objective_references.py"
     references.write_text(references.read_text() + "\n\n" + reference)
-    tokenizer = tokenizer_folder(folder / "my")
-    corpus_folder(folder / "my" / "corpus", tokenizer)
-    model_folder(folder / "my" / "student", tokenizer)
-    model_folder(folder / "my" / "teacher", tokenizer, hidden=48, seed=1, rows=448)
+    run_folders(folder / "my")
     return folder
 
 

@@ -56,5 +56,16 @@ def model_folder(
     return folder
 
 
+def run_folders(folder: Path) -> dict[str, Path]:
+    """What a distillation run takes, by name; the teacher is wider and has other padded rows."""
+    tokenizer = tokenizer_folder(folder)
+    return {
+        "tokenizer": tokenizer,
+        "corpus": corpus_folder(folder / "corpus", tokenizer),
+        "student": model_folder(folder / "student", tokenizer),
+        "teacher": model_folder(folder / "teacher", tokenizer, hidden=48, seed=1, rows=448),
+    }
+
+
 def _quiet(line: str) -> None:
     del line
