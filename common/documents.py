@@ -17,7 +17,7 @@ from typing import Any
 
 from common.disk import replace_text
 from common.metrics import progress
-from common.packing import write_packed
+from common.packing import Document, write_packed
 from common.rows import Row
 from common.splits import SPLITS, Shares, assign_splits
 from common.tokenizer import Tokenizer
@@ -73,15 +73,19 @@ def cut_documents(
             digests.append(digest)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     result = facts()
-    splits = assign_splits(digests, shares)
-    with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(kept.open(encoding="utf-8", newline="\n"))
-        files = [stack.enter_context(_compressed(documents_file(folder, split))) for split in SPLITS]
-        for line, split in zip(lines, splits, strict=True):
-            files[split].write(line)
+    with kept.open(encoding="utf-8", newline="\n") as lines:
+        write_documents(folder, zip(assign_splits(digests, shares).tolist(), lines, strict=True))
     kept.unlink()
     replace_text(cut, json.dumps(result))
     return result
+
+
+def write_documents(folder: Path, lines: Iterable[tuple[int, str]]) -> None:
+    """Writes documents, given as lines of JSON with their split's place in `SPLITS`, to the files of their splits."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(compressed(documents_file(folder, split))) for split in SPLITS]
+        for split, line in lines:
+            files[split].write(line)
 
 
 def pack_documents(
@@ -91,7 +95,9 @@ def pack_documents(
     sequence_tokens: int,
     tokenizer: Tokenizer,
 ) -> dict[str, dict[str, Any]]:
-    """Packs the documents of every split; a split that an earlier start finished is kept.
+    """Packs the documents of every split, and goes on behind what an earlier start packed.
+
+    A row's `source`, where it has one, names whose tokens are counted together.
 
     Args:
         folder: a stage's workspace, its documents written.
@@ -106,9 +112,14 @@ def pack_documents(
     for split in SPLITS:
         meta = folder / "packed" / split / "meta.json"
         if not meta.is_file():
-            lines = progress(_lines(folder, split), label=f"packing {split}", unit="documents")
-            encoded = (encode(split, [json.loads(line) for line in batch]) for batch in _batches(lines))
-            documents = itertools.chain.from_iterable(encoded)
+
+            def documents(after: int, split: str = split) -> Iterator[Document]:
+                lines = itertools.islice(_lines(folder, split), after, None)
+                for batch in _batches(progress(lines, label=f"packing {split}", unit="documents")):
+                    rows: list[Row] = [json.loads(line) for line in batch]
+                    for row, (ids, weights) in zip(rows, encode(split, rows), strict=True):
+                        yield ids, weights, row.get("source")
+
             write_packed(meta.parent, documents, sequence_tokens=sequence_tokens, tokenizer=tokenizer)
         metas[split] = json.loads(meta.read_text())
     return metas
@@ -120,7 +131,7 @@ def _lines(folder: Path, split: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _compressed(path: Path) -> Generator[io.TextIOBase]:
+def compressed(path: Path) -> Generator[io.TextIOBase]:
     """A gzip file that depends on its content only: no time stamp and no file name inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (

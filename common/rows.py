@@ -1,8 +1,10 @@
-"""Readers of text files: `.jsonl` and `.jsonl.gz`, one JSON object a line, bad rows counted and named.
+"""Readers of text files: JSON lines (plain, gzip, zstd), Parquet and plain text; bad rows are counted and named.
 
 A row is bad when it is no UTF-8, no JSON object, or lacks a field that the caller needs, or holds it empty. A few bad
 rows are left out and counted; more than a share of them is the user's mistake and stops the stage, and so does a file
-that ends in the middle. This module knows no stage and what no field means.
+that ends in the middle. Reading and parsing are apart: one process can read while others parse. Lines are read here,
+because a library that reads JSON stops at the first broken line and cannot name it; tables are read by `datasets`.
+This module knows no stage and what no field means.
 """
 
 import gzip
@@ -11,16 +13,21 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from common.errors import UserError
 
 Row = dict[str, Any]
 """One line's JSON object; `id` is always there (`<file>-<line>` where the file has none)."""
+Raw = bytes | Row
+"""A row as it was read: a line with its end, or a table's row. `parse` makes a Row of it."""
 
 MAX_BAD_SHARE = 0.01
-_SUFFIXES = (".jsonl", ".jsonl.gz")
+MAX_LINE_BYTES = 2**26
+"""A longer line is a bad row and never held in memory."""
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 _NAMED_BAD_ROWS = 3
+_TOO_LONG = b""  # stands for a line over the limit; a real line has at least its end
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +53,13 @@ class RowCounts:
         if len(self.first_bad) < _NAMED_BAD_ROWS:
             self.first_bad.append(f"{self.place}: {reason}")
 
+    def merge(self, later: "RowCounts") -> None:
+        """Adds the counts of rows that come after these."""
+        self.rows += later.rows
+        for reason, count in later.bad.items():
+            self.bad[reason] = self.bad.get(reason, 0) + count
+        self.first_bad = (self.first_bad + later.first_bad)[:_NAMED_BAD_ROWS]
+
     def check(self, max_bad_share: float) -> None:
         """UserError when more than `max_bad_share` of the rows are bad."""
         if self.num_bad > max_bad_share * self.rows:
@@ -57,10 +71,10 @@ class RowCounts:
 
 
 def data_files(source: Path, stem: str) -> list[Path]:
-    """The files that `source` stands for: itself, or `<stem>.jsonl` or `<stem>.jsonl.gz` in a folder."""
+    """The files that `source` stands for: itself, or `<stem>.jsonl` or another known kind of `<stem>` in a folder."""
     if not source.is_dir():
         return [source]
-    found = [source / f"{stem}{suffix}" for suffix in _SUFFIXES if (source / f"{stem}{suffix}").is_file()]
+    found = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
     if not found:
         raise UserError(
             wanted=f"{stem}.jsonl or {stem}.jsonl.gz in {source}",
@@ -80,7 +94,7 @@ def read_rows(
     """Yields the good rows of one file or of several, in order.
 
     Args:
-        path: `.jsonl` or `.jsonl.gz` files.
+        path: files with one of `SUFFIXES`.
         fields: names that every row must hold, neither null nor empty; with a type where a mapping.
         counts: filled while reading.
         max_bad_share: bad rows allowed, as a share of all rows of all files, 0 to 1.
@@ -91,12 +105,10 @@ def read_rows(
     counts = RowCounts() if counts is None else counts
     wanted: dict[str, type] = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, object)
     for file in [path] if isinstance(path, Path) else path:
-        for number, line in enumerate(_lines(file), start=1):
-            if not line.strip():
-                continue
+        for number, raw in raw_rows(file):
             counts.rows += 1
             counts.place = f"{file.name}:{number}"
-            row = _parse(line, file, number, wanted)
+            row = parse(raw, file.name, number, wanted)
             if isinstance(row, str):
                 counts.add_bad(row)
             else:
@@ -104,43 +116,50 @@ def read_rows(
     counts.check(max_bad_share)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    if not path.name.endswith(_SUFFIXES):
+def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
+    """Yields (number, row) of one file, unparsed; blank lines are left out, and numbers count from 1.
+
+    Args:
+        path: a file with one of `SUFFIXES`. A `.txt` file is one row.
+        after: number of the last row that is already known; reading goes on behind it.
+
+    Raises:
+        UserError: the file is missing, of another kind, or ends in the middle.
+    """
+    if not path.name.endswith(SUFFIXES):
         raise UserError(
-            wanted="a .jsonl or .jsonl.gz file",
+            wanted=f"a file of the kind {', '.join(SUFFIXES)}",
             got=str(path),
             next_step="Write the text as JSON lines with such a name.",
         )
-    try:
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            yield from file
-    except FileNotFoundError as error:
-        raise UserError(wanted=f"the file {path}", got="no such file", next_step="Correct the path.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            wanted=f"a whole gzip file {path}", got=str(error), next_step="Copy or download the file again."
-        ) from error
+    if not path.is_file():
+        raise UserError(wanted=f"the file {path}", got="no such file", next_step="Correct the path.")
+    if path.suffix == ".parquet":
+        yield from _table(path, after)
+    elif path.suffix == ".txt":
+        if after == 0:
+            yield 1, {"text": path.read_bytes()} if path.stat().st_size <= MAX_LINE_BYTES else _TOO_LONG
+    else:
+        for number, line in enumerate(_lines(path), start=1):
+            if number > after and (not line or not line.isspace()):
+                yield number, line
 
 
-def _parse(line: bytes, path: Path, number: int, fields: Mapping[str, type]) -> Row | str:
-    """The row, or why it is bad."""
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        row = json.loads(text)
-    except UnicodeDecodeError:
-        return "invalid UTF-8"
-    except (ValueError, RecursionError) as error:
-        if not line.endswith(b"\n"):
-            raise UserError(
-                wanted=f"a whole line {number} of {path}",
-                got="the file ends in the middle of it",
-                next_step="Copy or download the file again, or remove that line.",
-            ) from error
-        return "invalid JSON"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    if "\\u" in text and _has_lone_surrogate(row):
-        return "invalid Unicode (a lone surrogate)"
+def parse(raw: Raw, file: str, number: int, fields: Mapping[str, type]) -> Row | str:
+    """The row, or why it is bad.
+
+    Args:
+        raw: what `raw_rows` gave.
+        file: name of its file.
+        number: its number there.
+        fields: names that it must hold, neither null nor empty, and their types.
+
+    Raises:
+        UserError: a last line that is cut off.
+    """
+    row = _object(raw, file, number)
+    if isinstance(row, str):
+        return row
     for name, kind in fields.items():
         value = row.get(name)
         if value is None:
@@ -149,8 +168,103 @@ def _parse(line: bytes, path: Path, number: int, fields: Mapping[str, type]) -> 
             return f"field {name} is not {'text' if kind is str else f'a {kind.__name__}'}"
         if value == [] or (isinstance(value, str) and not value.strip()):
             return f"empty {name}"
-    row.setdefault("id", f"{path.name.split('.')[0]}-{number}")
+    row.setdefault("id", f"{file.split('.')[0]}-{number}")
     return row
+
+
+def _object(raw: Raw, file: str, number: int) -> Row | str:
+    if isinstance(raw, dict):
+        return _decoded(raw)
+    if raw == _TOO_LONG:
+        return f"a row of more than {MAX_LINE_BYTES >> 20} MiB"
+    try:
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        row = json.loads(text)
+    except UnicodeDecodeError:
+        return "invalid UTF-8"
+    except (ValueError, RecursionError) as error:
+        if not raw.endswith(b"\n"):
+            raise UserError(
+                wanted=f"a whole line {number} of {file}",
+                got="the file ends in the middle of it",
+                next_step="Copy or download the file again, or remove that line.",
+            ) from error
+        return "invalid JSON"
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    if "\\u" in text:
+        # JSON can spell what no text file should hold: half a character, and NUL.
+        if _has_lone_surrogate(row):
+            return "invalid Unicode (a lone surrogate)"
+        if "\\u0000" in text and "\\u0000" in json.dumps(row):
+            return "a NUL character"
+    return row
+
+
+def _decoded(row: Row) -> Row | str:
+    """A table's row, or a text file's, whose bytes are text only if they are UTF-8."""
+    text = row.get("text")
+    if isinstance(text, bytes):
+        try:
+            row = row | {"text": text.decode("utf-8-sig")}
+        except UnicodeDecodeError:
+            return "invalid UTF-8"
+    if isinstance(row.get("text"), str) and "\0" in row["text"]:
+        return "a NUL character"
+    return row
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Every line with its end, `_TOO_LONG` for one over the limit."""
+    try:
+        with _opened(path) as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_LINE_BYTES)
+                    line = _TOO_LONG
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+        # A read error of the disk carries a number, what a decompressor says does not.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        kind = "zstd" if path.suffix == ".zst" else "gzip"
+        raise UserError(
+            wanted=f"a whole {kind} file {path}", got=str(error), next_step="Copy or download the file again."
+        ) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        import io
+
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def _table(path: Path, after: int) -> Iterator[tuple[int, Row]]:
+    """Rows of a Parquet file, streamed by `datasets`."""
+    from datasets import load_dataset
+    from datasets.utils.logging import CRITICAL, set_verbosity
+
+    set_verbosity(CRITICAL)  # it prints what it also raises
+    try:
+        rows = load_dataset("parquet", data_files={"rows": [str(path)]}, split="rows", streaming=True)
+        for number, row in enumerate(rows.skip(after) if after else rows, start=after + 1):
+            yield number, dict(row)
+    except Exception as error:
+        # pyarrow and datasets have many classes for a damaged table; what our own consumer raises passes through
+        # the generator as GeneratorExit, which is no Exception.
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            wanted=f"a readable Parquet file {path}",
+            got=f"{type(error).__name__}: {reason[0] if reason else ''}",
+            next_step="Copy or download the file again.",
+        ) from error
 
 
 def _has_lone_surrogate(row: Row) -> bool:

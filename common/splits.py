@@ -48,7 +48,11 @@ def assign_splits(digests: Iterable[bytes], shares: Shares) -> NDArray[np.uint8]
         digests: the documents' digests, all different (`common.duplicates.digest`).
         shares: how much each split gets.
     """
-    numbers = np.array([int.from_bytes(digest[:8], "big") for digest in digests], dtype=np.uint64)
+    return assign_places(np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64), shares)
+
+
+def assign_places(numbers: NDArray[np.uint64], shares: Shares) -> NDArray[np.uint8]:
+    """`assign_splits` for digests given as numbers: the first 8 bytes of each, big end first."""
     held_out = [shares.calibration, shares.validation, shares.test]
     places = np.searchsorted(np.cumsum(held_out), numbers.astype(np.float64) / 2**64, side="right")
     splits = np.where(places == len(held_out), 0, places + 1).astype(np.uint8)

@@ -3,6 +3,7 @@
 import json
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import common.packing
+import common.packing.writing
 from common.errors import UserError
 from common.packing import PackedRows, pack, rows_of_step, write_packed
 
@@ -103,7 +104,7 @@ def pieces_in(folder: Path) -> list[Document]:
 def test_every_piece_is_written_once(raw: list[list[tuple[int, int]]], window: int) -> None:
     documents = [([token for token, _ in one], [weight for _, weight in one]) for one in raw]
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.packing, "WINDOW_TOKENS", window)
+        patch.setattr(common.packing.writing, "WINDOW_TOKENS", window)
         folder = Path(temporary) / "train"
         meta = write_packed(folder, iter(documents), sequence_tokens=CAPACITY, tokenizer=TOKENIZER)
         assert sorted(pieces_in(folder)) == sorted(pieces_of(documents, CAPACITY))
@@ -116,6 +117,7 @@ def test_every_piece_is_written_once(raw: list[list[tuple[int, int]]], window: i
             "pieces": len(pieces_of(documents, CAPACITY)),
             "tokenizer_sha256": "a" * 64,
             "vocabulary": 1000,
+            "labels": {},
         }
         dtypes = [np.load(folder / f"{name}.npy").dtype for name in ("tokens", "doc_ids", "weights")]
         assert dtypes == [np.int32, np.int32, np.uint8]
@@ -124,7 +126,7 @@ def test_every_piece_is_written_once(raw: list[list[tuple[int, int]]], window: i
 
 
 def test_windows_keep_the_order_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.packing, "WINDOW_TOKENS", 100)
+    monkeypatch.setattr(common.packing.writing, "WINDOW_TOKENS", 100)
     documents = [([index] * 10, [100] * 10) for index in range(100)]
     write_packed(tmp_path, documents, sequence_tokens=20, tokenizer=TOKENIZER)
     windows = np.load(tmp_path / "tokens.npy").reshape(10, -1) // 10
@@ -254,3 +256,37 @@ def test_an_empty_split_is_readable(tmp_path: Path) -> None:
     assert write_packed(tmp_path, [], sequence_tokens=CAPACITY, tokenizer=TOKENIZER)["rows"] == 0
     rows = PackedRows(tmp_path, limit_tokens=10)
     assert (rows.num_rows, rows.num_tokens) == (0, 0)
+
+
+def test_a_killed_writer_goes_on_behind_its_last_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.packing.writing, "WINDOW_TOKENS", 100)
+    documents = [
+        ([number % 900 + 1] * (1 + number % 17), [100] * (1 + number % 17), "ab"[number % 2]) for number in range(90)
+    ]
+    whole = write_packed(tmp_path / "whole", documents, sequence_tokens=CAPACITY, tokenizer=TOKENIZER)
+    assert whole["labels"] == {label: sum(len(ids) for ids, _, of in documents if of == label) for label in ("a", "b")}
+    asked: list[int] = []
+
+    def after(number: int, *, dies_at: int) -> Iterator[tuple[list[int], list[int], str]]:
+        asked.append(number)
+        for place, document in enumerate(documents[number:], start=number):
+            if place == dies_at:
+                raise KeyboardInterrupt
+            yield document
+
+    for dies_at in (40, 41, 70):
+        with pytest.raises(KeyboardInterrupt):
+            write_packed(
+                tmp_path / "cut",
+                lambda n, at=dies_at: after(n, dies_at=at),
+                sequence_tokens=CAPACITY,
+                tokenizer=TOKENIZER,
+            )
+    again = write_packed(
+        tmp_path / "cut", lambda n: after(n, dies_at=-1), sequence_tokens=CAPACITY, tokenizer=TOKENIZER
+    )
+    assert again == whole
+    assert asked[0] == 0 and 0 < asked[1] <= 40 and asked[1] == asked[2] < asked[3] <= 70
+    for name in ("tokens.npy", "doc_ids.npy", "weights.npy", "meta.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "cut" / "progress.json").exists()

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_tiny import write_rows
 
+import common.rows
 from common.errors import UserError
-from common.rows import RowCounts, data_files, read_rows
+from common.rows import RowCounts, data_files, parse, raw_rows, read_rows
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -23,7 +24,13 @@ def test_rows_in_order_with_ids(tmp_path: Path, name: str) -> None:
     ]
 
 
-@given(texts=st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda text: text.strip())))
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1).filter(
+            lambda text: text.strip()
+        )
+    )
+)
 def test_any_text_survives(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_rows(tmp_path_factory.getbasetemp() / "any.jsonl", ({"text": text} for text in texts))
     counts = RowCounts()
@@ -42,6 +49,8 @@ BAD: list[tuple[bytes, str]] = [
     (b'{"text": " \\n\\u3000"}', "empty text"),
     (b'{"text": "\\ud83d"}', "invalid Unicode (a lone surrogate)"),
     (b'{"text": "a", "id": "\\udc00"}', "invalid Unicode (a lone surrogate)"),
+    (b'{"text": "a\\u0000b"}', "a NUL character"),
+    (b'{"text": "a\0b"}', "invalid JSON"),
 ]
 
 
@@ -100,7 +109,9 @@ def test_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
 def test_files_that_are_missing_truncated_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         list(read_rows(tmp_path / "absent.jsonl", fields=("text",)))
-    with pytest.raises(UserError, match=r"wanted a \.jsonl or \.jsonl\.gz file"):
+    with pytest.raises(
+        UserError, match=r"wanted a file of the kind \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet, \.txt"
+    ):
         list(read_rows(tmp_path / "a.csv", fields=("text",)))
 
     whole = gzip.compress(json.dumps({"text": "春" * 2000}).encode() + b"\n")
@@ -125,3 +136,71 @@ def test_data_files(tmp_path: Path) -> None:
     assert data_files(tmp_path / "other.jsonl", "text") == [tmp_path / "other.jsonl"]
     with pytest.raises(UserError, match="neither"):
         data_files(tmp_path, "conversations")
+
+
+# --- other kinds ------------------------------------------------------------------------------------------------------
+
+ROWS = [{"id": f"r{number}", "text": f"{number}番目の文です。"} for number in range(50)]
+
+
+def other_kind(folder: Path, kind: str) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = folder / f"a{kind}"
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+    if kind == ".jsonl.zst":
+        with pyarrow.output_stream(str(path), compression="zstd") as file:
+            file.write(data)
+    elif kind == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path, row_group_size=7)
+    else:
+        path.write_bytes(gzip.compress(data) if kind.endswith(".gz") else data)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_every_kind_gives_the_same_rows_from_any_place_on(tmp_path: Path, kind: str) -> None:
+    path = other_kind(tmp_path, kind)
+    assert list(read_rows(path, fields={"text": str})) == ROWS
+    for after in (0, 1, 13, 49, 50):
+        rest = [(number, parse(raw, path.name, number, {"text": str})) for number, raw in raw_rows(path, after=after)]
+        assert rest == [(number + 1, ROWS[number]) for number in range(after, 50)]
+
+
+def test_a_text_file_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "novel.txt").write_bytes("\ufeff一行目\n\n二行目\n".encode())
+    (tmp_path / "empty.txt").write_bytes(b" \n")
+    (tmp_path / "sjis.txt").write_bytes("春夏".encode("shift_jis"))
+    counts = RowCounts()
+    files = sorted(tmp_path.glob("*.txt"))
+    rows = list(read_rows(files, fields={"text": str}, counts=counts, max_bad_share=1))
+    assert rows == [{"text": "一行目\n\n二行目\n", "id": "novel-1"}]
+    assert counts.bad == {"empty text": 1, "invalid UTF-8": 1} and counts.rows == 3
+
+
+@pytest.mark.parametrize("kind", [".jsonl.zst", ".parquet"])
+def test_truncated_files_of_other_kinds(tmp_path: Path, kind: str) -> None:
+    whole = other_kind(tmp_path, kind).read_bytes()
+    for share in (0.5, 0.95):
+        (tmp_path / f"cut{kind}").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match=r"wanted a (whole zstd|readable Parquet) file"):
+            list(read_rows(tmp_path / f"cut{kind}", fields=("text",)))
+
+
+def test_a_line_over_the_limit_is_bad_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.rows, "MAX_LINE_BYTES", 2**20)
+    path = tmp_path / "a.jsonl"
+    lines = [{"text": "a"}, {"text": "x" * 2_500_000}, {"text": "b"}, {"text": "y" * (2**20 - 13)}, {"text": "c"}]
+    path.write_text("\n".join(map(json.dumps, lines)))  # the last line has no end, and the fourth ends at the limit
+    counts = RowCounts()
+    found = [row["text"][0] for row in read_rows(path, fields=("text",), counts=counts, max_bad_share=1)]
+    assert found == ["a", "b", "y", "c"]
+    assert counts.first_bad == ["a.jsonl:2: a row of more than 1 MiB"]
+
+
+def test_counts_of_pieces_add_up() -> None:
+    one = RowCounts(rows=5, bad={"x": 1}, first_bad=["a:1: x"])
+    one.merge(RowCounts(rows=7, bad={"x": 1, "y": 2}, first_bad=["a:7: x", "a:8: y", "a:9: y"]))
+    assert (one.rows, one.bad, one.num_bad) == (12, {"x": 2, "y": 2}, 4)
+    assert one.first_bad == ["a:1: x", "a:7: x", "a:8: y"]

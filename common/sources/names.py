@@ -1,0 +1,93 @@
+"""What a data set of the hub is called, in a recipe and on a command line, and what it is once it is resolved.
+
+It asks nobody whether a name exists.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from common.rows import SUFFIXES
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
+_WORD = r"[^\s:@/]+"
+_SPOKEN = re.compile(rf"(?P<name>[^\s:@]+)(?::(?P<config>{_WORD}))?(?:@(?P<revision>[^\s:@]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubDataset:
+    """A data set as a recipe names it."""
+
+    name: str
+    """`org/name`."""
+    config: str | None = None
+    """Which of its parts ("jpn_Jpan"); None for a data set of one part, or with a default."""
+    revision: str | None = None
+    """Branch, tag or commit; None is main."""
+    split: str = "train"
+    """Which of its splits."""
+    files: tuple[str, ...] = ()
+    """Patterns of paths inside the repository (`*` within a folder, `**` across folders), in the place of config and
+    split. () = the files that the data set's card lists for config and split; where the card lists none, those whose
+    path has the config and whose name has the split."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(
+                wanted="the name of a data set on the hub, org/name", got=repr(self.name), next_step="correct the name"
+            )
+        for field in ("config", "revision", "split"):
+            value = getattr(self, field)
+            if value is not None and not re.fullmatch(r"\S(.*\S)?", value):
+                raise UserError(
+                    wanted=f"a {field} of the data set {self.name} without blanks around it",
+                    got=repr(value),
+                    next_step="correct it or leave it out",
+                )
+        for pattern in self.files:
+            if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+                raise UserError(
+                    wanted=f"patterns of paths inside the repository {self.name}, such as data/*.parquet",
+                    got=repr(pattern),
+                    next_step="correct `files`",
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubFiles:
+    """A data set that was resolved once. It enters a stage's config, so the same files at the same commit are the
+    same key, whatever the branch does later."""
+
+    name: str
+    """`org/name`."""
+    config: str | None
+    """As the recipe named it."""
+    revision: str
+    """The commit, 40 hex digits."""
+    files: tuple[str, ...]
+    """Paths inside the repository, sorted."""
+    bytes: int
+    """Of all files."""
+
+    def __post_init__(self) -> None:
+        if not _COMMIT.fullmatch(self.revision):
+            raise UserError(
+                wanted=f"a commit of {self.name}, 40 hex digits",
+                got=repr(self.revision),
+                next_step="let `resolve` find it from a branch or tag",
+            )
+
+
+def parse_name(text: str) -> HubDataset | None:
+    """The data set that a word of a command line names: `org/name`, `org/name:config`, `org/name:config@revision`.
+
+    Returns:
+        None for a path that exists, for what ends like a data file (a path that was mistyped), and for anything that
+        is no such name.
+    """
+    said = _SPOKEN.fullmatch(text)
+    if said is None or not _NAME.fullmatch(said["name"]) or text.endswith((*SUFFIXES, ".json")) or Path(text).exists():
+        return None
+    return HubDataset(name=said["name"], config=said["config"], revision=said["revision"])

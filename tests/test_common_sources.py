@@ -1,0 +1,704 @@
+"""Data sets by name: the choice of files against the library `datasets`, and a stand-in for the hub on loopback.
+
+The stand-in answers as the hub does: the same paths, headers and error codes, large files on another host.
+"""
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import close_session, constants, get_token
+
+from common.errors import UserError
+from common.sources import HubDataset, HubFiles, choosing, fetched, fetching, parse_name, resolve
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SECRET = "hf_neverToBeSeen"
+PAGE = 3
+
+
+@dataclass(kw_only=True)
+class Repo:
+    files: dict[str, bytes]
+    gated: bool = False
+    hides_gate: bool = False
+    """The listing is public, as on the hub; otherwise everything is refused."""
+    listed_sha256: dict[str, str] = field(default_factory=dict)
+    """Where the hub's own word differs from the bytes."""
+    listed_bytes: dict[str, int] = field(default_factory=dict)
+    cuts: dict[str, list[int]] = field(default_factory=dict)
+    """For each request for the file in turn: after how many bytes the connection breaks."""
+    ignores_range: bool = False
+    small: bool = False
+    """Files lie in git itself: their tag is git's hash, and the hub sends them from its own address."""
+    statuses: list[int] = field(default_factory=list)
+    """Error statuses of the first requests for files."""
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, Repo] = {}
+        self.asked: list[tuple[str, str, Message]] = []
+        self.page_of_a_proxy = False
+
+    def contents(self) -> list[Message]:
+        """The headers of the requests that brought bytes of large files."""
+        return [headers for method, path, headers in self.asked if method == "GET" and path.startswith("/large/")]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the client would wait for the second packet of each answer
+    hub: Hub
+
+    def setup(self) -> None:
+        super().setup()
+        assert isinstance(self.server, Hub)
+        self.hub = self.server
+
+    def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        split = urllib.parse.urlsplit(self.path)
+        path = urllib.parse.unquote(split.path)
+        self.hub.asked.append((self.command, path, self.headers))
+        if self.hub.page_of_a_proxy:
+            return self._send(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
+        kind, name, rest = self._parse(path)
+        repo = self.hub.repos.get(name)
+        if repo is None:
+            return self._refuse(401, "RepoNotFound", "Repository not found")
+        if kind == "large":
+            return self._content(repo, rest)
+        if "private-token" in self.headers.get("Authorization", ""):
+            return self._refuse(401, "", "Invalid credentials in Authorization header")
+        closed = repo.gated and self.headers.get("Authorization") != f"Bearer {SECRET}"
+        if closed and not (repo.hides_gate and kind == "api" and rest != "auth-check"):
+            return self._refuse(403, "GatedRepo", "Access is restricted and you are not in the authorized list.")
+        if kind == "api":
+            return self._api(name, repo, rest, urllib.parse.parse_qs(split.query))
+        return self._resolve(name, repo, rest)
+
+    def _parse(self, path: str) -> tuple[str, str, str]:
+        for kind, prefix in (("api", "/api/datasets/"), ("large", "/large/"), ("resolve", "/datasets/")):
+            if path.startswith(prefix):
+                org, name, *rest = path.removeprefix(prefix).split("/")
+                return kind, f"{org}/{name}", "/".join(rest)
+        raise AssertionError(f"asked for {path}")
+
+    def _api(self, name: str, repo: Repo, rest: str, query: dict[str, list[str]]) -> None:
+        what, _, tail = rest.partition("/")
+        if what == "auth-check":
+            return self._send(200, b"OK", {})
+        revision, _, folder = tail.partition("/")
+        if revision not in ("", "main", "v1", COMMIT):
+            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
+        if what in ("", "revision"):
+            return self._json({"id": name, "sha": COMMIT, "gated": "auto" if repo.gated else False, "siblings": []})
+        assert what == "tree" and query["recursive"] == ["true"]
+        inside = [path for path in sorted(repo.files, reverse=True) if not folder or path.startswith(folder + "/")]
+        if not inside:
+            return self._refuse(404, "EntryNotFound", f"{folder} does not exist")
+        start = int(query.get("cursor", ["0"])[0])
+        listed: list[dict[str, Any]] = [{"type": "directory", "path": "a folder", "oid": "1" * 40, "size": 0}]
+        for path in inside[start : start + PAGE]:
+            listed.append({"type": "file", "path": path, "oid": "2" * 40, "size": len(repo.files[path])})
+        more: dict[str, str] = {}
+        if start + PAGE < len(inside):
+            url = f"http://127.0.0.1:{self.hub.server_port}{urllib.parse.urlsplit(self.path).path}"
+            more["Link"] = f'<{url}?recursive=true&expand=false&cursor={start + PAGE}>; rel="next"'
+        self._json(listed, more)
+
+    def _resolve(self, name: str, repo: Repo, rest: str) -> None:
+        _, revision, file = rest.split("/", 2)
+        assert revision == COMMIT, "files are asked for at the commit"
+        if repo.statuses and not file.endswith(".md"):
+            return self._refuse(repo.statuses.pop(0), "", "try later")
+        if file not in repo.files:
+            return self._refuse(404, "EntryNotFound", "Entry not found")
+        body = repo.files[file]
+        if repo.small or file.endswith(".md"):
+            return self._send(200, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
+        headers = {
+            "X-Repo-Commit": COMMIT,
+            "X-Linked-Size": str(repo.listed_bytes.get(file, len(body))),
+            "X-Linked-Etag": f'"{repo.listed_sha256.get(file) or hashlib.sha256(body).hexdigest()}"',
+            # Another host than the one that was asked, as for large files on the hub.
+            "Location": f"http://localhost:{self.hub.server_port}/large/{name}/{urllib.parse.quote(file)}",
+        }
+        self._send(302, b"", headers)
+
+    def _content(self, repo: Repo, file: str) -> None:
+        body, start = repo.files[file], 0
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        headers: dict[str, str] = {}
+        if wanted and not repo.ignores_range:
+            start = int(wanted[1])
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        cuts = repo.cuts.get(file)
+        last = start + cuts.pop(0) if cuts else None
+        self._send(206 if headers else 200, body[start:], headers, only=None if last is None else body[start:last])
+
+    def _json(self, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], only: bytes | None = None) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body if only is None else only)
+        self.close_connection = only is not None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def direct_connections() -> Iterator[None]:
+    """The library keeps one client, which reads the proxies when it is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "*")
+        close_session()
+        yield
+        close_session()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running stand-in that HF_ENDPOINT names; waits between tries take no time."""
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the real hub
+    monkeypatch.setattr(fetching, "_WAITS_S", (0.0, 0.0))
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def card(configs: Any) -> bytes:
+    return f"---\n{yaml.safe_dump({'license': 'odc-by', 'configs': configs})}---\n# A data set\n".encode()
+
+
+def local_copy(root: Path, name: str, files: dict[str, bytes]) -> Path:
+    for path, body in files.items():
+        (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / path).write_bytes(body)
+    return root
+
+
+def chosen(dataset: HubDataset, hub: Hub, tmp_path: Path) -> tuple[str, ...]:
+    """The files of a data set of the stand-in; a local copy must give the same."""
+    files = resolve(dataset, sources=None)
+    assert isinstance(files, HubFiles)
+    sources = local_copy(tmp_path / "sources", dataset.name, hub.repos[dataset.name].files)
+    local = resolve(dataset, sources=sources)
+    assert local == tuple(sources / dataset.name / path for path in files.files)
+    assert files.bytes == sum(len(hub.repos[dataset.name].files[path]) for path in files.files)
+    assert (files.revision, files.name, files.config) == (COMMIT, dataset.name, dataset.config)
+    return files.files
+
+
+def refusal(dataset: HubDataset, sources: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(dataset, sources=sources)
+    return str(caught.value)
+
+
+# What a data set is called
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("org/name", ("org/name", None, None)),
+        ("HuggingFaceFW/fineweb-2:jpn_Jpan", ("HuggingFaceFW/fineweb-2", "jpn_Jpan", None)),
+        ("wikimedia/wikipedia:20231101.ja@main", ("wikimedia/wikipedia", "20231101.ja", "main")),
+        ("org/name@refs/convert/parquet", ("org/name", None, "refs/convert/parquet")),
+    ],
+)
+def test_names_on_a_command_line(text: str, parts: tuple[str, str | None, str | None]) -> None:
+    dataset = parse_name(text)
+    assert dataset is not None
+    assert (dataset.name, dataset.config, dataset.revision) == parts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "name",
+            "a/b/c",
+            "./texts",
+            "../texts",
+            "/texts/a",
+            "texts/",
+            "日本/語",
+            "a b/c",
+            "a/b:",
+            "a/b@",
+            "a/b:c:d",
+        ),
+        *("texts/ja.jsonl", "texts/ja.jsonl.gz", "texts/x.parquet"),
+    ],
+)
+def test_what_is_no_name(text: str) -> None:
+    assert parse_name(text) is None
+
+
+def test_a_path_that_exists_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_name("texts/ja") == HubDataset(name="texts/ja")
+    (tmp_path / "texts" / "ja").mkdir(parents=True)
+    assert parse_name("texts/ja") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"name": "no-org"}, "no-org"),
+        ({"name": "../etc"}, "../etc"),
+        ({"name": "a/b", "config": ""}, "config"),
+        ({"name": "a/b", "split": "a "}, "split"),
+        ({"name": "a/b", "files": ("../x.jsonl",)}, "../x.jsonl"),
+        ({"name": "a/b", "files": ("/x.jsonl",)}, "/x.jsonl"),
+    ],
+)
+def test_a_mistyped_data_set_is_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        HubDataset(**fields)
+
+
+# Which files
+
+
+OTHER = {"config_name": "y", "data_files": "data/en/*"}
+BY_SPLIT = [{"split": "train", "path": "data/ja/train-*"}, {"split": "test", "path": ["data/ja/test-*"]}]
+CARDS: dict[str, tuple[list[dict[str, Any]], str | None]] = {
+    "a string": ([{"config_name": "default", "data_files": "data/ja/train-0.jsonl"}], None),
+    "a list": ([{"config_name": "x", "data_files": ["data/ja/train-*", "data/en/*.jsonl"]}], "x"),
+    "split and path": (
+        [{"config_name": "ja", "data_files": BY_SPLIT}, OTHER],
+        "ja",
+    ),
+    "several paths": (
+        [{"config_name": "x", "data_files": [{"split": "train", "path": ["data/ja/t*", "*/en/*"]}]}],
+        "x",
+    ),
+    "across folders": ([{"config_name": "x", "data_files": "data/**/train-?.jsonl"}], "x"),
+    "a folder": ([OTHER, {"config_name": "x", "data_dir": "data/ja", "data_files": "train-*"}], "x"),
+    "only a folder": ([OTHER, {"config_name": "x", "data_dir": "data/ja"}], "x"),
+    "the only one": ([{"config_name": "anything", "data_files": BY_SPLIT}], None),
+    "the default": (
+        [OTHER, {"config_name": "default", "data_files": BY_SPLIT}],
+        None,
+    ),
+    "a marked one": (
+        [
+            OTHER,
+            {"config_name": "ja", "default": True, "data_files": BY_SPLIT},
+        ],
+        None,
+    ),
+}
+LISTED = ("data/ja/train-0.jsonl", "data/ja/train-1.jsonl", "data/ja/test-0.jsonl", "data/en/train-0.jsonl")
+
+
+@pytest.mark.parametrize("shape", CARDS)
+def test_a_card_is_read_as_the_library_datasets_reads_it(shape: str, hub: Hub, tmp_path: Path) -> None:
+    configs, config = CARDS[shape]
+    row = b'{"text": "a"}\n'
+    hub.repos["org/name"] = Repo(files={"README.md": card(configs), **dict.fromkeys(LISTED, row)})
+    found = chosen(HubDataset(name="org/name", config=config), hub, tmp_path)
+
+    from datasets import load_dataset_builder
+
+    folder = tmp_path / "sources" / "org" / "name"
+    builder = load_dataset_builder(str(folder), config, cache_dir=str(tmp_path / "cache"))
+    theirs = [Path(path).relative_to(folder).as_posix() for path in (builder.config.data_files or {})["train"]]
+    assert found == tuple(sorted(theirs))
+    assert found
+
+
+def test_a_card_may_map_splits_to_patterns(hub: Hub, tmp_path: Path) -> None:
+    configs = [{"config_name": "x", "data_files": {"train": "data/ja/train-*", "test": ["data/ja/test-*"]}}]
+    hub.repos["org/name"] = Repo(files={"README.md": card(configs), **dict.fromkeys(LISTED, b"1")})
+    assert chosen(HubDataset(name="org/name"), hub, tmp_path) == LISTED[:2]
+    assert chosen(HubDataset(name="org/name", split="test"), hub, tmp_path) == LISTED[2:3]
+
+
+FINEWEB = [
+    "data/jpn_Jpan/train/001.parquet",
+    "data/jpn_Jpan/train/000.parquet",
+    "data/jpn_Jpan/test/000.parquet",
+    "data/jpn_Jpan_removed/train/000.parquet",
+    "data/kor_Hang/train/000.parquet",
+]
+WIKIPEDIA = [
+    "20231101.ja/train-00000-of-00002.parquet",
+    "20231101.ja/train-00001-of-00002.parquet",
+    "20231101.jam/train-00000-of-00001.parquet",
+    "LICENSE.txt",
+]
+PLAIN = ["train_ja.jsonl", "train_en.jsonl", "NOTICE.txt", ".cache/huggingface/train_ja.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "config", "split", "wanted"),
+    [
+        (FINEWEB, "jpn_Jpan", "train", ("data/jpn_Jpan/train/000.parquet", "data/jpn_Jpan/train/001.parquet")),
+        (FINEWEB, "jpn_Jpan", "test", ("data/jpn_Jpan/test/000.parquet",)),
+        (WIKIPEDIA, "20231101.ja", "train", tuple(WIKIPEDIA[:2])),
+        (PLAIN, None, "train", ("train_en.jsonl", "train_ja.jsonl")),
+        (PLAIN, "ja", "train", ("train_ja.jsonl",)),
+        (["talks.jsonl.gz", "README.md"], None, "train", ("talks.jsonl.gz",)),
+        (["a.jsonl", "test.jsonl", "b-test-0.jsonl", "latest.jsonl"], None, "train", ("a.jsonl", "latest.jsonl")),
+        (["train/a.jsonl", "train/LICENSE.txt"], None, "train", ("train/a.jsonl",)),
+        (["train_set/a.jsonl", "dev_set/a.jsonl"], None, "train", ("train_set/a.jsonl",)),
+        (["ja/a.txt", "ja/b.txt"], "ja", "train", ("ja/a.txt", "ja/b.txt")),
+    ],
+)
+def test_without_a_card_the_paths_decide(
+    paths: list[str], config: str | None, split: str, wanted: tuple[str, ...], hub: Hub, tmp_path: Path
+) -> None:
+    hub.repos["org/name"] = Repo(files=dict.fromkeys(paths, b"1234"))
+    assert chosen(HubDataset(name="org/name", config=config, split=split), hub, tmp_path) == wanted
+
+
+def test_a_card_without_files_leaves_the_paths_to_decide(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/name"] = Repo(files={"README.md": b"---\nlicense: mit\n---\nnothing", "train.jsonl": b"1"})
+    assert chosen(HubDataset(name="org/name"), hub, tmp_path) == ("train.jsonl",)
+    hub.repos["org/ja"] = Repo(
+        files={
+            "README.md": card([{"config_name": "ja"}, {"config_name": "en"}]),
+            "ja/train.jsonl": b"1",
+            "en/train.jsonl": b"1",
+        }
+    )
+    assert chosen(HubDataset(name="org/ja", config="ja"), hub, tmp_path) == ("ja/train.jsonl",)
+
+
+def test_patterns_of_the_recipe_come_before_the_card(hub: Hub, tmp_path: Path) -> None:
+    files = {"README.md": card(CARDS["a string"][0]), **dict.fromkeys(LISTED, b"1"), "x/ja.jsonl.gz.gpg": b"1"}
+    hub.repos["org/name"] = Repo(files=files)
+    dataset = HubDataset(name="org/name", files=("data/*/test-*.jsonl", "data/en/*"))
+    assert chosen(dataset, hub, tmp_path) == ("data/en/train-0.jsonl", "data/ja/test-0.jsonl")
+    hub.repos["org/name"].files[".cache/x.jsonl.gz.gpg"] = b"1"
+    encrypted = HubDataset(name="org/name", files=("**/*.gpg",))
+    assert chosen(encrypted, hub, tmp_path) == ("x/ja.jsonl.gz.gpg",)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "fits"),
+    [
+        ("a/b.jsonl", "*", False),
+        ("a/b.jsonl", "**", True),
+        ("b.jsonl", "**/*.jsonl", True),
+        ("a/c/b.jsonl", "a/*.jsonl", False),
+        ("a+b.jsonl", "a+b.jsonl", True),
+        ("aab.jsonl", "a+b.jsonl", False),
+        ("t-2.jsonl", "t-[0-3].jsonl", True),
+        ("t-2.jsonl.old", "t-2.jsonl", False),
+    ],
+)
+def test_patterns(name: str, pattern: str, fits: bool) -> None:
+    assert choosing.matches(name, pattern) is fits
+
+
+def test_only_the_folder_that_can_match_is_listed(hub: Hub) -> None:
+    hub.repos["org/name"] = Repo(files=dict.fromkeys([*LISTED, *FINEWEB], b"1"))
+    files = resolve(HubDataset(name="org/name", files=("data/ja/train-0.*", "data/ja/t*-1.*")), sources=None)
+    assert isinstance(files, HubFiles) and len(files.files) == 2
+    trees = [path for _, path, _ in hub.asked if "/tree/" in path]
+    assert set(trees) == {f"/api/datasets/org/name/tree/{COMMIT}/data/ja"}
+
+
+@pytest.mark.parametrize(
+    ("repo", "fields", "said"),
+    [
+        ({"a.csv": b"1"}, {}, "there are the data files none"),
+        ({"train.jsonl": b"1"}, {"split": "test"}, "split test"),
+        ({"ja/train.jsonl": b"1"}, {"config": "en"}, "ja/train.jsonl"),
+        ({"train.jsonl": b"1", "train.parquet": b"1"}, {}, "of one kind"),
+        ({"train.jsonl": b"1"}, {"files": ("*.parquet",)}, "files *.parquet"),
+        ({"train.jsonl": b"1"}, {"files": ("no/*.jsonl",)}, "files no/*.jsonl"),
+        ({"train.csv": b"1"}, {"files": ("train.*",)}, "train.csv"),
+        ({"train.jsonl": b"1"}, {"files": ("t**.jsonl",)}, "t**.jsonl"),
+        ({"README.md": b"---\nconfigs: [a\n---\n"}, {}, "YAML"),
+        ({"README.md": b"---\nconfigs: [{a: 1}]\n---\n"}, {}, "config_name"),
+        ({"README.md": card([{"config_name": "x", "data_files": 3}])}, {}, "data_files"),
+        ({"README.md": card([{"config_name": "x", "data_files": [{"split": "train"}]}])}, {}, "data_files"),
+        ({"README.md": card([{"config_name": "x", "data_files": "https://h/a.jsonl"}])}, {}, "data_files"),
+        ({"README.md": card([{"config_name": "x", "data_files": "gone/*"}]), "train.jsonl": b"1"}, {}, "configs x"),
+        ({"README.md": card([{"config_name": "x"}, {"config_name": "y"}])}, {}, "none named; there are x, y"),
+    ],
+)
+def test_no_clear_choice_says_what_there_is(
+    repo: dict[str, bytes], fields: dict[str, Any], said: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub.repos["org/name"] = Repo(files=repo)
+    dataset = HubDataset(name="org/name", **fields)
+    sources = local_copy(tmp_path, "org/name", repo)
+    for where in (None, sources):
+        assert said in refusal(dataset, where)
+
+
+def test_of_many_configs_the_nearest_ten_are_named(hub: Hub) -> None:
+    names = [f"aa{code}_Latn" for code in "abcdefghijklm"] + ["jpn_Jpan"]
+    configs = [{"config_name": name, "data_files": f"data/{name}/*"} for name in names]
+    hub.repos["org/name"] = Repo(files={"README.md": card(configs), "data/jpn_Jpan/0.parquet": b"1"})
+    line = refusal(HubDataset(name="org/name", config="jpn"))
+    assert "there are jpn_Jpan, " in line and "and 4 more" in line
+    assert sum(name in line for name in names) == 10
+
+
+def test_no_folder_in_sources_is_said(tmp_path: Path) -> None:
+    assert f"no folder {tmp_path / 'org' / 'name'}" in refusal(HubDataset(name="org/name"), tmp_path)
+
+
+# What the hub refuses
+
+
+def test_unknown_names_and_revisions(hub: Hub) -> None:
+    hub.repos["org/name"] = Repo(files={"train.jsonl": b"1"})
+    missing = refusal(HubDataset(name="org/other"))
+    assert "org/other" in missing and "no such data set, or a private one; there is no HF_TOKEN" in missing
+    assert "no such revision" in refusal(HubDataset(name="org/name", revision="v2"))
+    named = resolve(HubDataset(name="org/name", revision="v1"), sources=None)
+    assert isinstance(named, HubFiles) and named.revision == COMMIT
+
+
+@pytest.mark.parametrize("hides_gate", [False, True])
+def test_a_gated_data_set_says_what_to_accept(hides_gate: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos["org/gated"] = Repo(files={"train.jsonl": b"1"}, gated=True, hides_gate=hides_gate)
+    dataset = HubDataset(name="org/gated", files=("*.jsonl",))
+    line = refusal(dataset)
+    assert f"{os.environ['HF_ENDPOINT']}/datasets/org/gated" in line
+    assert "HF_TOKEN" in line and "there is no HF_TOKEN" in line
+    monkeypatch.setenv("HF_TOKEN", "hf_ofSomeoneElse")
+    assert "there is an HF_TOKEN" in refusal(dataset)
+    monkeypatch.setenv("HF_TOKEN", SECRET + "\n")  # as `export HF_TOKEN=$(cat file)` in some shells
+    assert isinstance(resolve(dataset, sources=None), HubFiles)
+
+
+def test_errors_never_show_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos["org/gated"] = Repo(files={}, gated=True)
+    lines: list[str] = []
+    for token in (SECRET + " x", SECRET + "ア", SECRET + "-private-token"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        lines.append(refusal(HubDataset(name="org/gated")))
+    assert "a value with blanks" in lines[0] and "a value with blanks" in lines[1] and "status 401" in lines[2]
+    monkeypatch.setenv("HF_ENDPOINT", f"http://me:{SECRET}@127.0.0.1:{hub.server_port}")
+    lines.append(refusal(HubDataset(name="org/other")))
+    monkeypatch.setenv("HF_ENDPOINT", f"http://me:{SECRET}@127.0.0.1:1")
+    lines.append(refusal(HubDataset(name="org/other")))
+    assert "no answer from 127.0.0.1:1" in lines[-1]
+    assert [line for line in lines if "neverToBeSeen" in line] == []
+
+
+def test_a_token_of_the_hub_s_own_login_is_not_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text(SECRET, encoding="ascii")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert get_token() == SECRET
+    hub.repos["org/name"] = Repo(files={"train.jsonl": b"1"})
+    bring(HubDataset(name="org/name"), tmp_path)
+    assert [headers for _, _, headers in hub.asked if "Authorization" in headers] == []
+
+
+def test_no_network_says_so(hub: Hub) -> None:
+    hub.server_close()
+    hub.shutdown()
+    line = refusal(HubDataset(name="org/name"))
+    assert "no answer" in line and "SOURCES=DIR" in line
+
+
+def test_offline_mode_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    line = refusal(HubDataset(name="org/name"))
+    assert "HF_HUB_OFFLINE" in line and "SOURCES=DIR" in line
+
+
+def test_what_is_no_hub_is_said(hub: Hub) -> None:
+    hub.page_of_a_proxy = True
+    assert "proxy" in refusal(HubDataset(name="org/name"))
+
+
+# One file at a time
+
+
+BODY = hashlib.shake_256(b"a file").digest(300_000)
+
+
+def bring(dataset: HubDataset, scratch: Path) -> bytes:
+    """The bytes of a data set's only file."""
+    files = resolve(dataset, sources=None)
+    assert isinstance(files, HubFiles)
+    (file,) = files.files
+    with fetched(files, file, scratch) as path:
+        assert path.name == file.rsplit("/", maxsplit=1)[-1]
+        return path.read_bytes()
+
+
+def refused(dataset: HubDataset, scratch: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        bring(dataset, scratch)
+    return str(caught.value)
+
+
+LARGE = HubDataset(name="org/large", files=("data/*",))
+
+
+@pytest.fixture
+def large(hub: Hub) -> Repo:
+    hub.repos["org/large"] = Repo(files={"data/a b.parquet": BODY})
+    return hub.repos["org/large"]
+
+
+def test_a_file_is_there_while_it_is_used(
+    large: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    scratch = tmp_path / "scratch"
+    files = resolve(LARGE, sources=None)
+    assert isinstance(files, HubFiles)
+    with pytest.raises(RuntimeError, match="while it is read"), fetched(files, "data/a b.parquet", scratch) as path:
+        assert path.read_bytes() == BODY and scratch in path.parents
+        raise RuntimeError("while it is read")
+    assert list(scratch.rglob("*")) == []
+    assert not (tmp_path / "cache").exists(), "the hub's cache would fill up"
+    (headers,) = hub.contents()
+    assert "Authorization" not in headers, "the token stays with the hub"
+    assert headers["Accept-Encoding"] == "identity", "a compressed answer could not be resumed"
+    assert [sent["Authorization"] for _, path, sent in hub.asked if "/resolve/" in path] == [f"Bearer {SECRET}"] * 2
+    with pytest.raises(ValueError, match="none of the files"), fetched(files, "other", scratch):
+        pass
+
+
+def test_a_small_file_comes_from_the_hub_itself(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    large.small = True
+    assert bring(LARGE, tmp_path) == BODY
+    assert hub.contents() == []
+
+
+@pytest.mark.parametrize("ignores_range", [False, True])
+def test_a_broken_connection_is_taken_up_again(
+    ignores_range: bool, large: Repo, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large.cuts, large.ignores_range = {"data/a b.parquet": [100_000, 0]}, ignores_range
+    assert bring(LARGE, tmp_path) == BODY
+    ranges = [headers.get("Range") for headers in hub.contents()]
+    assert ranges == [None, "bytes=100000-", "bytes=100000-" if not ignores_range else None]
+    assert "trying again" in capsys.readouterr().err
+
+
+def test_a_connection_may_break_often_as_long_as_it_brings_something(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    large.cuts = {"data/a b.parquet": [20_000] * 10}
+    assert bring(LARGE, tmp_path) == BODY
+    assert len(hub.contents()) == 11
+
+
+def test_a_killed_download_goes_on_where_it_stopped(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    large.cuts = {"data/a b.parquet": [100_000, 0, 0, 0]}
+    line = refused(LARGE, tmp_path)
+    assert "100,000 bytes" in line and "3 times in a row" in line and "data/a b.parquet" in line
+    hub.asked.clear()
+    large.cuts.clear()
+    assert bring(LARGE, tmp_path) == BODY
+    assert [headers.get("Range") for headers in hub.contents()] == ["bytes=100000-"]
+
+
+def test_a_run_killed_while_it_reads_finds_its_file(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    files = resolve(LARGE, sources=None)
+    assert isinstance(files, HubFiles)
+    with fetched(files, "data/a b.parquet", tmp_path) as path:
+        hub.asked.clear()
+        with fetched(files, "data/a b.parquet", tmp_path) as again:  # as a new process would after a kill
+            assert again == path and again.read_bytes() == BODY
+        assert hub.contents() == []
+        path.parent.mkdir()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_status_that_may_pass_is_waited_for(status: int, large: Repo, tmp_path: Path) -> None:
+    large.statuses = [status, status]
+    assert bring(LARGE, tmp_path) == BODY
+    large.statuses = [status] * 3
+    assert f"status {status}" in refused(LARGE, tmp_path)
+    large.statuses = [418]
+    assert "status 418" in refused(LARGE, tmp_path)
+    assert large.statuses == [], "what will not pass is asked once"
+
+
+def test_other_bytes_than_listed_are_refused(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    large.listed_sha256 = {"data/a b.parquet": "0" * 64}
+    assert "sha256" in refused(LARGE, tmp_path)
+    assert len(hub.contents()) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    large.listed_sha256.clear()
+    large.listed_bytes = {"data/a b.parquet": len(BODY) - 1}
+    assert f"{len(BODY):,} bytes, not {len(BODY) - 1:,}" in refused(LARGE, tmp_path)
+    large.listed_bytes.clear()
+    assert bring(LARGE, tmp_path) == BODY
+
+
+def test_a_damaged_part_of_an_earlier_run_is_no_obstacle(large: Repo, hub: Hub, tmp_path: Path) -> None:
+    large.cuts = {"data/a b.parquet": [100_000, 0, 0, 0]}
+    refused(LARGE, tmp_path)
+    (part,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    part.write_bytes(bytes(100_000))
+    large.cuts.clear()
+    hub.asked.clear()
+    assert bring(LARGE, tmp_path) == BODY
+    assert [headers.get("Range") for headers in hub.contents()] == ["bytes=100000-", None]
+
+
+def test_no_room_on_the_disk_is_said_before(
+    large: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "free_bytes", lambda _: len(BODY) - 1)
+    line = refused(LARGE, tmp_path)
+    assert f"{len(BODY):,} bytes" in line and f"{len(BODY) - 1:,} bytes free" in line
+    assert hub.contents() == []
+    monkeypatch.setattr(fetching, "free_bytes", lambda _: len(BODY))
+    assert bring(LARGE, tmp_path) == BODY
+
+
+def test_access_lost_after_resolving_is_said(large: Repo, tmp_path: Path) -> None:
+    files = resolve(LARGE, sources=None)
+    assert isinstance(files, HubFiles)
+    large.gated = True
+    with pytest.raises(UserError, match="terms"), fetched(files, files.files[0], tmp_path):
+        pass
+    large.gated = False
+    large.files.clear()
+    with pytest.raises(UserError, match="not there"), fetched(files, files.files[0], tmp_path):
+        pass
