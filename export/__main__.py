@@ -4,6 +4,7 @@ Each verb runs its stage under the store's rules: complete or absent, and done o
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from common.cli import run
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> None:
             "checkpoint", type=Path, help="model folder: a Qwen2, Qwen3 or Llama-family Hugging Face model"
         )
         command.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist yet")
+        command.add_argument("--licence", help="of the model, an SPDX expression; default: what its data states")
         if verb == "gguf":
             command.add_argument(
                 "--encoding",
@@ -33,32 +35,39 @@ def main(arguments: list[str]) -> None:
             command.add_argument("--weights", default="float16", help="float16, the default")
             command.add_argument("--context", type=int, default=2048, help="tokens of the KV cache; default: 2048")
     options = parser.parse_args(arguments)
-    stem = options.checkpoint.resolve().name
     if options.verb == "gguf":
-        _gguf(options.checkpoint, options.out, stem, options.encoding)
+        _gguf(options)
     else:
-        _coreml(options.checkpoint, options.out, stem, weights=options.weights, context_tokens=options.context)
+        _coreml(options)
 
 
-def _gguf(checkpoint: Path, out: Path, stem: str, encodings: list[str] | None) -> None:
+def _gguf(options: argparse.Namespace) -> None:
     from common.store import run_alone
     from export.gguf import GgufConfig, gguf
 
-    config = GgufConfig(stem=stem, encodings=tuple(encodings)) if encodings else GgufConfig(stem=stem)
-    made = run_alone(gguf, config, out, checkpoint)
+    config = GgufConfig(stem=options.checkpoint.resolve().name, licence=options.licence)
+    if options.encoding:
+        config = replace(config, encodings=tuple(options.encoding))
+    made = run_alone(gguf, config, options.out, options.checkpoint)
     for file in made.manifest["facts"]["files"]:
-        print(f"{out / file['file']}  {file['bytes'] / 1e6:,.1f} MB  {file['bits_per_weight']:.2f} bits per weight")
+        size, bits = f"{file['bytes'] / 1e6:,.1f} MB", f"{file['bits_per_weight']:.2f} bits per weight"
+        print(f"{options.out / file['file']}  {size}  {bits}")
         for fallback in file["fallbacks"]:
             print(f"  {fallback['tensor']} in {fallback['type']}: rows of {fallback['row_length']}")
 
 
-def _coreml(checkpoint: Path, out: Path, stem: str, *, weights: str, context_tokens: int) -> None:
+def _coreml(options: argparse.Namespace) -> None:
     from common.store import run_alone
     from export.coreml import CoremlConfig, coreml
 
-    config = CoremlConfig(stem=stem, weights=weights, context_tokens=context_tokens)
-    facts = run_alone(coreml, config, out, checkpoint).manifest["facts"]
-    print(facts["skipped"] if "skipped" in facts else f"{out / facts['file']}  {facts['bytes'] / 1e6:,.1f} MB")
+    config = CoremlConfig(
+        stem=options.checkpoint.resolve().name,
+        weights=options.weights,
+        context_tokens=options.context,
+        licence=options.licence,
+    )
+    facts = run_alone(coreml, config, options.out, options.checkpoint).manifest["facts"]
+    print(facts["skipped"] if "skipped" in facts else f"{options.out / facts['file']}  {facts['bytes'] / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

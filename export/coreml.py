@@ -17,8 +17,8 @@ import shutil
 import sys
 import uuid
 import warnings
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.provenance import DataSource, read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from export.checkpoint import Checkpoint
 from export.coreml_model import KEY_CACHE, VALUE_CACHE, Decoder, causal_mask, step
+from export.licences import Licence, licence_of
 from export.naming import check_stem
 
 WEIGHTS = ("float16",)
@@ -51,6 +53,8 @@ class CoremlConfig:
     """Tokens of the KV cache, a multiple of 32."""
     weights: str = "float16"
     """How the weights are stored."""
+    licence: str | None = None
+    """The model's licence, an SPDX expression or a name; None takes what the sources of its data state."""
 
     def __post_init__(self) -> None:
         check_stem(self.stem)
@@ -66,9 +70,10 @@ class CoremlConfig:
             )
 
 
-@stage(version=1)
+@stage(version=2)
 def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
-    """Writes the package, and in `tokenizer/` the tokenizer and config files that an app reads beside it.
+    """Writes the package, in `tokenizer/` the tokenizer and config files that an app reads beside it, and the list of
+    the checkpoint's data sources where it has one.
 
     Returns:
         `file`, `bytes`, `weights`, `context_tokens`, `parameters`, `architecture`, `float32_parts`, `inputs`, `outputs`
@@ -84,7 +89,8 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
     decoder = Decoder(source, context_tokens=config.context_tokens)
     traced = _trace(decoder)
     package = workspace.folder / f"{config.stem}-{config.weights}-ctx{config.context_tokens}.mlpackage"
-    _convert(traced, decoder, source, package)
+    sources = read_sources(checkpoint)
+    _convert(traced, decoder, source, package, origin=_origin(licence_of(sources, config.licence), sources))
     described = _read_back(package)
     _check_description(described, decoder, package)
     tokenizer_folder = workspace.folder / TOKENIZER_FOLDER
@@ -92,6 +98,7 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
     for name in ("config.json", "generation_config.json"):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, tokenizer_folder / name)
+    write_sources(workspace.folder, sources)
     return {
         "file": package.name,
         "bytes": sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
@@ -141,7 +148,15 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def _convert(traced: Any, decoder: Decoder, source: Checkpoint, package: Path) -> None:
+def _origin(licence: Licence | None, sources: Sequence[DataSource]) -> dict[str, str]:
+    """What the package's own metadata tells of where the model came from, empty where nothing is known."""
+    told = {} if licence is None else {"licence": licence.name or licence.identifier}
+    if sources:
+        told["data_sources"] = json.dumps([asdict(source) for source in sources], ensure_ascii=False)
+    return told
+
+
+def _convert(traced: Any, decoder: Decoder, source: Checkpoint, package: Path, *, origin: Mapping[str, str]) -> None:
     ct = _coremltools()
     query = ct.RangeDim(lower_bound=1, upper_bound=decoder.context_tokens, default=1)
     end = ct.RangeDim(lower_bound=1, upper_bound=decoder.context_tokens, default=1)
@@ -163,7 +178,9 @@ def _convert(traced: Any, decoder: Decoder, source: Checkpoint, package: Path) -
             skip_model_load=True,
         )
         model.short_description = f"{source.architecture}, KV cache of {decoder.context_tokens} tokens as state"
-        model.user_defined_metadata["context_tokens"] = str(decoder.context_tokens)
+        model.user_defined_metadata.update({"context_tokens": str(decoder.context_tokens), **origin})
+        if "licence" in origin:
+            model.license = origin["licence"]
         model.save(str(package))
     _make_reproducible(package)
 

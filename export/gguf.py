@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.provenance import read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from export.checkpoint import Checkpoint
 from export.gguf_file import GgufContents, inspect, write_f16
+from export.licences import licence_of
 from export.naming import check_stem
 from export.quantize import MATRIX_TYPES, fallbacks, load, quantize
 from export.vocabulary import read_vocabulary
@@ -37,6 +39,8 @@ class GgufConfig:
     """The files are named `<stem>-<encoding>.gguf`; also the model's name inside them."""
     encodings: tuple[str, ...] = ("F16", "Q8_0", "Q4_K_M")
     """The weight schemes, a file each."""
+    licence: str | None = None
+    """The model's licence, an SPDX expression or a name; None takes what the sources of its data state."""
 
     def __post_init__(self) -> None:
         unknown = [encoding for encoding in self.encodings if encoding not in MATRIX_TYPES]
@@ -49,9 +53,9 @@ class GgufConfig:
         check_stem(self.stem)
 
 
-@stage(version=1)
+@stage(version=2)
 def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
-    """Writes the GGUF files of a checkpoint folder into the workspace.
+    """Writes the GGUF files of a checkpoint folder into the workspace, and its list of data sources where it has one.
 
     Returns:
         `architecture`, `parameters`, `context_tokens`, `vocabulary`, `pre_tokenizer`, `chat_template` (there is one),
@@ -60,14 +64,15 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
     Raises:
         UserError: a checkpoint that cannot be exported faithfully, or a file that llama.cpp refuses.
     """
-    source = Checkpoint(checkpoint)
+    source, sources = Checkpoint(checkpoint), read_sources(checkpoint)
     vocabulary = read_vocabulary(checkpoint, rows=source.rows)
     expected_ids = Tokenizer.load(checkpoint).encode(PROBE)
     scratch = workspace.folder / "scratch"
     scratch.mkdir(exist_ok=True)
     # A source of the quantised files even where F16 itself is not asked for.
     f16 = scratch / f"{config.stem}-F16.gguf"
-    write_f16(source, vocabulary, f16, name=config.stem)
+    licence = licence_of(sources, config.licence)
+    write_f16(source, vocabulary, f16, name=config.stem, licence=licence, sources=sources)
     reference = inspect(f16)
     files: list[dict[str, Any]] = []
     for encoding in sorted(config.encodings, key="F16".__eq__):  # F16 last: it moves
@@ -79,6 +84,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
         _check_loads(made, expected_ids, rows=source.rows)
         os.replace(made, workspace.folder / made.name)
         files.append(_facts(made.name, encoding, contents))
+    write_sources(workspace.folder, sources)
     files.sort(key=lambda file: config.encodings.index(file["encoding"]))
     return {
         "architecture": source.architecture,

@@ -6,6 +6,7 @@ wants them; matrices become float16. It knows no quantiser and no stage.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metrics import progress
+from common.provenance import DataSource
 from export.checkpoint import EMBEDDING, Checkpoint, Rope
+from export.licences import Licence
 from export.vocabulary import Vocabulary
 
 _ARCHITECTURES = {
@@ -66,8 +69,24 @@ class GgufContents:
         return dict(sorted(Counter(tensor.type for tensor in self.tensors.values()).items()))
 
 
-def write_f16(checkpoint: Checkpoint, vocabulary: Vocabulary, path: Path, *, name: str) -> None:
+def write_f16(
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
+    path: Path,
+    *,
+    name: str,
+    licence: Licence | None = None,
+    sources: Sequence[DataSource] = (),
+) -> None:
     """Writes `checkpoint` to `path` as a GGUF file in F16.
+
+    Args:
+        checkpoint: the weights.
+        vocabulary: its tokens.
+        path: the file.
+        name: the model's name.
+        licence: the model's; None names none.
+        sources: the data that it learnt from; empty names none.
 
     Raises:
         UserError: a tensor holds a value beyond float16's range, or one that is not finite.
@@ -81,6 +100,7 @@ def write_f16(checkpoint: Checkpoint, vocabulary: Vocabulary, path: Path, *, nam
         )
     writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture])
     _add_model(writer, checkpoint, name=name)
+    _add_origin(writer, licence, sources)
     _add_vocabulary(writer, vocabulary)
     planned = _plan(checkpoint, architecture)
     for target, (source, shape) in planned.items():
@@ -195,6 +215,25 @@ def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
         own = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         if not math.isclose(rope.attention_factor, own, rel_tol=1e-6):
             writer.add_rope_scaling_attn_factors(rope.attention_factor / own)
+
+
+def _add_origin(writer: GGUFWriter, licence: Licence | None, sources: Sequence[DataSource]) -> None:
+    """Licence and data sources; a source that was both text and conversations is named once."""
+    if licence is not None:
+        writer.add_license(licence.identifier)
+        if licence.name is not None:
+            writer.add_license_name(licence.name)
+    datasets = list({(source.name, source.revision): source for source in sources}.values())
+    if datasets:
+        writer.add_dataset_count(len(datasets))
+    for index, source in enumerate(datasets):
+        writer.add_dataset_name(index, source.name)
+        if source.revision is not None:
+            writer.add_dataset_version(index, source.revision)
+        if source.url is not None:
+            writer.add_dataset_url(index, source.url)
+        terms = [f"Licence: {source.licence or 'not stated'}.", source.attribution, *source.obligations]
+        writer.add_dataset_description(index, " ".join(term for term in terms if term))
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:

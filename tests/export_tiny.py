@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from common.device import Machine
+from common.provenance import DataSource
 from common.store import Workspace
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -43,6 +44,32 @@ TEXTS = [
     "👩‍👩‍👧🚀 がぎぐげご ヴ 々〆ヶ é ñ 안녕하세요 สวัสดี नमस्ते",
 ]
 CPU = Machine(device="cpu", compute_dtype="float32", cpu="test", gpu=None, memory_bytes=2**33, os="test", threads=1)
+SOURCES = (
+    DataSource(
+        name="wikimedia/wikipedia",
+        licence="CC-BY-SA-3.0",
+        url="https://huggingface.co/datasets/wikimedia/wikipedia",
+        attribution="Wikipedia の執筆者",
+        obligations=("Name Wikipedia as a source.", "Pass text on under CC BY-SA only."),
+        stage="corpus",
+        revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+        rows_out=1234,
+        tokens_out=9000,
+    ),
+    DataSource(name="own.jsonl", stage="corpus", rows_out=10, tokens_out=1000),
+    DataSource(
+        name="wikimedia/wikipedia",
+        licence="CC-BY-SA-3.0",
+        url="https://huggingface.co/datasets/wikimedia/wikipedia",
+        attribution="Wikipedia の執筆者",
+        obligations=("Name Wikipedia as a source.", "Pass text on under CC BY-SA only."),
+        stage="conversations",
+        revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+        rows_out=5,
+    ),
+    DataSource(name="some/talks_ja", licence="Own terms | v2", stage="conversations", rows_out=77),
+)
+"""Two kinds of data, one source in both, one without terms, one under its publisher's own."""
 
 _TOOL_TOKEN = "<tool_call>"
 

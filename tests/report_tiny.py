@@ -1,12 +1,14 @@
 """What the tests of the report share: a build as its manifests, metrics and evaluation would tell it, made up.
 
-`write_build` writes the folders, `FOLDERS` names them in the order of the report's inputs.
+`write_build` writes the folders, `FOLDERS` names them in the order of the report's inputs; `Page` reads report.html.
 """
 
 import hashlib
 import json
 import math
 import random
+from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,37 @@ SHAPES = {
 }
 HOSTILE = "</p><script>alert('x')</script> & \"<b>|太字|</b>\" `code` {{ 7 * 7 }}"
 """An answer that tries to become markup."""
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text; fails on tags that do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None], tuple[str, ...]]] = []
+        self.texts: list[tuple[str, tuple[str, ...]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "elements left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), tuple(self.open)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((data, tuple(self.open)))
+
+    def all(self, tag: str) -> Iterator[dict[str, str | None]]:
+        """Attributes of every element of a kind."""
+        return (attributes for name, attributes, _ in self.elements if name == tag)
 
 
 def gguf_name(encoding: str) -> str:
@@ -123,6 +156,64 @@ def write_build(root: Path, *, machine: dict[str, Any] | None = None) -> dict[st
     return folders
 
 
+def corpus_sources() -> list[dict[str, Any]]:
+    """Two sources of a corpus as its data card tells them; the second knows little of itself."""
+    web = {
+        "name": "HuggingFaceFW/fineweb-2",
+        "licence": "ODC-By-1.0",
+        "url": "https://huggingface.co/datasets/HuggingFaceFW/fineweb-2",
+        "attribution": "FineWeb2 (HuggingFaceFW)",
+        "obligations": ["Name FineWeb2 as a source.", f"Beware of {HOSTILE}"],
+        "revision": "af9c13333eb981300149d5ca60a8e9d659b276b9",
+        "weight": 0.75,
+        "rows_in": 20_000,
+        "characters_in": 30_000_000,
+        "removed": {"empty text": 2, "exact duplicate": 20, "too little Japanese": 4_000},
+        "changed": {"normalisation": 1_500},
+        "rows_out": 15_978,
+        "characters_out": 24_000_000,
+        "tokens_out": 12_000_000,
+        "tokens_in_estimate": 15_000_000,
+        "truncated": {"longer than a row": 12},
+        "first_bad_rows": {"empty text": "/home/someone/secret/web.jsonl:17"},
+    }
+    own = {
+        **{"name": "own.jsonl", "licence": None, "url": None, "attribution": None, "obligations": []},
+        **{"revision": None, "weight": 0.25, "rows_in": 1_734, "characters_in": 8_400_000},
+        **{"removed": {"exact duplicate": 11}, "rows_out": 1_723, "characters_out": 8_000_000},
+        **{"tokens_out": 4_000_000, "tokens_in_estimate": 4_200_000},
+    }
+    return [web, own]
+
+
+def corpus_details() -> dict[str, Any]:
+    """What a corpus' card tells besides the counts."""
+    samples = [
+        {"source": "own.jsonl", "id": "/home/someone/secret/own.jsonl:3", "text": HOSTILE},
+        {"source": "HuggingFaceFW/fineweb-2", "id": "18", "text": ""},
+    ]
+    return {
+        "removed": {"empty text": 2, "exact duplicate": 31, "too little Japanese": 4_000},
+        "rows_out": 17_701,
+        "sources": corpus_sources(),
+        "steps": [
+            {"step": "normalisation", "on": True, "reason": None, "settings": {}},
+            {
+                "step": "decontamination",
+                "on": True,
+                "reason": None,
+                "settings": {"class": "C", "ngram_words": 13, "files": ["/home/someone/secret/jglue"]},
+            },
+            {"step": "near duplicates", "on": False, "reason": "its sentences recur by design", "settings": {}},
+        ],
+        "contamination": {"jglue": 3, "niilc": 0},
+        "samples": {
+            "kept": [{"source": "HuggingFaceFW/fineweb-2", "id": "17", "text": "春になると、桜が咲きます。"}],
+            "too little Japanese": samples,
+        },
+    }
+
+
 def _write_data(folders: dict[str, Path]) -> None:
     for name, rows, unit in (("corpus", 21_734, 1_000), ("conversations", 3_000, 90)):
         card = {
@@ -134,6 +225,8 @@ def _write_data(folders: dict[str, Path]) -> None:
                 for split, part in (("train", 960), ("calibration", 10), ("validation", 10), ("test", 20))
             },
         }
+        if name == "corpus":  # the conversations' card stays as older builds wrote it
+            card |= corpus_details()
         write_manifest(folders[name], {**card, "tokens": 1_000_000}, seconds=6.1)
         (folders[name] / "data_card.json").write_text(json.dumps(card), encoding="utf-8")
 

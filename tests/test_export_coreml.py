@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_tiny import reference_logits, token_ids, workspace, write_checkpoint
+from export_tiny import SOURCES, reference_logits, token_ids, workspace, write_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from common.errors import UserError
+from common.provenance import read_sources, write_sources
 from export import coreml as module
 from export.checkpoint import Checkpoint
 from export.coreml import CoremlConfig, coreml
@@ -156,6 +157,28 @@ def test_tokenizer_and_config_lie_beside_the_package(package: tuple[Path, Path, 
     turns = [{"role": "user", "content": "川はどこ"}]
     original: Any = AutoTokenizer.from_pretrained(checkpoint)
     assert again.apply_chat_template(turns, tokenize=False) == original.apply_chat_template(turns, tokenize=False)
+
+
+@needs_coremltools
+def test_package_names_licence_and_data(tmp_path: Path, package: tuple[Path, Path, dict[str, Any]]) -> None:
+    import coremltools as ct
+
+    checkpoint = write_checkpoint(tmp_path / "chat")
+    write_sources(checkpoint, SOURCES)
+    facts = coreml(CoremlConfig(stem="Tiny", context_tokens=CONTEXT), workspace(tmp_path / "out"), checkpoint)
+    model: Any = ct.models.MLModel(str(tmp_path / "out" / facts["file"]), skip_model_load=True)
+    licence = "CC-BY-SA-3.0, Own terms | v2, not stated"
+    metadata = dict(model.user_defined_metadata)
+    assert model.license == metadata["licence"] == licence
+    told = json.loads(metadata["data_sources"])
+    assert [(source["name"], source["stage"], source["rows_out"]) for source in told] == [
+        (source.name, source.stage, source.rows_out) for source in SOURCES
+    ]
+    assert read_sources(tmp_path / "out") == list(SOURCES)
+    _, out, facts = package
+    silent: Any = ct.models.MLModel(str(out / facts["file"]), skip_model_load=True)
+    assert not silent.license and not {"licence", "data_sources"} & set(silent.user_defined_metadata)
+    assert not (out / "data_sources.json").exists()
 
 
 @needs_coremltools

@@ -11,6 +11,7 @@ import pytest
 import torch
 from export_tiny import (
     LLAMA3_SPLIT,
+    SOURCES,
     TEXTS,
     divergence,
     llama_logits,
@@ -22,10 +23,12 @@ from export_tiny import (
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
+from common.provenance import read_sources, write_sources
 from common.tokenizer import Tokenizer
 from export.checkpoint import Checkpoint
 from export.gguf import PROBE, GgufConfig, gguf
 from export.gguf_file import inspect
+from export.licences import licence_of, spdx_expression
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -186,6 +189,68 @@ def test_padded_rows_are_unused_tokens(exported: tuple[Path, Path, dict[str, Any
     by_token = dict(zip(found["tokenizer.ggml.tokens"], types, strict=True))
     assert by_token["<|im_end|>"] == gguf_library.TokenType.CONTROL
     assert by_token["<tool_call>"] == gguf_library.TokenType.USER_DEFINED
+
+
+def origin(path: Path) -> dict[str, Any]:
+    """Licence and data sets as gguf's own reader finds them."""
+    return {name: value for name, value in fields(path).items() if name.startswith(("general.licen", "general.data"))}
+
+
+def test_every_file_names_licence_and_data(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "chat")
+    write_sources(checkpoint, SOURCES)
+    out, _ = export(checkpoint, tmp_path / "gguf", "F16", "Q8_0", "Q4_K_M")
+    for encoding in ("F16", "Q8_0", "Q4_K_M"):
+        assert origin(out / f"Tiny-{encoding}.gguf") == {
+            "general.license": "other",
+            "general.license.name": "CC-BY-SA-3.0, Own terms | v2, not stated",
+            "general.dataset.count": 3,
+            "general.dataset.0.name": "wikimedia/wikipedia",
+            "general.dataset.0.version": "b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+            "general.dataset.0.url": "https://huggingface.co/datasets/wikimedia/wikipedia",
+            "general.dataset.0.description": "Licence: CC-BY-SA-3.0. Wikipedia の執筆者 Name Wikipedia as a source. "
+            "Pass text on under CC BY-SA only.",
+            "general.dataset.1.name": "own.jsonl",
+            "general.dataset.1.description": "Licence: not stated.",
+            "general.dataset.2.name": "some/talks_ja",
+            "general.dataset.2.description": "Licence: Own terms | v2.",
+        }, encoding
+    assert read_sources(out) == list(SOURCES)
+
+
+def test_a_licence_that_the_recipe_states_comes_before_the_datas(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "chat")
+    config = GgufConfig(stem="Tiny", encodings=("Q8_0",), licence="apache-2.0")
+    gguf(config, workspace(tmp_path / "gguf"), checkpoint)
+    assert origin(tmp_path / "gguf" / "Tiny-Q8_0.gguf") == {"general.license": "Apache-2.0"}
+
+
+def test_without_known_sources_a_file_names_neither(exported: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, _ = exported
+    assert origin(out / "Tiny-Q4_K_M.gguf") == {}
+    assert not (out / "data_sources.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("licences", "stated", "wanted"),
+    [
+        ((), None, None),
+        ((None, None), None, None),
+        (("apache-2.0", "Apache-2.0"), None, ("Apache-2.0", None)),
+        (("Apache-2.0", None), None, ("other", "Apache-2.0, not stated")),
+        (("CC-BY-4.0", "MIT", "CC-BY-4.0"), None, ("other", "CC-BY-4.0, MIT")),
+        (("Own terms",), None, ("other", "Own terms")),
+        ((None, "MIT"), "mit OR apache-2.0", ("MIT OR Apache-2.0", None)),
+        (("MIT",), "Our terms", ("other", "Our terms")),
+    ],
+)
+def test_one_licence_is_told_as_spdx_and_several_by_name(
+    licences: tuple[str | None, ...], stated: str | None, wanted: tuple[str, str | None] | None
+) -> None:
+    sources = [dataclasses.replace(SOURCES[1], licence=licence) for licence in licences]
+    found = licence_of(sources, stated)
+    assert (found and (found.identifier, found.name)) == wanted
+    assert found is None or found.identifier == "other" or spdx_expression(found.identifier) == found.identifier
 
 
 def test_facts_agree_with_the_files(exported: tuple[Path, Path, dict[str, Any]]) -> None:

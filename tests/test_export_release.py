@@ -1,12 +1,15 @@
 """The deliverable folder: everything in it, checked by sha256sum's own rules."""
 
 import hashlib
+import json
+import re
 from pathlib import Path
 
 import pytest
-from export_tiny import workspace
+from export_tiny import SOURCES, workspace
 
 from common.errors import UserError
+from common.provenance import DataSource, write_sources
 from export.release import DistConfig, dist
 
 
@@ -40,6 +43,48 @@ def test_all_deliverables_lie_in_one_folder_with_their_sums(parts: tuple[Path, P
     assert sums == {name: hashlib.sha256((space.folder / name).read_bytes()).hexdigest() for name in names}
     assert list(sums) == sorted(names)
     assert facts == {"files": 6, "bytes": sum((space.folder / name).stat().st_size for name in names)}
+
+
+def test_data_card_and_licences_stand_there_once(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    write_sources(parts[0], SOURCES)
+    write_sources(parts[1], SOURCES)
+    out = workspace(tmp_path / "dist").folder
+    facts = dist(DistConfig(), workspace(tmp_path / "dist"), *parts)
+    listed = [line[66:] for line in (out / "SHA256SUMS").read_text().splitlines()]
+    assert facts["files"] == len(listed) == 9 and {"DATA.md", "LICENSES.md", "data_sources.json"} <= set(listed)
+    assert json.loads((out / "data_sources.json").read_text()) == json.loads(
+        (parts[0] / "data_sources.json").read_text()
+    )
+    card = (out / "DATA.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    assert {len(row) for row in rows} == {7}
+    assert [(row[1], row[2], row[4], row[5], row[6]) for row in rows[2:]] == [
+        ("wikimedia/wikipedia", "CC-BY-SA-3.0", "1,234", "9,000", "90.0"),
+        ("own.jsonl", "–", "10", "1,000", "10.0"),
+        ("wikimedia/wikipedia", "CC-BY-SA-3.0", "5", "–", "–"),
+        (r"some/talks\_ja", r"Own terms \| v2", "77", "–", "–"),
+    ]
+    assert "このモデルは" in card and "This model learnt from" in card
+    assert "ライセンスが記録されていません" in card and "report.html" in card
+    licences = (out / "LICENSES.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.*)$", licences, re.MULTILINE) == ["wikimedia/wikipedia", "own.jsonl", r"some/talks\_ja"]
+    asked = [SOURCES[0].attribution or "", *SOURCES[0].obligations, "https://spdx.org/licenses/CC-BY-SA-3.0.html"]
+    assert all(licences.count(line) == 1 for line in asked)
+    assert "not stated" in licences
+
+
+def test_no_part_of_a_hostile_source_becomes_markup(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    hostile = "<b onclick='x'>](javascript:x) | `a`\n# big"
+    source = DataSource(
+        name=hostile, licence=hostile, url=hostile, attribution=hostile, obligations=(hostile,), stage="corpus"
+    )
+    write_sources(parts[0], [source])
+    dist(DistConfig(), workspace(tmp_path / "dist"), parts[0], None, None)
+    for name in ("DATA.md", "LICENSES.md"):
+        text = (tmp_path / "dist" / name).read_text(encoding="utf-8")
+        assert "<b" not in text and "\n# big" not in text and "](" not in text.replace(r"\](", "")
+        assert "report.html" not in text
 
 
 def test_started_again_it_gives_the_same(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:

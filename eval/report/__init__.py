@@ -1,8 +1,8 @@
 """The report of a build: report.json, report.html and report.md, computed afterwards from manifests.
 
-`stage` is the stage and puts the JSON together, `collect` reads what the artifacts say about themselves, `view` and
-`headlines` decide what a page shows, `plots` and `wording` turn numbers into drawings and words, and `render` fills the
-templates.
+`stage` is the stage and puts the JSON together, `collect` and `data_cards` read what the artifacts say about
+themselves, `view`, `data_view` and `headlines` decide what a page shows, `plots` and `wording` turn numbers into
+drawings and words, and `render` fills the templates.
 """
 
 from eval.report.stage import Licence, ReportConfig, report

@@ -1,4 +1,4 @@
-"""What the artifacts say about themselves: manifests, metrics and data cards of a build as parts of the report's JSON.
+"""What the artifacts say about themselves: manifests and metrics of a build as parts of the report's JSON.
 
 Reads files only. Of a manifest's config it takes nothing: a config may name local paths, and no path enters a report.
 It draws nothing and knows no markup.
@@ -164,22 +164,12 @@ def _package(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def data_cards(folders: Mapping[str, Path | None]) -> dict[str, Any]:
-    """The data cards of the corpus and the conversations, null where one is absent."""
-    return {name: _card(folders.get(name)) for name in ("corpus", "conversations")}
-
-
-def _card(folder: Path | None) -> Any:
-    path = None if folder is None else folder / "data_card.json"
-    return None if path is None or not path.is_file() else read_json(path)
-
-
 def without_paths(content: Any) -> Any:
     """The same JSON, absolute paths in reasons and warnings cut to their last part: these quote error messages."""
     if isinstance(content, Mapping):
         fields = cast(Mapping[str, Any], content)
         return {
-            name: _cut_paths(value) if name.endswith("reason") or name == "warnings" else without_paths(value)
+            name: cut_paths(value) if name.endswith("reason") or name == "warnings" else without_paths(value)
             for name, value in fields.items()
         }
     if isinstance(content, list):
@@ -187,9 +177,10 @@ def without_paths(content: Any) -> Any:
     return content
 
 
-def _cut_paths(value: Any) -> Any:
+def cut_paths(value: Any) -> Any:
+    """A text, or each text of a list, its absolute paths cut to their last part; anything else as it is."""
     if isinstance(value, list):
-        return [_cut_paths(item) for item in cast(list[Any], value)]
+        return [cut_paths(item) for item in cast(list[Any], value)]
     return _ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
 
 

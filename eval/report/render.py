@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from common.cli import run
 from common.disk import replace_text
-from eval.report import view, wording
+from eval.report import data_view, view, wording
 from eval.report.collect import read_json
 from eval.report.headlines import headlines
 
@@ -52,6 +52,8 @@ def _context(report: view.Report) -> dict[str, object]:
         "phones": view.phone_table(report),
         "samples": view.samples(report),
         "comparisons": view.comparisons(report),
+        "data_parts": data_view.data_parts(report),
+        "notes": data_view.notes,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from common.disk import replace_text
 from common.store import Workspace, stage
 from eval.report import collect
+from eval.report.data_cards import data_cards
 from eval.report.render import write_pages
 
 Rows = Sequence[Mapping[str, Any]]
@@ -41,7 +42,7 @@ class ReportConfig:
     """Terms of everything that went in."""
 
 
-@stage(version=1)
+@stage(version=2)
 def report(
     config: ReportConfig,
     workspace: Workspace,
@@ -115,7 +116,7 @@ def assemble(config: ReportConfig, folders: Mapping[str, Path | None], *, machin
             }
             for file in files
         ],
-        "data": collect.data_cards(folders),
+        "data": data_cards(folders),
         "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
     }
     content["not_measured"] = list(_gaps(content, manifests))
