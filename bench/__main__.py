@@ -1,4 +1,4 @@
-"""`python -m bench loss | step`: benchmarks, paired in one run; the last line on stdout is one JSON document.
+"""`python -m bench loss | step | corpus`: benchmarks, paired in one run; the last line on stdout is one JSON document.
 
 Every side computes in the same precision, in turns, and what is reported are medians. It knows no recipe.
 """
@@ -11,11 +11,11 @@ from common.cli import run
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one benchmark."""
-    from bench import loss, step
+    from bench import corpus, loss, step
 
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks, paired in one run.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="BENCHMARK")
-    for module in (loss, step):
+    for module in (loss, step, corpus):
         module.add_verb(verbs)
     parsed = parser.parse_args(arguments)
     print(json.dumps(parsed.function(parsed), allow_nan=False))

@@ -57,13 +57,14 @@ def peak_above(function: Callable[[], object], device: torch.device) -> int | No
         return None
     # What the allocator keeps for later would hide the next need.
     ctypes.CDLL(None).malloc_trim(0)
-    before = _resident_bytes()
+    before = resident_bytes()
     reset_peak()
     function()
     return peak_bytes() - before
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Bytes of this process that lie in memory now; Linux only."""
     resident = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert resident
     return int(resident[1]) * 1024

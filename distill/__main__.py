@@ -17,67 +17,16 @@ Subparsers = Any  # argparse's own class for this is private
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one verb."""
     # Here and not above: reading this module, as a test or a tool does, need not load torch.
+    from distill.corpus.cli import add_verb
     from distill.train_cli import add_verbs
 
     parser = argparse.ArgumentParser(prog="python -m distill", description="Text and a teacher to a base checkpoint.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_corpus(subparsers)
+    add_verb(subparsers)
     _add_tokenizer(subparsers)
     add_verbs(subparsers)
     parsed = parser.parse_args(arguments)
     parsed.function(parsed)
-
-
-def _add_corpus(subparsers: Subparsers) -> None:
-    from distill.corpus import CorpusConfig
-
-    default = CorpusConfig()
-    verb = subparsers.add_parser(
-        "corpus",
-        help="clean, cut and pack text",
-        description="Writes documents/, packed/, tokenizer/ and data_card.json.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    _add_files(verb)
-    verb.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="a Hugging Face tokenizer folder")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    verb.add_argument(
-        "--sequence-tokens", type=int, default=default.sequence_tokens, metavar="N", help="tokens in a packed row"
-    )
-    for split in ("calibration", "validation", "test"):
-        verb.add_argument(
-            f"--{split}-share",
-            type=float,
-            default=getattr(default.shares, split),
-            metavar="X",
-            help=f"share of the documents for {split}, 0 to 1",
-        )
-    verb.add_argument(
-        "--prompt-weight",
-        type=int,
-        default=default.prompt_weight,
-        metavar="N",
-        help="loss weight, in hundredths, outside the `answers` spans of train documents that have them",
-    )
-    _add_max_bad_share(verb, default.max_bad_share)
-    verb.add_argument("--seed", type=int, default=default.seed, metavar="N", help="chooses another cut into splits")
-    verb.set_defaults(function=_corpus)
-
-
-def _corpus(parsed: argparse.Namespace) -> None:
-    from common.documents import kept_line
-    from common.splits import Shares
-    from distill.corpus import CorpusConfig, corpus
-
-    config = CorpusConfig(
-        sequence_tokens=parsed.sequence_tokens,
-        shares=Shares(calibration=parsed.calibration_share, validation=parsed.validation_share, test=parsed.test_share),
-        prompt_weight=parsed.prompt_weight,
-        max_bad_share=parsed.max_bad_share,
-        seed=parsed.seed,
-    )
-    made = run_alone(corpus, config, parsed.out, *parsed.files, parsed.tokenizer)
-    print(kept_line(made.manifest["facts"]))
 
 
 def _add_tokenizer(subparsers: Subparsers) -> None:
@@ -133,7 +82,7 @@ def _add_files(verb: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=".jsonl or .jsonl.gz with a `text`, or a folder with text.jsonl",
+        help=".jsonl, .jsonl.gz, .jsonl.zst, .parquet or .txt with a `text`, or a folder with text.jsonl",
     )
 
 

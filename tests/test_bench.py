@@ -53,7 +53,10 @@ def test_memory_follows_the_chunk_and_not_the_tokens() -> None:
     if few["fused_extra_bytes"] is None:
         pytest.skip("this system does not tell a process its peak")
     assert many["fused_extra_bytes"] <= many["dense_extra_bytes"] / 4
-    assert many["fused_extra_bytes"] <= 1.3 * few["fused_extra_bytes"] + 2**22
+    # The dense side grows by the logits of the further tokens. A tenth of that is more than an allocator's moods, which
+    # are tens of megabytes, and far less than one copy of the logits would be.
+    growth = many["dense_extra_bytes"] - few["dense_extra_bytes"]
+    assert many["fused_extra_bytes"] - few["fused_extra_bytes"] <= 0.1 * growth
 
 
 def test_loss_without_the_dense_side_says_so() -> None:

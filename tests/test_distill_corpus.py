@@ -16,15 +16,24 @@ from hypothesis import strategies as st
 from text_tiny import TEXTS, read_gzip, tiny_tokenizer, workspace, write_rows
 
 import common.documents
+import distill.corpus.cutting
 from common.errors import UserError
 from common.packing import PackedRows
 from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from distill.__main__ import main
-from distill.corpus import CorpusConfig, answer_weights, corpus
+from distill.corpus import CorpusConfig, corpus
+from distill.corpus.stage import answer_weights
+from distill.text.cleaning import CleaningConfig
 
 ROOT = Path(__file__).parents[1]
-CONFIG = CorpusConfig(sequence_tokens=32, shares=Shares(calibration=0.1, validation=0.1, test=0.1))
+# The texts of most tests are few, short and much alike: what removes such texts has tests of its own.
+CONFIG = CorpusConfig(
+    sequence_tokens=32,
+    shares=Shares(calibration=0.1, validation=0.1, test=0.1),
+    cleaning=CleaningConfig(quality=None),
+    near_duplicates=None,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,8 @@ def test_every_document_lands_in_one_split_as_text_and_as_tokens(
     facts = corpus(config, workspace(tmp_path / "out"), source, tokenizer_folder)
 
     kept = {split: read_gzip(tmp_path / "out" / "documents" / f"{split}-00000.jsonl.gz") for split in SPLITS}
-    assert sorted((row for split in SPLITS for row in kept[split]), key=lambda row: int(row["id"][1:])) == rows
+    written = sorted((row for split in SPLITS for row in kept[split]), key=lambda row: int(row["id"][1:]))
+    assert written == [{"id": row["id"], "text": row["text"].rstrip(), "source": "text"} for row in rows]
     assert all(kept[split] for split in SPLITS) and len(kept["train"]) > 30
     for split in SPLITS:
         expected = [[*tokenizer.encode(row["text"]), tokenizer.document_end_id] for row in kept[split]]
@@ -81,7 +91,7 @@ def test_every_document_lands_in_one_split_as_text_and_as_tokens(
         assert PackedRows(tmp_path / "out" / "packed" / split).meta == facts["splits"][split]
     assert facts["tokens"] == sum(facts["splits"][split]["tokens"] for split in SPLITS)
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
-    assert (card["rows_in"], card["rows_out"], card["removed"]) == (60, 60, {"exact duplicate": 0})
+    assert (card["rows_in"], card["rows_out"], card["removed"]) == (60, 60, {"exact duplicate": 0, "near duplicate": 0})
     assert Tokenizer.load(tmp_path / "out" / "tokenizer").sha256 == tokenizer.sha256
 
 
@@ -107,7 +117,7 @@ def test_card_counts_what_was_removed_and_why(tmp_path: Path, tokenizer_folder: 
         tokenizer_folder,
     )
     assert facts["rows_in"] == 124 and facts["rows_out"] == 120
-    assert facts["removed"] == {"empty text": 1, "no field text": 1, "exact duplicate": 2}
+    assert facts["removed"] == {"empty text": 1, "no field text": 1, "exact duplicate": 2, "near duplicate": 0}
     assert facts["rows_in"] - sum(facts["removed"].values()) == facts["rows_out"]
     assert sum(meta["documents"] for meta in facts["splits"].values()) == 120
 
@@ -214,7 +224,7 @@ def test_a_restart_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(common.documents, "write_packed", killed)
         if stop_at == "cutting":
-            patch.setattr(common.documents, "assign_splits", killed_cut)
+            patch.setattr(distill.corpus.cutting, "assign_places", killed_cut)
         with pytest.raises(KeyboardInterrupt):
             corpus(CONFIG, workspace(tmp_path / "killed"), source, tokenizer_folder)
     if stop_at != "cutting":  # the first pass is not repeated: its source may even be gone
@@ -260,6 +270,7 @@ def test_commands(tmp_path: Path) -> None:
     main([str(argument) for argument in trained])
     assert Tokenizer.load(tmp_path / "tokenizer").size == 400
     packed = ["corpus", one, two, "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "corpus"]
+    packed += ["--no-near-duplicates", "--no-quality"]
     main([str(argument) for argument in (*packed, "--sequence-tokens", 64, "--test-share", 0.2)])
     card = json.loads((tmp_path / "corpus" / "data_card.json").read_text())
     assert card["rows_out"] == 41 and card["splits"]["test"]["documents"] > 2

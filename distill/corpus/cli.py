@@ -1,0 +1,124 @@
+"""The verb `python -m distill corpus`: its options, and the config and inputs that they stand for."""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from common.documents import kept_line
+from common.duplicates import NearDuplicatesConfig
+from common.errors import UserError
+from common.provenance import Terms
+from common.rows import SUFFIXES, data_files
+from common.sources import parse_name, resolve
+from common.splits import Shares
+from common.store import run_alone
+from distill.corpus.config import CorpusConfig, TextSource
+from distill.corpus.stage import corpus, own_name
+from distill.text.cleaning import CleaningConfig
+from distill.text.quality import QualityConfig
+
+Subparsers = Any  # argparse's own class for this is private
+
+
+def add_verb(subparsers: Subparsers) -> None:
+    """Adds the verb `corpus`."""
+    default = CorpusConfig()
+    near = NearDuplicatesConfig()
+    verb = subparsers.add_parser(
+        "corpus",
+        help="clean, deduplicate, cut and pack text",
+        description="Writes documents/, packed/, tokenizer/ and data_card.json, which tells what was removed and why.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = verb.add_argument
+    kinds = ", ".join(SUFFIXES)
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE_OR_SET",
+        help=f"{kinds} with a `text`, a folder with text.jsonl, or a set of the hub: ORG/NAME[:CONFIG][@REVISION]",
+    )
+    add("--tokenizer", type=Path, required=True, metavar="DIR", help="a Hugging Face tokenizer folder")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    add("--sources", type=Path, metavar="DIR", help="DIR/ORG/NAME stands in for the hub (default: $SOURCES)")
+    add("--benchmarks", type=Path, metavar="DIR", help="remove documents that hold an item of a benchmark in DIR")
+    add("--weights", type=float, nargs="+", metavar="X", help="shares of the FILEs in any beginning of train")
+    add("--no-normalise", action="store_true", help="leave the text's Unicode as it is")
+    add("--no-quality", action="store_true", help="keep what the rules for Japanese web text would remove")
+    add("--no-near-duplicates", action="store_true", help="keep documents that are nearly the same")
+    add("--similarity", type=float, default=near.similarity, metavar="X", help="of near-duplicates, 0 to 1")
+    add("--redact", action="store_true", help="replace e-mail addresses, telephone numbers and the like")
+    add("--text-field", default="text", metavar="NAME", help="the field or column that holds the text")
+    add("--sequence-tokens", type=int, default=default.sequence_tokens, metavar="N", help="tokens in a packed row")
+    for split in ("calibration", "validation", "test"):
+        share = getattr(default.shares, split)
+        add(f"--{split}-share", type=float, default=share, metavar="X", help=f"of the documents for {split}, 0 to 1")
+    add(
+        "--prompt-weight",
+        type=int,
+        default=default.prompt_weight,
+        metavar="N",
+        help="loss weight, in hundredths, outside the `answers` spans of train documents that have them",
+    )
+    add("--max-bad-share", type=float, default=default.max_bad_share, metavar="X", help="bad rows allowed, 0 to 1")
+    add("--seed", type=int, default=default.seed, metavar="N", help="chooses another cut into splits")
+    verb.set_defaults(function=_corpus)
+
+
+def _corpus(parsed: argparse.Namespace) -> None:
+    sources, inputs = _sources(parsed)
+    config = CorpusConfig(
+        sources=sources,
+        cleaning=CleaningConfig(
+            normalise=not parsed.no_normalise,
+            quality=None if parsed.no_quality else QualityConfig(),
+            redact=parsed.redact,
+        ),
+        near_duplicates=None if parsed.no_near_duplicates else NearDuplicatesConfig(similarity=parsed.similarity),
+        benchmarks=parsed.benchmarks,
+        sequence_tokens=parsed.sequence_tokens,
+        shares=Shares(calibration=parsed.calibration_share, validation=parsed.validation_share, test=parsed.test_share),
+        prompt_weight=parsed.prompt_weight,
+        max_bad_share=parsed.max_bad_share,
+        seed=parsed.seed,
+    )
+    made = run_alone(corpus, config, parsed.out, *inputs, parsed.tokenizer)
+    card = made.manifest["facts"]
+    print(kept_line(card))
+    if len(card["sources"]) > 1:
+        for source in card["sources"]:
+            print(f"  {source['name']}: {kept_line(source)}")
+
+
+def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[Path]]:
+    """The config's sources, and the files that are inputs of the stage: files alone, with nothing said about them."""
+    sets = [parse_name(name) for name in parsed.files]
+    if not any(sets) and parsed.weights is None and parsed.text_field == "text":
+        return (), [Path(name) for name in parsed.files]
+    if parsed.weights is not None and len(parsed.weights) != len(parsed.files):
+        raise UserError(
+            wanted=f"{len(parsed.files)} weights, one for each FILE",
+            got=f"{len(parsed.weights)}",
+            next_step="Give --weights as many numbers as there are files and sets.",
+        )
+    stand_in = parsed.sources or (Path(os.environ["SOURCES"]) if os.environ.get("SOURCES") else None)
+    found: list[TextSource] = []
+    for place, (name, dataset) in enumerate(zip(parsed.files, sets, strict=True)):
+        if dataset is None:
+            files = tuple(data_files(Path(name), "text"))
+            terms = Terms(name=own_name(files[0], [source.terms.name for source in found]))
+        else:
+            files, terms = resolve(dataset, sources=stand_in), published_terms(dataset.name)
+        weight = None if parsed.weights is None else parsed.weights[place]
+        found.append(TextSource(terms=terms, files=files, weight=weight, text_field=parsed.text_field))
+    return tuple(found), []
+
+
+def published_terms(name: str) -> Terms:
+    """The terms of a set of the hub as far as they are known here; what is not known is not made up."""
+    known = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+    given = known.get(name, {})
+    obligations = tuple(given.pop("obligations", ()))
+    return Terms(name=name, url=f"https://huggingface.co/datasets/{name}", obligations=obligations, **given)

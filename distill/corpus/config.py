@@ -1,0 +1,86 @@
+"""What a corpus is made of and how: the configs of the stage `corpus`. It runs nothing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.duplicates import NearDuplicatesConfig
+from common.errors import UserError
+from common.packing import FULL_WEIGHT
+from common.provenance import Terms
+from common.rows import MAX_BAD_SHARE
+from common.sources import HubFiles
+from common.splits import Shares
+from distill.text.cleaning import CleaningConfig
+from eval.decontamination import DecontaminationConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSource:
+    """One source of text: files, where they are from, and how much of the corpus they make."""
+
+    terms: Terms
+    """Its name in cards, licence and obligations."""
+    files: tuple[Path, ...] | HubFiles
+    """Local files, which count by content, or files of a hub dataset at one commit, fetched one at a time."""
+    weight: float | None = None
+    """Share of the documents' characters, against the other sources' weights: documents are written in such an order
+    that any beginning of train holds the sources in this ratio, until one of them ends. None for all of them: one after
+    the other."""
+    japanese: bool = True
+    """Whether the quality rules, which are for Japanese, apply; false for English or code."""
+    text_field: str = "text"
+    """The column that holds the text."""
+
+    def __post_init__(self) -> None:
+        if (self.weight is not None and not self.weight > 0) or not self.text_field:
+            raise UserError(
+                wanted="a weight above 0 and the name of a field",
+                got=f"{self.weight}, {self.text_field!r} in source {self.terms.name}",
+                next_step="Correct the source.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig:
+    """How text is cleaned, cut and packed."""
+
+    sources: tuple[TextSource, ...] = ()
+    """Where text comes from, besides the stage's inputs."""
+    terms: tuple[Terms, ...] = ()
+    """Names and licences of the stage's inputs, in their order; an input without is called by its file's name."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    """What is done to each document alone."""
+    near_duplicates: NearDuplicatesConfig | None = field(default_factory=NearDuplicatesConfig)
+    """When two documents count as one; None keeps near-duplicates. Exact ones always go: the cut into splits would put
+    one copy into train and the other into test."""
+    benchmarks: Path | None = None
+    """Folder of benchmark files; documents that hold an item of one are removed. None looks for none."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """When a document holds an item."""
+    reason_off: str = "not asked for"
+    """Why the steps that are off are off, for the data card."""
+    sequence_tokens: int = 1024
+    """Tokens in a packed row; longer documents are cut into pieces of this length."""
+    shares: Shares = field(default_factory=Shares)
+    """Shares of calibration, validation and test."""
+    prompt_weight: int = 10
+    """Loss weight, in hundredths, of text outside the answers of a train document that marks its answers."""
+    max_bad_share: float = MAX_BAD_SHARE
+    """Bad rows allowed (empty, not UTF-8, not JSON, no text), as a share of all rows, 0 to 1."""
+    seed: int = 0
+    """Chooses another cut into splits."""
+
+    def __post_init__(self) -> None:
+        if self.sequence_tokens < 2 or not 0 <= self.prompt_weight <= FULL_WEIGHT or self.seed < 0:
+            raise UserError(
+                wanted=f"sequence_tokens of at least 2, prompt_weight from 0 to {FULL_WEIGHT}, a seed of at least 0",
+                got=f"{self.sequence_tokens}, {self.prompt_weight}, {self.seed}",
+                next_step="Correct the corpus's config.",
+            )
+        weighted = [source.weight is not None for source in self.sources]
+        if any(weighted) and not all(weighted):
+            raise UserError(
+                wanted="a weight for every source, or for none",
+                got=f"{sum(weighted)} of {len(weighted)} sources with one",
+                next_step="Give the others one too.",
+            )
