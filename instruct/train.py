@@ -8,6 +8,7 @@ distilling on conversations is `distill()` on their rows.
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,18 +20,19 @@ from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, fused_linear_loss
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import Batch, PackedRows, RealTokens, rows_of_step
+from common.packing import PackedRows, RealTokens, rows_of_step
+from common.prefetch import prefetched
+from common.provenance import carry
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import (
     TINY_WEIGHT,
     Keeper,
-    mean_loss,
+    held_out_loss,
     require_finite,
     require_finite_logits,
     require_fit,
     require_valid_tokens,
-    row_losses,
     weight_of,
 )
 
@@ -115,16 +117,17 @@ def _open_rows(
     return rows
 
 
-def micro_batches(rows: Rows, step: int, config: InstructConfig) -> list[Batch]:
+def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[RealTokens]:
     """The micro-batches of one optimizer step: conversations first, then replayed text."""
     sources = [(rows.conversations, config.rows_per_step)]
     if rows.replay is not None:
         sources.append((rows.replay, config.replay_rows_per_step))
-    batches: list[Batch] = []
+    batches: list[RealTokens] = []
     for source, rows_per_step in sources:
         indices = rows_of_step(step, rows_per_step=rows_per_step, num_rows=source.num_rows, seed=config.seed)
         size = config.micro_batch_rows
-        batches += [source.batch(indices[start : start + size]) for start in range(0, len(indices), size)]
+        starts = range(0, len(indices), size)
+        batches += [source.batch(indices[start : start + size]).real_tokens() for start in starts]
     return batches
 
 
@@ -165,7 +168,7 @@ def _optimize(
     return {"loss": loss, "gradient_norm": norm, "learning_rate": config.optim.learning_rate * factor}
 
 
-@stage(version=3)
+@stage(version=4)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:
@@ -190,9 +193,10 @@ def instruct(
     first = 0 if found is None else found.step
     log = MetricsLog(workspace.folder, resume_after_step=first)
     model.train()
-    for step in progress(range(first, config.steps), label="chat", unit="step", total=config.steps - first):
-        started = time.perf_counter()
-        batches = [batch.real_tokens() for batch in micro_batches(rows, step, config)]
+    steps = range(first, config.steps)
+    read = partial(micro_batches, rows, config)
+    started = time.perf_counter()
+    for step, batches in progress(prefetched(read, steps), label="chat", unit="step", total=len(steps)):
         means = _optimize(model, optimizers, batches, step, tokenizer.size, config, workspace)
         tokens = sum(len(real.tokens_M) for real in batches)
         seconds = time.perf_counter() - started
@@ -201,14 +205,16 @@ def instruct(
         done = step + 1
         log.write({"step": done, **means, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
         if done % config.validate_every == 0 or done == config.steps:
-            held_out = mean_loss(row_losses(model, rows.validation, workspace.machine, vocabulary=tokenizer.size))
-            require_finite(held_out, 0.0, step=done)
+            held_out = held_out_loss(model, rows.validation, workspace.machine, vocabulary=tokenizer.size, step=done)
             keeper.offer(done, held_out)
             log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:
             keeper.save(done, values)
+        started = time.perf_counter()  # waiting for the next batches counts, validation does not
     keeper.restore_best()
     save_model(model, tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
+    carry(workspace.folder, "corpus", replay, base)
+    carry(workspace.folder, "conversations", conversations, workspace.folder)
     return {
         "method": "instruct",
         "steps": config.steps,
