@@ -18,6 +18,7 @@ from common.device import Machine
 from common.divergences import cross_entropy
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, chunks, head_product
+from common.launch import Team
 from common.optim import Optimizers
 from common.packing import PackedRows, RealTokens
 from common.tokenizer import Tokenizer
@@ -138,11 +139,36 @@ def row_losses(
     return results
 
 
-def mean_loss(pairs: Sequence[tuple[float, float]]) -> float:
-    """Mean over all weights of the pairs that `row_losses` returns; they hold at least one valid token."""
-    weight = sum(b for _, b in pairs)
-    assert weight > 0, "a split without valid tokens has no loss: require_valid_tokens refuses it before training"
-    return sum(a for a, _ in pairs) / weight
+def mean_loss(pairs: Sequence[tuple[float, float]], team: Team | None = None) -> float:
+    """Mean over all weights of the pairs that `row_losses` returns, of every process of a team.
+
+    Together they hold at least one valid token; a process may have none of it.
+    """
+    totals = {"loss": sum(loss for loss, _ in pairs), "weight": sum(weight for _, weight in pairs)}
+    if team is not None:
+        totals = team.totals(totals)
+    assert totals["weight"] > 0, "a split without valid tokens has no loss: require_valid_tokens refuses it before"
+    return totals["loss"] / totals["weight"]
+
+
+def held_out_loss(
+    model: "PreTrainedModel",
+    rows: PackedRows,
+    machine: Machine,
+    *,
+    vocabulary: int,
+    step: int,
+    team: Team | None = None,
+) -> float:
+    """Mean cross-entropy over a whole validation split, each process of a team measuring a part of its rows.
+
+    Raises:
+        UserError: it is not finite; `step` names the optimizer step that it was measured after.
+    """
+    own = range(rows.num_rows) if team is None else range(team.rank, rows.num_rows, team.size)
+    loss = mean_loss(row_losses(model, rows, machine, vocabulary=vocabulary, indices=own), team)
+    require_finite(loss, 0.0, step=step)
+    return loss
 
 
 class Keeper:

@@ -1,15 +1,17 @@
 """On-policy mixing: some batches of a distillation run hold responses that the student wrote itself.
 
 The student learns where its own words lead it (GKD, arXiv 2306.13649); responses are kept in a replay buffer and used
-again, because writing them costs more than learning from them (DistiLLM, arXiv 2402.03898). The prompt of a document is
-what comes before its first token that counts in the loss or, where all of it counts, its first part. Generation is
-transformers' own, batched, with the KV cache and outside the autograd graph. Everything random follows from the seed
-and the step, so that a resumed run writes and draws the same. It knows no objective and no optimizer.
+again, because writing them costs more than learning from them (DistiLLM, arXiv 2402.03898). How many batches are the
+student's own is a fixed share, or follows the held-out loss by DistiLLM's rule: a value, passed in and returned. The
+prompt of a document is what comes before its first token that counts in the loss or, where all of it counts, its first
+part. Generation is transformers' own, batched, with the KV cache and outside the autograd graph. Everything random
+follows from the seed and the step, so that a resumed run writes and draws the same. It knows no objective and no
+optimizer.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,16 +28,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnPolicyConfig:
-    """How often, how long, and how often anew; the first three defaults are those of SakanaAI/TAID@a062892."""
+    """How often, how long, and how often anew.
+
+    The defaults of probability, max_new_tokens and buffer_documents are those of SakanaAI/TAID@a062892, those of rise
+    and tolerance_nats of jongwooko/distillm@17c0f98, which starts at a probability of 0.
+    """
 
     probability: float = 0.5
-    """Share of the micro-batches that hold the student's own responses."""
+    """Share of the micro-batches that hold the student's own responses; where it adapts, the share at the start."""
+    schedule: Literal["fixed", "adaptive"] = "fixed"
+    """`adaptive`: the share rises where the held-out loss does, and replay takes over as the run goes on."""
+    rise: float = 0.1
+    """What one rise adds to an adaptive share, up to 1."""
+    tolerance_nats: float = 0.1
+    """Rise of the held-out loss, since the share rose last or the run began, from which an adaptive share rises."""
     max_new_tokens: int = 512
     """Longest response, tokens."""
     buffer_documents: int = 1000
     """Responses that the replay buffer holds; the oldest goes first."""
     replay: float = 0.0
-    """Share of those micro-batches that come from the buffer, once it holds enough for one; 0 always writes anew."""
+    """Share of those micro-batches that come from the buffer, once it holds enough for one; 0 always writes anew. Where
+    the share adapts it is the share of the run's steps that are done, once the buffer is full, and this one stays 0."""
     temperature: float = 0.0
     """Of the sampling; 0 takes the likeliest token, as the released code does."""
     prompt_share: float = 0.5
@@ -55,6 +68,41 @@ class OnPolicyConfig:
                 got=f"{self.max_new_tokens}, {self.buffer_documents}, {self.temperature:g}",
                 next_step="mend the on-policy settings",
             )
+        if not 0.0 < self.rise <= 1.0 or not self.tolerance_nats >= 0.0:
+            raise UserError(
+                wanted="rise above 0 and at most 1, tolerance_nats of at least 0",
+                got=f"{self.rise:g}, {self.tolerance_nats:g}",
+                next_step="mend the on-policy settings",
+            )
+        if self.schedule == "adaptive" and self.replay != 0.0:
+            raise UserError(
+                wanted="no replay share beside the adaptive schedule, whose own follows the run",
+                got=f"replay {self.replay:g}",
+                next_step="leave the replay share out, or keep the fixed schedule",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareState:
+    """What the schedule of the share remembers between validations."""
+
+    probability: float
+    """Share of the micro-batches in use, 0 to 1; never falls."""
+    reference_nats: float | None = None
+    """Held-out loss that a rise is measured from; None before the first validation."""
+
+
+def next_share(state: ShareState, held_out_nats: float, config: OnPolicyConfig) -> ShareState:
+    """The state after a validation (jongwooko/distillm@17c0f98 finetune.py, `adaptive_threshold`).
+
+    The first call, which comes before the first step, only stores the loss. As in the released code the stored loss
+    changes only where the share rises: a loss that falls first must climb back over where it started.
+    """
+    if state.reference_nats is None:
+        return ShareState(probability=state.probability, reference_nats=held_out_nats)
+    if held_out_nats < state.reference_nats + config.tolerance_nats:
+        return state
+    return ShareState(probability=min(1.0, state.probability + config.rise), reference_nats=held_out_nats)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,34 +165,60 @@ class OnPolicy:
         self._config, self._model, self._tokenizer, self._machine = config, model, tokenizer, machine
         self._seed = seed
         self._buffer: list[Written] = []
+        self._share = ShareState(probability=config.probability)
 
-    def saved(self) -> list[list[Any]]:
-        """The replay buffer as JSON."""
-        return [[document.prompt_tokens, *document.ids] for document in self._buffer]
+    @property
+    def adapts(self) -> bool:
+        """Whether the share follows the held-out loss: then it wants to know the loss before the first step too."""
+        return self._config.schedule == "adaptive"
 
-    def restore(self, saved: Sequence[Sequence[int]]) -> None:
+    def validated(self, held_out_nats: float) -> None:
+        """A held-out loss for the schedule of the share; one that is fixed stays as it is."""
+        if self.adapts:
+            self._share = next_share(self._share, held_out_nats, self._config)
+
+    def shown(self) -> dict[str, float]:
+        """The share in use, for the log, where it is not the same throughout."""
+        return {"on_policy_share": self._share.probability} if self.adapts else {}
+
+    def saved(self) -> dict[str, Any]:
+        """The replay buffer and the share, as JSON."""
+        replay = [[document.prompt_tokens, *document.ids] for document in self._buffer]
+        return {"replay": replay, "on_policy_share": asdict(self._share)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """The inverse of `saved`."""
-        self._buffer = [Written(ids=tuple(ids), prompt_tokens=prompt_tokens) for prompt_tokens, *ids in saved]
+        self._buffer = [Written(ids=tuple(ids), prompt_tokens=prompt_tokens) for prompt_tokens, *ids in saved["replay"]]
+        self._share = ShareState(**saved["on_policy_share"])
 
-    def mixed(self, real: RealTokens, *, step: int, index: int, rank: int) -> RealTokens:
+    def mixed(self, real: RealTokens, *, step: int, steps: int, index: int, rank: int) -> RealTokens:
         """The batch, or the student's responses instead.
 
         Args:
             real: the micro-batch as the corpus has it.
             step, index, rank: which micro-batch of the run it is; with the seed they decide everything random.
+            steps: optimizer steps of the whole run.
         """
-        config = self._config
         random = np.random.Generator(np.random.Philox(seed=[self._seed, step, index, rank]))
         own, old = random.random(2)
-        prompts = prompts_of(real, config)
-        if own >= config.probability or not prompts:
+        prompts = prompts_of(real, self._config)
+        if own >= self._share.probability or not prompts:
             return real
-        if old < config.replay and len(self._buffer) >= len(prompts):
+        if self._replays(old, len(prompts), done=(step + 1) / steps):
             chosen = random.choice(len(self._buffer), size=len(prompts), replace=False)
             return as_real_tokens([self._buffer[place] for place in chosen])
         written = self._write(prompts, seed=int(random.integers(2**31)))
-        self._buffer = [*self._buffer, *written][-config.buffer_documents :]
+        self._buffer = [*self._buffer, *written][-self._config.buffer_documents :]
         return as_real_tokens(written)
+
+    def _replays(self, drawn: float, wanted_documents: int, *, done: float) -> bool:
+        """Whether a batch comes from the buffer, by a number drawn from 0 to 1 and the share of the run that is done.
+
+        An adaptive share writes anew until the buffer is full, with a chance of 1 - n/N in step n of N after that.
+        """
+        config = self._config
+        replay, full = (done, config.buffer_documents) if self.adapts else (config.replay, wanted_documents)
+        return drawn < replay and len(self._buffer) >= max(full, wanted_documents)
 
     @torch.no_grad()
     def _write(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Written]:

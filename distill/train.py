@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from common.checkpoint import save_model
+from common.checkpoint import TrainingState, save_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, Objective
 from common.launch import Team
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import Batch, PackedRows, rows_of_step
+from common.packing import PackedRows, RealTokens, rows_of_step
+from common.prefetch import prefetched
+from common.provenance import carry
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer
 from common.training import (
     TINY_WEIGHT,
     Keeper,
+    held_out_loss,
     require_finite,
     require_finite_logits,
     require_fit,
     require_valid_tokens,
-    row_losses,
     weight_of,
 )
 from distill.ctkd import CtkdConfig
-from distill.drivers import driver_of, saved
+from distill.drivers import Driver, State, driver_of, saved
 from distill.initial import InitConfig, open_student
 from distill.methods import Settings, method, require_settings
 from distill.on_policy import OnPolicy, OnPolicyConfig
@@ -45,6 +47,8 @@ from distill.teacher import open_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_COUNTS = ("steps", "rows_per_step", "micro_batch_rows", "validate_every", "checkpoint_every", "chunk_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,71 +111,72 @@ class DistillConfig:
             )
         if not 0.0 <= self.lm_weight <= 1.0:
             raise UserError(wanted="0 <= lm_weight <= 1", got=f"{self.lm_weight:g}", next_step="mend the settings")
-        counts = (self.steps, self.rows_per_step, self.micro_batch_rows, self.validate_every, self.checkpoint_every)
-        if any(count < 1 for count in (*counts, self.chunk_tokens)):
-            raise UserError(
-                wanted="steps, rows, chunk and intervals of at least 1", got=f"{counts}", next_step="mend the settings"
-            )
-        if self.corpus_tokens is not None and self.corpus_tokens < 1:
-            raise UserError(
-                wanted="corpus_tokens of at least 1, or None",
-                got=f"{self.corpus_tokens}",
-                next_step="mend the settings",
-            )
-
-
-def micro_batches(rows: PackedRows, step: int, config: DistillConfig, team: Team) -> list[Batch]:
-    """This process's micro-batches of one optimizer step."""
-    indices = team.own(rows_of_step(step, rows_per_step=config.rows_per_step, num_rows=rows.num_rows, seed=config.seed))
-    size = config.micro_batch_rows
-    batches = [rows.batch(indices[start : start + size]) for start in range(0, len(indices), size)]
-    if config.loss_weights == "uniform":
-        return [replace(batch, weights_BT=(batch.weights_BT > 0).float()) for batch in batches]
-    return batches
+        counts = {name: getattr(self, name) for name in (*_COUNTS, "corpus_tokens")}
+        low = [f"{name} {count}" for name, count in counts.items() if count is not None and count < 1]
+        if low:
+            wanted = "steps, rows, tokens and intervals of at least 1"
+            raise UserError(wanted=wanted, got=", ".join(low), next_step="mend the settings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
     """What one training run works with."""
 
+    config: DistillConfig
+    machine: Machine
     model: "PreTrainedModel"
     loss: nn.Module
     """`StudentLoss`, its gradients the same in every process."""
+    optimizers: Optimizers
+    keeper: Keeper
     tokenizer: Tokenizer
     rows: PackedRows
     validation: PackedRows
     team: Team
     on_policy: OnPolicy | None
 
+    def read(self, step: int) -> list[RealTokens]:
+        """This process's micro-batches of one optimizer step; may run ahead of it, in a thread."""
+        config, rows, size = self.config, self.rows, self.config.micro_batch_rows
+        of_all = rows_of_step(step, rows_per_step=config.rows_per_step, num_rows=rows.num_rows, seed=config.seed)
+        own = self.team.own(of_all)
+        batches = [rows.batch(own[start : start + size]) for start in range(0, len(own), size)]
+        if config.loss_weights == "uniform":
+            batches = [replace(batch, weights_BT=(batch.weights_BT > 0).float()) for batch in batches]
+        return [batch.real_tokens() for batch in batches]
 
-def _optimize(
-    run: _Run, optimizers: Optimizers, objective: Objective, step: int, config: DistillConfig
-) -> dict[str, float]:
+    def held_out(self, *, step: int) -> float:
+        """Mean loss on the validation split."""
+        size = self.tokenizer.size
+        return held_out_loss(self.model, self.validation, self.machine, vocabulary=size, step=step, team=self.team)
+
+
+def _optimize(run: _Run, batches: list[RealTokens], objective: Objective, step: int) -> dict[str, float]:
     """One optimizer step; returns its mean loss, the objective's further means and its real tokens.
 
     Without a valid token in the whole step the loss is 0 and the weights stay as they are.
     """
-    team = run.team
+    team, config = run.team, run.config
     # ---------------------------------------------------------------------------------------------------------
-    batches = [batch.real_tokens() for batch in micro_batches(run.rows, step, config, team)]
     if run.on_policy:
-        mixed = run.on_policy.mixed
-        batches = [mixed(real, step=step, index=index, rank=team.rank) for index, real in enumerate(batches)]
+        place = {"step": step, "steps": config.steps, "rank": team.rank}
+        batches = [run.on_policy.mixed(real, index=index, **place) for index, real in enumerate(batches)]
     weight = team.totals({"weight": weight_of(batches)})["weight"]
+    denominator = max(weight, TINY_WEIGHT)
     sums: dict[str, float] = {"loss": 0.0}
     for index, real in enumerate(batches):
         with team.accumulating(run.loss) if index + 1 < len(batches) else contextlib.nullcontext():
             # Gradients are averaged over the processes, and the loss is a sum over them.
-            result: LinearLoss = run.loss(real, objective, max(weight, TINY_WEIGHT) / team.size)
+            result: LinearLoss = run.loss(real, objective, denominator / team.size)
             result.loss.backward()
         require_finite_logits(result.logit_sums, step=step + 1)
         sums["loss"] += float(result.loss.detach()) / team.size
         for name, total in result.sums.items():
-            sums[name] = sums.get(name, 0.0) + float(total) / max(weight, TINY_WEIGHT)
+            sums[name] = sums.get(name, 0.0) + float(total) / denominator
     means = team.totals(sums | {"tokens": sum(len(real.tokens_M) for real in batches)})
     require_finite(means["loss"], 0.0, step=step + 1)
     factor = schedule(step, config.steps, config.optim)
-    means["gradient_norm"] = optimizers.step(factor) if weight > 0 else optimizers.skip()
+    means["gradient_norm"] = run.optimizers.step(factor) if weight > 0 else run.optimizers.skip()
     # ---------------------------------------------------------------------------------------------------------
     require_finite(means["loss"], means["gradient_norm"], step=step + 1)
     means["learning_rate"] = config.optim.learning_rate * factor
@@ -183,43 +188,74 @@ def _open(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> _Run:
     """Load and check everything before the first step."""
-    team = Team(workspace.machine.device)  # first: it decides which GPU is this process's
-    model, tokenizer = open_student(student, config.init, corpus, workspace.machine)
+    machine = workspace.machine
+    team = Team(machine.device)  # first: it decides which GPU is this process's
     rows = PackedRows(corpus / "packed" / "train", limit_tokens=config.corpus_tokens)
+    validation = PackedRows(corpus / "packed" / "validation")
+    model, tokenizer = open_student(student, config.init, corpus, machine)
     rows.require(tokenizer)
     require_fit(model, tokenizer, rows.sequence_tokens)
-    validation = PackedRows(corpus / "packed" / "validation")
-    for opened, split in ((rows, "train"), (validation, "validation")):
-        require_valid_tokens(opened, corpus / "packed" / split)
-    signal = open_teacher(config.method, teacher, tokenizer, workspace.machine)
-    loss = StudentLoss(
-        model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=workspace.machine
-    )
-    own = config.on_policy
+    require_valid_tokens(rows, corpus / "packed" / "train")
+    require_valid_tokens(validation, corpus / "packed" / "validation")
+    signal = open_teacher(config.method, teacher, tokenizer, machine)
+    loss = StudentLoss(model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=machine)
+    optimizers = Optimizers(model, config.optim, machine.torch_dtype)
     return _Run(
+        config=config,
+        machine=machine,
         model=model,
         loss=team.in_step(loss),
+        optimizers=optimizers,
+        keeper=Keeper(workspace.folder, model, optimizers, writes=team.is_first),
         tokenizer=tokenizer,
         rows=rows,
         validation=validation,
         team=team,
-        on_policy=OnPolicy(own, model, tokenizer, workspace.machine, seed=config.seed) if own else None,
+        on_policy=OnPolicy(config.on_policy, model, tokenizer, machine, seed=config.seed) if config.on_policy else None,
     )
 
 
-def _validate(run: _Run, machine: Machine, *, step: int) -> float:
-    """Mean held-out cross-entropy over the whole validation split, each process measuring a part of its rows."""
-    team, rows = run.team, run.validation
-    pairs = row_losses(
-        run.model, rows, machine, vocabulary=run.tokenizer.size, indices=range(team.rank, rows.num_rows, team.size)
-    )
-    totals = team.totals({"loss": sum(loss for loss, _ in pairs), "weight": sum(weight for _, weight in pairs)})
-    held_out = totals["loss"] / totals["weight"]
-    require_finite(held_out, 0.0, step=step)
-    return held_out
+def _train(run: _Run, driver: Driver, folder: Path) -> tuple[dict[str, Any], State]:
+    """All steps that are left; returns the counters over all starts of the run, and the driver's last state."""
+    config, keeper, on_policy = run.config, run.keeper, run.on_policy
+    start = keeper.resume() or TrainingState(step=0, values={"driver": None, "tokens": 0, "seconds": 0.0})
+    values, steps = start.values, range(start.step, config.steps)
+    state = driver.initial() if values["driver"] is None else driver.restored(values["driver"])
+    if on_policy and start.step > 0:
+        on_policy.restore(values)
+    elif on_policy and on_policy.adapts:
+        on_policy.validated(run.held_out(step=0))
+    log = MetricsLog(folder, resume_after_step=start.step) if run.team.is_first else None
+    run.model.train()
+    started = time.perf_counter()
+    for step, batches in progress(prefetched(run.read, steps), label=config.method, unit="step", total=len(steps)):
+        done, arguments = step + 1, driver.arguments(state)
+        objective = method(config.method).objective(
+            arguments, config.settings, temperature=config.temperature, lm_weight=config.lm_weight
+        )
+        means = _optimize(run, batches, objective, step)
+        if means.pop("valid_weight") > 0:
+            state = driver.after(state, means, step=done, steps=config.steps)
+        shown = arguments | driver.shown(state) | (on_policy.shown() if on_policy else {})
+        tokens, seconds = int(means.pop("tokens")), time.perf_counter() - started
+        values["tokens"] += tokens
+        values["seconds"] += seconds
+        if log:
+            log.write({"step": done, **means, **shown, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
+        if done % config.validate_every == 0 or done == config.steps:
+            held_out = run.held_out(step=done)
+            keeper.offer(done, held_out)
+            if on_policy:
+                on_policy.validated(held_out)
+            if log:
+                log.write({"step": done, "validation_loss": held_out})
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            keeper.save(done, values | {"driver": saved(state)} | (on_policy.saved() if on_policy else {}))
+        started = time.perf_counter()  # from here on: waiting for the next batches counts, validation does not
+    return values, state
 
 
-@stage(version=3)
+@stage(version=4)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:
@@ -228,7 +264,7 @@ def distill(
     Args:
         config: the run.
         workspace: folder and machine.
-        corpus: a folder of `distill.corpus`.
+        corpus: a folder of `distill.corpus`, or of `instruct.conversations`: then the assistant's tokens alone count.
         student: model folder to start from; None builds one from `config.init`.
         teacher: model folder of the frozen teacher, where the method needs one.
 
@@ -240,44 +276,11 @@ def distill(
     warning = alpha_warning(config.taid, steps=config.steps) if chosen.driver == "taid" else None
     if warning and run.team.is_first:
         say(f"warning: {warning}")
-    optimizers = Optimizers(run.model, config.optim, workspace.machine.torch_dtype)
-    keeper = Keeper(workspace.folder, run.model, optimizers, writes=run.team.is_first)
-    found = keeper.resume()
-    values: dict[str, Any] = {"driver": None, "tokens": 0, "seconds": 0.0} if found is None else found.values
-    state = driver.initial() if values["driver"] is None else driver.restored(values["driver"])
-    if run.on_policy:
-        run.on_policy.restore(values.get("replay", []))
-    first = 0 if found is None else found.step
-    log = MetricsLog(workspace.folder, resume_after_step=first) if run.team.is_first else None
-    run.model.train()
-    for step in progress(range(first, config.steps), label=config.method, unit="step", total=config.steps - first):
-        started, done = time.perf_counter(), step + 1
-        arguments = driver.arguments(state)
-        objective = chosen.objective(
-            arguments, config.settings, temperature=config.temperature, lm_weight=config.lm_weight
-        )
-        means = _optimize(run, optimizers, objective, step, config)
-        if means.pop("valid_weight") > 0:
-            state = driver.after(state, means, step=done, steps=config.steps)
-        tokens, seconds = int(means.pop("tokens")), time.perf_counter() - started
-        values["tokens"] += tokens
-        values["seconds"] += seconds
-        shown = {**means, **arguments, **driver.shown(state)}
-        if log:
-            log.write({"step": done, **shown, "tokens": values["tokens"], "tokens_per_s": tokens / seconds})
-        if done % config.validate_every == 0 or done == config.steps:
-            held_out = _validate(run, workspace.machine, step=done)
-            keeper.offer(done, held_out)
-            if log:
-                log.write({"step": done, "validation_loss": held_out})
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            values["driver"] = saved(state)
-            if run.on_policy:
-                values["replay"] = run.on_policy.saved()
-            keeper.save(done, values)
+    values, state = _train(run, driver, workspace.folder)
     if run.team.is_first:
-        keeper.restore_best()
+        run.keeper.restore_best()
         save_model(run.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
+        carry(workspace.folder, "corpus", corpus, student, teacher)
     run.team.wait()
     return {
         "method": config.method,
@@ -286,8 +289,8 @@ def distill(
         "corpus_tokens": run.rows.num_tokens,
         "tokens_per_s": values["tokens"] / max(values["seconds"], 1e-9),
         "parameters": run.model.num_parameters(),
-        "best_step": keeper.best_step,
-        "validation_loss": keeper.best_loss,
+        "best_step": run.keeper.best_step,
+        "validation_loss": run.keeper.best_loss,
         "t_final": driver.arguments(state).get("t"),
         "warnings": [warning] if warning else [],
     }

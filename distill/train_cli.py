@@ -1,12 +1,12 @@
 """The verbs `init` and `train` of `python -m distill`: arguments to configs.
 
-Defaults are the configs' own, but for TAID's alpha: left out, it follows the run's length.
+Defaults are the configs' own, but for TAID's alpha: left out, it follows the run's length. A flag that the run would
+not read, such as a setting of another method, is refused.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common.errors import UserError
 from common.optim import OptimConfig
@@ -19,6 +19,8 @@ from distill.taid import RELEASED_STEPS, TaidConfig, alpha_for
 from distill.train import DistillConfig, distill
 
 Subparsers = Any  # argparse's own class for this is private
+
+_MAKERS = "`python -m distill corpus` or `python -m instruct conversations`"
 
 
 def add_verbs(subparsers: Subparsers) -> None:
@@ -47,129 +49,127 @@ def _init(parsed: argparse.Namespace) -> None:
     run_alone(init, config, parsed.out, parsed.tokenizer)
 
 
+_DEFAULTS: dict[str, Any] = {
+    "run": DistillConfig(),
+    "optim": OptimConfig(),
+    "taid": TaidConfig(),
+    "ctkd": CtkdConfig(),
+    "on_policy": OnPolicyConfig(),
+}
+"""Whose fields the flags of `train` set, by the first part of the name that a flag's value has."""
+
+
+class _Add(Protocol):
+    def __call__(self, flag: str, field: str, meaning: str, **options: Any) -> None: ...
+
+
+def _adder(verb: argparse.ArgumentParser) -> _Add:
+    """Adds flags that each set one field of a config, named as in "taid.beta".
+
+    What is not given is not set at all: the config's own default holds, and what was given can be told.
+    """
+    flag_of: dict[str, str] = {}
+    verb.set_defaults(flag_of=flag_of)
+
+    def add(flag: str, field: str, meaning: str, **options: Any) -> None:
+        group, _, name = field.partition(".")
+        default = getattr(_DEFAULTS[group], name)
+        if "action" not in options and "choices" not in options:
+            options = {"type": type(default), "metavar": "N" if isinstance(default, int) else "X"} | options
+        if "action" not in options and "(default" not in meaning and default is not None:
+            meaning += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+        flag_of[field] = flag
+        verb.add_argument(flag, dest=field, default=argparse.SUPPRESS, help=meaning, **options)
+
+    return add
+
+
 def _add_train(subparsers: Subparsers) -> None:
-    run = DistillConfig()
     verb = subparsers.add_parser(
         "train",
         help="pre-train, or distil a teacher",
         description="Without --teacher it pre-trains with cross-entropy, with one it distils by TAID.",
         epilog=_settings_help(),
-        formatter_class=_Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = verb.add_argument
-    add("--student", type=Path, required=True, metavar="DIR", help="model folder to start from")
-    add("--corpus", type=Path, required=True, metavar="DIR", help="a folder of `python -m distill corpus`")
-    add("--teacher", type=Path, metavar="DIR", help="model folder of the frozen teacher")
-    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    add(
-        "--method",
-        choices=sorted(METHODS),
-        default=argparse.SUPPRESS,
-        help="objective (default: taid with a teacher, else cross_entropy)",
-    )
-    add(
+    folder = {"type": Path, "metavar": "DIR"}
+    verb.add_argument("--student", required=True, help="model folder to start from", **folder)
+    verb.add_argument("--corpus", required=True, help=f"a folder of {_MAKERS}", **folder)
+    verb.add_argument("--teacher", help="model folder of the frozen teacher", **folder)
+    verb.add_argument("--out", required=True, help="a new folder", **folder)
+    verb.add_argument(
         "--set",
         action="append",
-        default=argparse.SUPPRESS,
+        default=[],
         metavar="NAME=X",
         help="a setting of the method, see below; may be given several times",
     )
+    add = _adder(verb)
+    with_teacher = "objective (default: taid with a teacher, else cross_entropy)"
+    add("--method", "run.method", with_teacher, choices=sorted(METHODS))
+    add("--temperature", "run.temperature", "divides both sides' logits; the loss is multiplied by its square")
+    add("--lm-weight", "run.lm_weight", "share of the language-modelling loss in the loss, 0 to 1")
     add(
-        "--temperature",
-        type=float,
-        default=run.temperature,
-        metavar="X",
-        help="divides both sides' logits; the loss is multiplied by its square",
-    )
-    add(
-        "--lm-weight",
-        type=float,
-        default=run.lm_weight,
-        metavar="X",
-        help="share of the language-modelling loss in the loss, 0 to 1",
-    )
-    add("--corpus-tokens", type=int, metavar="N", help="read only the first N tokens of train, in epochs")
-    add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
-    add("--rows-per-step", type=int, default=run.rows_per_step, metavar="N", help="packed rows of one step")
-    add(
-        "--micro-batch-rows",
+        "--corpus-tokens",
+        "run.corpus_tokens",
+        "read only the first N tokens of train, in epochs",
         type=int,
-        default=run.micro_batch_rows,
         metavar="N",
-        help="packed rows that go through the model at one time",
     )
-    add("--validate-every", type=int, default=run.validate_every, metavar="N", help="steps between validations")
-    add("--checkpoint-every", type=int, default=run.checkpoint_every, metavar="N", help="steps between checkpoints")
-    _add_optimizer(add)
+    add("--steps", "run.steps", "optimizer steps")
+    add("--rows-per-step", "run.rows_per_step", "packed rows of one step")
+    add("--micro-batch-rows", "run.micro_batch_rows", "packed rows that go through the model at one time")
+    add("--validate-every", "run.validate_every", "steps between validations")
+    add("--checkpoint-every", "run.checkpoint_every", "steps between checkpoints")
+    add("--optimizer", "optim.matrices", "for the blocks' matrices", choices=["adamw", "muon"])
+    add("--learning-rate", "optim.learning_rate", "AdamW's peak")
+    add("--muon-learning-rate", "optim.muon_learning_rate", "Muon's peak")
     _add_methods_own(add)
-    add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
-    add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
+    _add_on_policy(add)
+    add("--save-dtype", "run.save_dtype", "number format of the weights", choices=["float32", "bfloat16"])
+    add("--seed", "run.seed", "seed of the order of the rows")
     verb.set_defaults(function=_train)
 
 
-def _add_optimizer(add: Callable[..., Any]) -> None:
-    optim = OptimConfig()
-    add("--optimizer", choices=["adamw", "muon"], default=optim.matrices, help="for the blocks' matrices")
-    add("--learning-rate", type=float, default=optim.learning_rate, metavar="X", help="AdamW's peak")
-    add("--muon-learning-rate", type=float, default=optim.muon_learning_rate, metavar="X", help="Muon's peak")
-
-
-def _add_methods_own(add: Callable[..., Any]) -> None:
-    taid, ctkd, own = TaidConfig(), CtkdConfig(), OnPolicyConfig()
-    add("--t-start", type=float, default=taid.t_start, metavar="X", help="teacher's share in the target at step 0")
-    add("--t-end", type=float, default=taid.t_end, metavar="X", help="teacher's share at the end of the ramp")
-    add("--ramp-share", type=float, default=taid.ramp_share, metavar="X", help="share of the steps that the ramp takes")
+def _add_methods_own(add: _Add) -> None:
+    released = _DEFAULTS["taid"].alpha
+    add("--t-start", "taid.t_start", "teacher's share in the target at step 0")
+    add("--t-end", "taid.t_end", "teacher's share at the end of the ramp")
+    add("--ramp-share", "taid.ramp_share", "share of the steps that the ramp takes")
     add(
         "--alpha",
-        type=float,
-        default=argparse.SUPPRESS,
-        metavar="X",
-        help=f"largest adaptive rise of t in a step (default: {taid.alpha:g} as released, "
-        f"and in a ramp of n < {RELEASED_STEPS:,} steps {taid.alpha * RELEASED_STEPS:g}/n)",
+        "taid.alpha",
+        f"largest adaptive rise of t in a step (default: {released:g} as released, and in a ramp of "
+        f"n < {RELEASED_STEPS:,} steps {released * RELEASED_STEPS:g}/n)",
     )
-    add("--beta", type=float, default=taid.beta, metavar="X", help="decay of the momentum of t")
-    add("--linear", action="store_true", help="t follows the ramp alone, without the adaptive term")
-    add("--released", action="store_true", help="the rule for t exactly as in the released code")
-    add("--watch", choices=["cross_entropy", "kl"], default=taid.watches, help="loss value that drives t")
-    add(
-        "--temperature-learning-rate",
-        type=float,
-        default=ctkd.learning_rate,
-        metavar="X",
-        help="step of ctkd's learnt temperature",
-    )
+    add("--beta", "taid.beta", "decay of the momentum of t")
+    add("--linear", "taid.adaptive", "t follows the ramp alone, without the adaptive term", action="store_false")
+    add("--released", "taid.released", "the rule for t exactly as in the released code", action="store_true")
+    add("--watch", "taid.watches", "loss value that drives t", choices=["cross_entropy", "kl"])
+    add("--temperature-learning-rate", "ctkd.learning_rate", "step of ctkd's learnt temperature")
+
+
+def _add_on_policy(add: _Add) -> None:
     add(
         "--on-policy",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="share of the micro-batches whose responses the student writes itself, 0 to 1",
+        "on_policy.probability",
+        "share of the micro-batches whose responses the student writes itself, 0 to 1 (default: 0)",
     )
     add(
-        "--max-new-tokens",
-        type=int,
-        default=own.max_new_tokens,
-        metavar="N",
-        help="longest response of --on-policy, tokens",
+        "--on-policy-schedule",
+        "on_policy.schedule",
+        "adaptive: --on-policy is the share at the start, and it rises where the held-out loss does",
+        choices=["fixed", "adaptive"],
     )
+    add("--on-policy-rise", "on_policy.rise", "what one rise adds to an adaptive share")
     add(
-        "--replay",
-        type=float,
-        default=own.replay,
-        metavar="X",
-        help="share of those micro-batches that come from the replay buffer, 0 to 1",
+        "--on-policy-tolerance",
+        "on_policy.tolerance_nats",
+        "rise of the held-out loss, nats, that an adaptive share heeds",
     )
-    add(
-        "--sampling-temperature",
-        type=float,
-        default=own.temperature,
-        metavar="X",
-        help="of the responses; 0 takes the likeliest token",
-    )
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside the options, and the list of settings as it is written."""
+    add("--max-new-tokens", "on_policy.max_new_tokens", "longest response of --on-policy, tokens")
+    add("--replay", "on_policy.replay", "share of those micro-batches that come from the replay buffer, 0 to 1")
+    add("--sampling-temperature", "on_policy.temperature", "of the responses; 0 takes the likeliest token")
 
 
 def _settings_help() -> str:
@@ -180,53 +180,74 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
-def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig:
-    return OnPolicyConfig(
-        probability=parsed.on_policy,
-        max_new_tokens=parsed.max_new_tokens,
-        replay=parsed.replay,
-        temperature=parsed.sampling_temperature,
-    )
+def _given(parsed: argparse.Namespace, group: str) -> dict[str, Any]:
+    """The fields of one config that were given."""
+    fields = (name.partition(".") for name in vars(parsed))
+    return {name: getattr(parsed, f"{group}.{name}") for first, _, name in fields if first == group}
 
 
-def _alpha(parsed: argparse.Namespace) -> float:
-    return TaidConfig().alpha if parsed.released else alpha_for(steps=parsed.steps, ramp_share=parsed.ramp_share)
+def _refuse_unread(parsed: argparse.Namespace, name: str, on_policy: OnPolicyConfig | None) -> None:
+    """Refuse flags that were given and that a run of method `name` would not read."""
+
+    def only(read: bool, wanted: str, got: str, *fields: str) -> None:
+        unread = [parsed.flag_of[field] for field in vars(parsed) if field.startswith(fields)]
+        if unread and not read:
+            raise UserError(
+                wanted=f"{wanted} for {', '.join(unread)}",
+                got=got,
+                next_step=f"leave {'it' if len(unread) == 1 else 'them'} out, or change the other",
+            )
+
+    driver, adapts = METHODS[name].driver, on_policy is not None and on_policy.schedule == "adaptive"
+    for group in ("taid", "ctkd"):
+        driven = " or ".join(sorted(other for other, method in METHODS.items() if method.driver == group))
+        only(driver == group, f"--method {driven}", f"method {name}", f"{group}.")
+    adaptive = ("taid.alpha", "taid.beta", "taid.watches")
+    only("adaptive" not in _given(parsed, "taid"), "an adaptive t", "--linear", *adaptive)
+    only(name != "cross_entropy", "another method", f"method {name}, which has no other loss", "run.lm_weight")
+    muon = OptimConfig(**_given(parsed, "optim")).matrices == "muon"
+    only(muon, "--optimizer muon", "--optimizer adamw", "optim.muon_learning_rate")
+    responses = ("on_policy.max_new_tokens", "on_policy.replay", "on_policy.temperature")
+    only(on_policy is not None, "--on-policy above 0", "no responses of the student", *responses)
+    only(adapts, "--on-policy-schedule adaptive", "a fixed share", "on_policy.rise", "on_policy.tolerance_nats")
 
 
-def _train(parsed: argparse.Namespace) -> None:
-    name = getattr(parsed, "method", "taid" if parsed.teacher else "cross_entropy")
+def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig | None:
+    settings: dict[str, Any] = {"probability": 0.0} | _given(parsed, "on_policy")
+    config = OnPolicyConfig(**settings)
+    return config if config.probability > 0.0 or config.schedule == "adaptive" else None
+
+
+def _taid(parsed: argparse.Namespace, *, steps: int) -> TaidConfig:
+    given = _given(parsed, "taid")
+    if "alpha" not in given and not given.get("released"):
+        given["alpha"] = alpha_for(steps=steps, ramp_share=given.get("ramp_share", TaidConfig().ramp_share))
+    return TaidConfig(**given)
+
+
+def _require_folders(parsed: argparse.Namespace) -> None:
     for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
         if folder is not None and not folder.is_dir():
             raise UserError(wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+    if not (parsed.corpus / "packed" / "train").is_dir():
+        raise UserError(
+            wanted=f"for --corpus a folder of {_MAKERS}",
+            got=f"{parsed.corpus}, which holds no packed/train",
+            next_step="make one of your text or conversations, and name what was its --out",
+        )
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    _require_folders(parsed)
+    given: dict[str, Any] = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, "run")
+    on_policy = _on_policy(parsed)
+    _refuse_unread(parsed, given["method"], on_policy)
     config = DistillConfig(
-        method=name,
-        settings=parse_settings(name, getattr(parsed, "set", [])),
-        temperature=parsed.temperature,
-        lm_weight=parsed.lm_weight,
-        ctkd=CtkdConfig(learning_rate=parsed.temperature_learning_rate),
-        taid=TaidConfig(
-            alpha=getattr(parsed, "alpha", _alpha(parsed)),
-            beta=parsed.beta,
-            t_start=parsed.t_start,
-            t_end=parsed.t_end,
-            ramp_share=parsed.ramp_share,
-            adaptive=not parsed.linear,
-            released=parsed.released,
-            watches=parsed.watch,
-        ),
-        optim=OptimConfig(
-            matrices=parsed.optimizer,
-            learning_rate=parsed.learning_rate,
-            muon_learning_rate=parsed.muon_learning_rate,
-        ),
-        on_policy=_on_policy(parsed) if parsed.on_policy else None,
-        corpus_tokens=parsed.corpus_tokens,
-        steps=parsed.steps,
-        rows_per_step=parsed.rows_per_step,
-        micro_batch_rows=parsed.micro_batch_rows,
-        validate_every=parsed.validate_every,
-        checkpoint_every=parsed.checkpoint_every,
-        save_dtype=parsed.save_dtype,
-        seed=parsed.seed,
+        settings=parse_settings(given["method"], parsed.set),
+        taid=_taid(parsed, steps=given.get("steps", DistillConfig().steps)),
+        ctkd=CtkdConfig(**_given(parsed, "ctkd")),
+        optim=OptimConfig(**_given(parsed, "optim")),
+        on_policy=on_policy,
+        **given,
     )
     run_alone(distill, config, parsed.out, parsed.corpus, parsed.student, parsed.teacher)

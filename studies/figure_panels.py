@@ -164,12 +164,9 @@ def draw_measured(words: Words, study: Measured | None) -> Figure:
     _draw_measured_loss(loss_axes, words, study)
     for axes in (t_axes, sigma_axes, loss_axes):
         axes.set(xlabel=words["step"], xlim=(0, study.steps))
-    _note(
-        figure,
-        words["measured_note"].format(
-            recipe=study.recipe, steps=study.steps, alpha=study.config.alpha, runs=len(study.runs)
-        ),
-    )
+    runs = words["measured_runs" if len(study.runs) > 1 else "measured_one_run"].format(count=len(study.runs))
+    note = words["measured_note"]
+    _note(figure, note.format(recipe=study.recipe, steps=study.steps, alpha=study.config.alpha, runs=runs))
     return figure
 
 
@@ -210,16 +207,17 @@ def _draw_measured_sigma(axes: Axes, words: Words, study: Measured) -> None:
 
 def _draw_measured_loss(axes: Axes, words: Words, study: Measured) -> None:
     """Cross-entropy and KL of every run, faint, and their means."""
-    for name, colour, lines in (
-        ("measured_cross_entropy", RED, [one.cross_entropy for one in study.runs]),
-        ("measured_kl", GREEN, [one.kl for one in study.runs]),
+    # The share of the steps that a name stands over, in the wider of the languages.
+    for name, share, colour, lines in (
+        ("measured_cross_entropy", 0.6, RED, [one.cross_entropy for one in study.runs]),
+        ("measured_kl", 0.35, GREEN, [one.kl for one in study.runs]),
     ):
         for one, line in zip(study.runs, lines, strict=True):
             axes.plot(one.step, line, color=colour, linewidth=0.7, alpha=0.35)
         mean = np.mean(lines, axis=0)
         axes.plot(study.runs[0].step, mean, color=colour, linewidth=1.6)
-        # Above every point under the name.
-        top = max(float(line[len(line) // 3 :].max()) for line in lines)
+        # Above every point under the name, and no higher: another curve may be there.
+        top = max(float(line[int((1.0 - share) * len(line)) :].max()) for line in lines)
         axes.annotate(
             words[name],
             (0.99 * study.steps, top),

@@ -1,4 +1,4 @@
-"""On-policy mixing: prompts, the student's own responses against its greedy decoding, replay, resume."""
+"""On-policy mixing: prompts, responses against greedy decoding, replay, the adaptive share against its rule, resume."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.packing import PackedRows, RealTokens
 from common.store import run_alone
 from common.tokenizer import Tokenizer
-from distill.on_policy import OnPolicy, OnPolicyConfig, Written, as_real_tokens, prompts_of
+from distill.on_policy import OnPolicy, OnPolicyConfig, ShareState, Written, as_real_tokens, next_share, prompts_of
 from distill.train import DistillConfig, distill
 
 
@@ -39,6 +39,11 @@ def own(tiny: dict[str, Path], **settings: Any) -> OnPolicy:
     given: dict[str, Any] = {"probability": 1.0, "max_new_tokens": 12} | settings
     config = OnPolicyConfig(**given)
     return OnPolicy(config, load_model(tiny["student"], MACHINE), Tokenizer.load(tiny["tokenizer"]), MACHINE, seed=3)
+
+
+def mixed(writer: OnPolicy, real: RealTokens, *, step: int = 0) -> RealTokens:
+    """The first micro-batch of a step of 200."""
+    return writer.mixed(real, step=step, steps=200, index=0, rank=0)
 
 
 @given(
@@ -89,23 +94,23 @@ def greedy(model: Any, prompt: list[int], size: int, stop: tuple[int, ...], limi
 
 def test_responses_are_the_students_own_greedy_ones(tiny: dict[str, Path], real: RealTokens) -> None:
     tokenizer, model = Tokenizer.load(tiny["tokenizer"]), load_model(tiny["student"], MACHINE)
-    mixed = own(tiny).mixed(real, step=0, index=0, rank=0)
+    responses = mixed(own(tiny), real)
     start = 0
-    for prompt, length in zip(prompts_of(real, OnPolicyConfig()), mixed.lengths, strict=True):
-        ids = mixed.tokens_M[start : start + length].tolist()
+    for prompt, length in zip(prompts_of(real, OnPolicyConfig()), responses.lengths, strict=True):
+        ids = responses.tokens_M[start : start + length].tolist()
         assert ids == greedy(model, prompt, tokenizer.size, tokenizer.stop_ids, 12)
         start += length
-    assert not mixed.tokens_M.requires_grad and int(mixed.tokens_M.max()) < tokenizer.size
+    assert not responses.tokens_M.requires_grad and int(responses.tokens_M.max()) < tokenizer.size
 
 
 def test_a_penalty_in_the_students_own_file_stays_out(tiny: dict[str, Path], real: RealTokens) -> None:
-    expected = own(tiny).mixed(real, step=0, index=0, rank=0)
+    expected = mixed(own(tiny), real)
     config = OnPolicyConfig(probability=1.0, max_new_tokens=12)
     model: Any = load_model(tiny["student"], MACHINE)
     model.generation_config.no_repeat_ngram_size = 1
     model.generation_config.repetition_penalty = 50.0
     writer = OnPolicy(config, model, Tokenizer.load(tiny["tokenizer"]), MACHINE, seed=3)
-    assert torch.equal(writer.mixed(real, step=0, index=0, rank=0).tokens_M, expected.tokens_M)
+    assert torch.equal(mixed(writer, real).tokens_M, expected.tokens_M)
     assert model.generation_config.repetition_penalty == 50.0
 
 
@@ -113,18 +118,18 @@ def test_sampling_follows_the_seed_and_leaves_torchs_generator_alone(tiny: dict[
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, again = (own(tiny, temperature=1.5).mixed(real, step=4, index=0, rank=0) for _ in range(2))
+    first, again = (mixed(own(tiny, temperature=1.5), real, step=4) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first.tokens_M, again.tokens_M)
-    other = own(tiny, temperature=1.5).mixed(real, step=5, index=0, rank=0)
+    other = mixed(own(tiny, temperature=1.5), real, step=5)
     assert not torch.equal(first.tokens_M[:60], other.tokens_M[:60])
 
 
 def test_the_given_share_of_batches_is_the_students_own(tiny: dict[str, Path], real: RealTokens) -> None:
     writer = own(tiny, probability=0.3, max_new_tokens=1)
-    changed = sum(writer.mixed(real, step=step, index=0, rank=0) is not real for step in range(200))
+    changed = sum(mixed(writer, real, step=step) is not real for step in range(200))
     assert 40 <= changed <= 80
-    assert own(tiny, probability=0.0).mixed(real, step=0, index=0, rank=0) is real
+    assert mixed(own(tiny, probability=0.0), real) is real
 
 
 def test_the_buffer_is_replayed_bounded_and_saved(
@@ -132,19 +137,82 @@ def test_the_buffer_is_replayed_bounded_and_saved(
 ) -> None:
     num_documents = len(real.lengths)
     writer = own(tiny, replay=1.0, buffer_documents=num_documents + 2)
-    first = writer.mixed(real, step=0, index=0, rank=0)
-    assert len(writer.saved()) == num_documents
+    first = mixed(writer, real)
+    assert len(writer.saved()["replay"]) == num_documents
     restored = own(tiny, replay=1.0)
     restored.restore(json.loads(json.dumps(writer.saved())))
     monkeypatch.setattr(OnPolicy, "_write", lambda *given, **options: pytest.fail("the buffer holds enough"))
-    replayed = [source.mixed(real, step=1, index=0, rank=0) for source in (writer, restored)]
+    replayed = [mixed(source, real, step=1) for source in (writer, restored)]
     assert torch.equal(replayed[0].tokens_M, replayed[1].tokens_M)
     assert sorted(replayed[0].tokens_M.tolist()) == sorted(first.tokens_M.tolist())
     monkeypatch.undo()
     fresh = own(tiny, replay=0.0, buffer_documents=num_documents + 2)
     for step in range(2):
-        fresh.mixed(real, step=step, index=0, rank=0)
-    assert len(fresh.saved()) == num_documents + 2
+        mixed(fresh, real, step=step)
+    assert len(fresh.saved()["replay"]) == num_documents + 2
+
+
+LOSSES = st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30)
+
+
+@given(losses=LOSSES, start=st.floats(0.0, 1.0), rise=st.floats(0.01, 1.0), tolerance=st.floats(0.0, 1.0))
+def test_an_adaptive_share_is_the_written_out_rule(
+    losses: list[float], start: float, rise: float, tolerance: float
+) -> None:
+    config = OnPolicyConfig(schedule="adaptive", probability=start, rise=rise, tolerance_nats=tolerance)
+    state = ShareState(probability=start)
+    for loss in losses:
+        state = next_share(state, loss, config)
+    before, rises = losses[0], 0
+    for loss in losses[1:]:
+        if not loss < before + tolerance:
+            before, rises = loss, rises + 1
+    assert state.reference_nats == before
+    assert state.probability == pytest.approx(min(1.0, start + rises * rise))
+
+
+def test_the_share_waits_for_the_loss_to_climb_back_over_where_it_started() -> None:
+    config, state = OnPolicyConfig(schedule="adaptive"), ShareState(probability=0.0)
+    shares: list[float] = []
+    for loss in (2.0, 1.5, 1.9, 2.09, 2.1, 2.15, 1.0, 2.3):
+        state = next_share(state, loss, config)
+        shares.append(state.probability)
+    assert shares == [0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2]
+
+
+def test_with_an_adaptive_share_replay_takes_over_once_the_buffer_is_full(
+    tiny: dict[str, Path], real: RealTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def write(_: OnPolicy, prompts: list[list[int]], *, seed: int) -> list[Written]:
+        written.append(seed)
+        return [Written(ids=(*prompt, 1), prompt_tokens=len(prompt)) for prompt in prompts]
+
+    monkeypatch.setattr(OnPolicy, "_write", write)
+    documents = len(prompts_of(real, OnPolicyConfig()))
+    writer = own(tiny, schedule="adaptive", buffer_documents=3 * documents)
+    for done in range(3):
+        mixed(writer, real, step=199)
+        assert len(written) == done + 1, "the buffer is not full, so even the last step writes anew"
+    mixed(writer, real, step=199)
+    assert len(written) == 3, "in the last step all of it is replayed"
+    # 1 - n/N of the steps write anew: 75 of the first hundred and 25 of the second.
+    for steps, least, most in ((range(100), 60, 90), (range(100, 200), 12, 38)):
+        before = len(written)
+        for step in steps:
+            mixed(writer, real, step=step)
+        assert least <= len(written) - before <= most
+
+
+def rising(*_: Any, step: int, **__: Any) -> float:
+    """A held-out loss that rises by 0.06 a step: validated at each, every second validation is 0.1 above the last."""
+    return 1.0 + 0.06 * step
+
+
+def _metrics(folder: Path, *fields: str) -> list[list[float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [[line[field] for line in lines if field in line] for field in fields]
 
 
 CONFIG = DistillConfig(
@@ -155,6 +223,14 @@ CONFIG = DistillConfig(
     micro_batch_rows=1,
     validate_every=4,
     checkpoint_every=2,
+)
+
+ADAPTIVE = replace(
+    CONFIG,
+    on_policy=OnPolicyConfig(
+        schedule="adaptive", probability=0.4, rise=0.3, buffer_documents=12, max_new_tokens=6, temperature=1.0
+    ),
+    validate_every=1,
 )
 
 KILLED = """
@@ -173,8 +249,11 @@ here.train(Path({out!r}), {{name: Path(path) for name, path in {tiny!r}.items()}
 """
 
 
-def train(out: Path, tiny: dict[str, Path]) -> dict[str, torch.Tensor]:
-    run_alone(distill, CONFIG, out, tiny["corpus"], tiny["student"], tiny["teacher"])
+def train(out: Path, tiny: dict[str, Path], config: DistillConfig = ADAPTIVE) -> dict[str, torch.Tensor]:
+    """The weights of a run whose held-out loss rises."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("distill.train.held_out_loss", rising)
+        run_alone(distill, config, out, tiny["corpus"], tiny["student"], tiny["teacher"])
     return load_file(out / "model.safetensors")
 
 
@@ -186,6 +265,30 @@ def test_a_killed_run_writes_the_same_responses_again(tiny: dict[str, Path], tmp
     assert finished.returncode == -signal.SIGKILL, finished.stderr
     resumed = train(tmp_path / "killed", tiny)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    fields = ("loss", "on_policy_share", "tokens")
+    assert _metrics(tmp_path / "whole", *fields) == _metrics(tmp_path / "killed", *fields)
+
+
+def test_the_share_adapts_at_validations_and_is_logged(tiny: dict[str, Path], tmp_path: Path) -> None:
+    train(tmp_path / "each", tiny)
+    # 1.0 is stored before step 1; 1.12, 1.24 and 1.36 are the first ones 0.1 above what was stored last.
+    wanted = [0.4, 0.4, 0.7, 0.7, 1.0, 1.0, 1.0, 1.0]
+    assert _metrics(tmp_path / "each", "on_policy_share") == [pytest.approx(wanted)]
+    train(tmp_path / "rare", tiny, replace(ADAPTIVE, validate_every=4))
+    assert _metrics(tmp_path / "rare", "on_policy_share") == [pytest.approx([0.4] * 4 + [0.7] * 4)]
+
+
+def test_a_fixed_share_stays_and_is_not_logged(tiny: dict[str, Path], tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def held_out(*given: Any, step: int, **options: Any) -> float:
+        asked.append(step)
+        return rising(step=step)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("distill.train.held_out_loss", held_out)
+        run_alone(distill, CONFIG, tmp_path / "out", tiny["corpus"], tiny["student"], tiny["teacher"])
+    assert asked == [4, 8] and _metrics(tmp_path / "out", "on_policy_share") == [[]]
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -195,5 +298,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
             OnPolicyConfig(**settings)
     with pytest.raises(UserError, match="at least 1"):
         OnPolicyConfig(max_new_tokens=0)
+    for setting, value in (("rise", 0.0), ("rise", 1.1), ("tolerance_nats", -0.1)):
+        with pytest.raises(UserError, match="rise above 0"):
+            replace(OnPolicyConfig(schedule="adaptive"), **{setting: value})
+    with pytest.raises(UserError, match="no replay share beside the adaptive schedule"):
+        OnPolicyConfig(schedule="adaptive", replay=0.5)
     with pytest.raises(UserError, match="a method with a teacher"):
         replace(CONFIG, method="cross_entropy")

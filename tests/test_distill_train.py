@@ -1,22 +1,27 @@
-"""The distillation loop: resume, packing, the teacher, what it refuses."""
+"""The distillation loop: resume, packing, reading ahead, the teacher, conversations, what it and its verb refuse."""
 
+import argparse
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_tiny import MACHINE, corpus_folder, model_folder, run_folders, tokenizer_folder
-from transformers import AutoModelForCausalLM
+from training_tiny import MACHINE, NAMES, THINGS, corpus_folder, model_folder, run_folders, tokenizer_folder
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.checkpoint import hidden_states, load_model
 from common.errors import UserError
@@ -31,6 +36,8 @@ from distill.methods import METHODS
 from distill.on_policy import OnPolicyConfig
 from distill.taid import TaidConfig, initial_state, linear_floor, next_state
 from distill.train import DistillConfig, distill
+from distill.train_cli import add_verbs
+from instruct.__main__ import main as instruct
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +199,8 @@ def test_contradictions_are_refused_with_one_line(tiny: dict[str, Path], tmp_pat
         distill(replace(small, method="cross_entropy"), workspace, tiny["corpus"], tiny["student"], tiny["teacher"])
     with pytest.raises(UserError, match="a method out of"):
         DistillConfig(method="magic")
-    with pytest.raises(UserError, match="at least 1"):
-        DistillConfig(steps=0)
+    with pytest.raises(UserError, match="at least 1; got steps 0, corpus_tokens -2"):
+        DistillConfig(steps=0, corpus_tokens=-2)
     long_rows = corpus_folder(tmp_path / "long", tiny["tokenizer"], sequence_tokens=256)
     with pytest.raises(UserError, match="positions"):
         distill(replace(small, method="cross_entropy"), workspace, long_rows, tiny["student"], None)
@@ -203,6 +210,32 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tiny: dict[str, Path]
     with pytest.raises(UserError, match="finite"):
         _run(replace(CONFIG, optim=OptimConfig(learning_rate=1e30, gradient_clip=0.0)), tmp_path / "out", tiny)
     assert not (tmp_path / "out").exists()
+    assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+def _inline(make: Callable[[int], Any], steps: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    return ((step, make(step)) for step in steps)
+
+
+def test_batches_are_read_ahead_and_no_bit_differs(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[str] = []
+    original = PackedRows.batch
+
+    def batch(self: PackedRows, rows: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return original(self, rows)
+
+    monkeypatch.setattr(PackedRows, "batch", batch)
+    ahead = _run(CONFIG, tmp_path / "ahead", tiny)
+    assert sum("prefetch" in name for name in readers) == 2 * CONFIG.steps, "two micro-batches a step"
+    monkeypatch.setattr("distill.train.prefetched", _inline)
+    inline = _run(CONFIG, tmp_path / "inline", tiny)
+    assert sum("prefetch" in name for name in readers) == 2 * CONFIG.steps
+    assert all(torch.equal(ahead[name], inline[name]) for name in ahead)
+    fields = ("loss", "kl", "t", "gradient_norm", "validation_loss", "tokens")
+    assert _metrics(tmp_path / "ahead", *fields) == _metrics(tmp_path / "inline", *fields)
 
 
 def test_a_validation_split_without_tokens_is_refused_before_training(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -220,7 +253,7 @@ def test_a_validation_split_without_tokens_is_refused_before_training(tiny: dict
 def test_a_validation_loss_that_is_not_finite_is_one_line(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distill.train.row_losses", lambda *given, **options: [(math.nan, 1.0)])
+    monkeypatch.setattr("common.training.row_losses", lambda *given, **options: [(math.nan, 1.0)])
     with pytest.raises(UserError, match="finite loss"):
         _run(CONFIG, tmp_path / "out", tiny)
     assert not (tmp_path / "out").exists()
@@ -381,6 +414,139 @@ def test_a_stage_refuses_to_start_in_several_processes(
     with pytest.raises(UserError, match="without torchrun"):
         _run(CONFIG, tmp_path / "out", tiny)
     assert not list(tmp_path.iterdir())
+
+
+def _train(*arguments: str | float | Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_verbs(parser.add_subparsers())
+    parsed = parser.parse_args(["train", *map(str, arguments)])
+    parsed.function(parsed)
+
+
+TEACHER = ("--teacher", "TINY/teacher")
+FORWARD_KL = (*TEACHER, "--method", "forward_kl")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([*FORWARD_KL, "--alpha", "0.1"], "wanted --method taid or taid_labels for --alpha; got method forward_kl"),
+        (["--t-start", "0.4", "--linear"], "for --t-start, --linear; got method cross_entropy; next: leave them out"),
+        ([*TEACHER, "--temperature-learning-rate", "1"], "wanted --method ctkd for --temperature-learning-rate"),
+        ([*TEACHER, "--linear", "--beta", "0.9"], "wanted an adaptive t for --beta; got --linear"),
+        ([*FORWARD_KL, "--set", "beta=0.5"], "settings of forward_kl: it has none; got beta"),
+        ([*FORWARD_KL, "--replay", "0.5"], "wanted --on-policy above 0 for --replay"),
+        ([*FORWARD_KL, "--on-policy", "0", "--max-new-tokens", "9"], "wanted --on-policy above 0 for --max-new-tokens"),
+        ([*FORWARD_KL, "--sampling-temperature", "1"], "for --sampling-temperature; got no responses of the student"),
+        (
+            [*FORWARD_KL, "--on-policy", "0.5", "--on-policy-rise", "0.2", "--on-policy-tolerance", "0"],
+            "wanted --on-policy-schedule adaptive for --on-policy-rise, --on-policy-tolerance; got a fixed share",
+        ),
+        ([*FORWARD_KL, "--on-policy-schedule", "adaptive", "--replay", "0.5"], "no replay share beside the adaptive"),
+        (["--on-policy", "0.5"], "a method with a teacher"),
+        (["--lm-weight", "0.1"], "wanted another method for --lm-weight; got method cross_entropy"),
+        (["--muon-learning-rate", "0.1"], "wanted --optimizer muon for --muon-learning-rate; got --optimizer adamw"),
+    ],
+)
+def test_a_flag_that_the_run_would_not_read_is_refused(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], said: str
+) -> None:
+    monkeypatch.setattr("distill.train_cli.run_alone", lambda *_: pytest.fail("the run has begun"))
+    named = [flag.replace("TINY", str(tiny["teacher"].parent)) for flag in flags]
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        _train("--student", tiny["student"], "--corpus", tiny["corpus"], "--out", tmp_path / "out", *named)
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+def test_flags_reach_the_config_and_defaults_stay_the_configs(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[DistillConfig, Path | None]] = []
+
+    def note(_: Any, config: DistillConfig, out: Path, corpus: Path, student: Path, teacher: Path | None) -> None:
+        runs.append((config, teacher))
+
+    monkeypatch.setattr("distill.train_cli.run_alone", note)
+    common = ("--student", tiny["student"], "--corpus", tiny["corpus"], "--out", "out")
+    alpha = 5e-4 * 12_000 / 600
+    _train(*common, "--steps", 600)
+    assert runs.pop() == (DistillConfig(steps=600, taid=TaidConfig(alpha=alpha)), None)
+    _train(*common, "--teacher", tiny["teacher"], *("--steps", 1200, "--ramp-share", 0.5, "--watch", "kl", "--seed", 3))
+    taid = TaidConfig(alpha=alpha, ramp_share=0.5, watches="kl")
+    assert runs.pop() == (DistillConfig(method="taid", steps=1200, seed=3, taid=taid), tiny["teacher"])
+    _train(*common, "--teacher", tiny["teacher"], *("--released", "--optimizer", "muon", "--muon-learning-rate", 0.1))
+    optim, taid = OptimConfig(matrices="muon", muon_learning_rate=0.1), TaidConfig(released=True)
+    assert runs.pop()[0] == DistillConfig(method="taid", optim=optim, taid=taid)
+    _train(*common, "--teacher", tiny["teacher"], "--linear", "--steps", 12_000)
+    assert runs.pop()[0] == DistillConfig(method="taid", steps=12_000, taid=TaidConfig(adaptive=False))
+    flags = ("--on-policy-schedule", "adaptive", "--on-policy-tolerance", 0.02, "--max-new-tokens", 9)
+    _train(*common, "--teacher", tiny["teacher"], "--method", "skew_forward_kl", "--set", "skew=0.2", *flags)
+    own = OnPolicyConfig(schedule="adaptive", probability=0.0, tolerance_nats=0.02, max_new_tokens=9)
+    config = runs.pop()[0]
+    assert config.on_policy == own and config.settings == (("skew", 0.2),) and config.method == "skew_forward_kl"
+
+
+def test_a_folder_that_is_neither_corpus_nor_conversations_is_one_line(tiny: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    for folder, said in ((tmp_path / "text", "which holds no packed/train"), (tmp_path / "none", "a folder for")):
+        with pytest.raises(UserError, match=said) as refused:
+            _train("--student", tiny["student"], "--corpus", folder, "--out", tmp_path / "out")
+        assert "--corpus" in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(
+        UserError, match=r"packed rows .*python -m distill corpus.* or .*python -m instruct conversations"
+    ):
+        run_alone(distill, CONFIG, tmp_path / "out", tmp_path / "text", tiny["student"], tiny["teacher"])
+
+
+def test_conversations_are_distilled_on_the_assistants_tokens_alone(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step's loss, over all rows, against dense logits of the conversations as transformers renders them."""
+    monkeypatch.setattr("common.store.building.probe", lambda _: MACHINE)
+    talks = [
+        [{"role": "user", "content": f"{name}の{thing}は？"}, {"role": "assistant", "content": f"{thing}は名物です。"}]
+        for name in NAMES
+        for thing in THINGS
+    ]
+    rows = "".join(json.dumps({"messages": talk}, ensure_ascii=False) + "\n" for talk in talks)
+    (tmp_path / "talks.jsonl").write_text(rows, encoding="utf-8")
+    folders = ["--tokenizer", str(tiny["tokenizer"]), "--out", str(tmp_path / "talks"), "--sequence-tokens", "96"]
+    shares = ["--calibration-share", "0.1", "--validation-share", "0.2", "--test-share", "0.1"]
+    instruct(["conversations", str(tmp_path / "talks.jsonl"), *folders, *shares])
+    train = PackedRows(tmp_path / "talks" / "packed" / "train")
+    flags = ["--method", "forward_kl", "--steps", 4, "--rows-per-step", train.num_rows, "--learning-rate", 0.01]
+    folders = ["--student", tiny["student"], "--teacher", tiny["teacher"], "--corpus", tmp_path / "talks"]
+    _train(*folders, "--out", tmp_path / "out", *flags)
+    batch = train.batch(range(train.num_rows))
+    packed = {
+        tuple(tokens[ids == document].tolist())
+        for tokens, ids in zip(batch.tokens_BT, batch.doc_ids_BT, strict=True)
+        for document in range(1, int(ids.max()) + 1)
+    }
+    hf: Any = AutoTokenizer.from_pretrained(tiny["tokenizer"])
+    models = [AutoModelForCausalLM.from_pretrained(tiny[side]).double() for side in ("student", "teacher")]
+    losses: list[torch.Tensor] = []
+    for talk in talks:
+        ids, prompt = (
+            hf(hf.apply_chat_template(part, tokenize=False, add_generation_prompt=opened))["input_ids"]
+            for part, opened in ((talk, False), (talk[:1], True))
+        )
+        matching = [document for document in packed if document[: len(ids)] == tuple(ids)]
+        for document in matching:
+            assert ids[: len(prompt)] == prompt and len(document) <= len(ids) + 1
+            end = ids.index(hf.convert_tokens_to_ids("<|im_end|>"), len(prompt))
+            with torch.no_grad():
+                student, teacher = (
+                    model(input_ids=torch.tensor([document]))
+                    .logits[0, len(prompt) - 1 : end, : len(hf)]
+                    .log_softmax(-1)
+                    for model in models
+                )
+            losses.append((teacher.exp() * (teacher - student)).sum(-1))
+    assert 20 < len(losses) == len(packed) < len(talks), "every packed document is one of the conversations"
+    logged, held_out = _metrics(tmp_path / "out", "loss", "validation_loss")
+    assert logged[0] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+    assert logged[-1] < logged[0] and math.isfinite(held_out[-1])
 
 
 def test_planted_heads_attend_to_the_token_before(tiny: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import re
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -225,6 +226,49 @@ def test_the_measured_figure_shows_the_studys_curves(tmp_path: Path) -> None:
     heights = [tuple(np.asarray(line.get_ydata())) for line in loss_axes.lines]
     assert heights.count((3.0, 2.0, 1.5, 1.4)) == 3 and heights.count((0.1, 0.3, 0.2, 0.1)) == 3, "2 runs and the mean"
     assert "cross-entropy" in _texts(loss_axes) and "KL" in _texts(loss_axes)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one run"), (2, "2 runs that differ in the order of the rows")])
+def test_the_note_counts_the_runs(tmp_path: Path, seeds: int, said: str) -> None:
+    study = figures.read_study(_study(tmp_path))
+    assert study is not None
+    figure = draw_measured(LABELS["en"], replace(study, runs=study.runs[:seeds]))
+    assert [text for text in map(Text.get_text, figure.findobj(Text)) if text.endswith(f", {said}")]
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_names_of_the_losses_touch_no_curve(language: str, seeds: int) -> None:
+    """On curves as training gives them: both fall, with spikes, and the upper one ends where the lower one began."""
+    step, random = np.linspace(1.0, 300.0, 151), np.random.default_rng(4)
+
+    def falling(start: float, end: float, middle: float) -> curves.Array:
+        spikes = np.where(random.random(151) < 0.1, random.random(151), 0.0)
+        fallen = 1.0 / (1.0 + np.exp((middle - step) / 25.0))
+        return (start + (end - start) * fallen) * (0.9 + 0.2 * random.random(151) + 0.4 * spikes)
+
+    runs = tuple(
+        MeasuredRun(
+            seed=seed,
+            step=step,
+            t=np.linspace(0.4, 1.0, 151),
+            sigma=None,
+            cross_entropy=falling(1.3, 0.42, 90.0),
+            kl=falling(0.3, 0.03, 160.0),
+            floor_leads_from=88,
+        )
+        for seed in range(seeds)
+    )
+    study = Measured(recipe="toy", steps=300, config=TaidConfig(alpha=0.02), runs=runs)
+    with matplotlib.rc_context({**STYLE, "font.family": figures.font_families()[language]}):
+        figure = draw_measured(figures.words_of(language), study)
+        FigureCanvasAgg(figure).draw()
+        axes = figure.axes[2]
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == 2
+    for line in axes.lines:
+        path = axes.transData.transform_path(line.get_path())
+        assert not any(path.intersects_bbox(box, filled=False) for box in boxes)
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
