@@ -29,7 +29,7 @@ SCRIPT = Path(__file__).resolve()
 ROOT = SCRIPT.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
 SUPPORTED = "Python 3.11 to 3.13"
-EXTRAS = "export,evaluation,figures,dev"
+EXTRAS = "data,export,evaluation,figures,dev"
 GIB = 2**30
 
 # What `du` says after a set-up on x86-64 Linux with torch's CPU build, and what the compile needs while it runs.

@@ -8,6 +8,7 @@ numbers are chosen for two processor cores; docs/measured.md has what they reach
 from dataclasses import replace
 
 from common.optim import OptimConfig
+from common.provenance import Terms
 from common.splits import Shares
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
@@ -39,6 +40,7 @@ WORLD = WorldConfig(
     share_translation=0.24,
 )
 """Half of it questions with their answers, so that a small teacher learns the facts in a few minutes."""
+WORLD_TERMS = Terms(name="the embedded world", licence="Apache-2.0")
 REPORT = ReportConfig(
     recipe="mini",
     licences=(
@@ -73,7 +75,11 @@ def mini() -> Recipe:
         world=WORLD,
         tokenizer=TokenizerConfig(vocabulary=VOCABULARY),
         corpus=CorpusConfig(
-            sequence_tokens=SEQUENCE_TOKENS, shares=Shares(calibration=0.01, validation=0.02, test=0.04)
+            sequence_tokens=SEQUENCE_TOKENS,
+            shares=Shares(calibration=0.01, validation=0.02, test=0.04),
+            terms=(WORLD_TERMS,),
+            near_duplicates=None,
+            reason_off="its sentences recur by design, and its questions are held out when it is made",
         ),
         teacher=DistillConfig(
             optim=optim,
@@ -100,7 +106,9 @@ def mini() -> Recipe:
         ),
         base=replace(student, method="taid", taid=TaidConfig(alpha=0.02, ramp_share=0.5), steps=300),
         conversations=ConversationsConfig(
-            sequence_tokens=SEQUENCE_TOKENS, shares=Shares(calibration=0.01, validation=0.02, test=0.04)
+            sequence_tokens=SEQUENCE_TOKENS,
+            shares=Shares(calibration=0.01, validation=0.02, test=0.04),
+            terms=(WORLD_TERMS,),
         ),
         chat=InstructConfig(
             optim=replace(optim, learning_rate=1.5e-3, muon_learning_rate=0.01),
