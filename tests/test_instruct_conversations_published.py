@@ -85,10 +85,10 @@ def test_the_environment_names_the_folder_and_parts_are_chosen(
 
 def test_weights_on_the_command_line(tmp_path: Path, hub: Path, tokenizer_folder: Path) -> None:
     own = write_rows(tmp_path / "mine.jsonl", [{"messages": turns(f"own{number}")} for number in range(9)])
-    card = run(tmp_path / "out", tokenizer_folder, own, LLM_JP, "--sources", hub, "--weight", 1, 2)
+    card = run(tmp_path / "out", tokenizer_folder, own, LLM_JP, "--sources", hub, "--weights", 1, 2)
     assert [source["rows_out"] for source in card["sources"]] == [3, 6]
     with pytest.raises(UserError, match="2 weights, one for each FILE_OR_SET; got 1"):
-        run(tmp_path / "few", tokenizer_folder, own, LLM_JP, "--sources", hub, "--weight", 1)
+        run(tmp_path / "few", tokenizer_folder, own, LLM_JP, "--sources", hub, "--weights", 1)
 
 
 def test_options_reach_the_config(tmp_path: Path, hub: Path, tokenizer_folder: Path) -> None:

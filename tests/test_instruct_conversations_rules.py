@@ -249,9 +249,9 @@ def test_sources_are_thinned_to_their_weights(tmp_path: Path, tokenizer_folder: 
     assert len(kept) == len(set(kept)) == 250  # none is repeated
     assert Counter(one[0] for one in kept) == {"a": 125, "b": 75, "c": 50}
     # No split is thinned more than another: what chooses is not what cuts.
-    for split in SPLITS:
+    for split in SPLITS[1:]:
         of_split = read_gzip(tmp_path / "out" / "documents" / f"{split}-00000.jsonl.gz")
-        assert len(of_split) > 10
+        assert 3 <= sum(row["id"][0] == "a" for row in of_split) <= 22  # a tenth of 125
     assert not (tmp_path / "out" / "scratch" / "mixing.jsonl").exists()
 
 

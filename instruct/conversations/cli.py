@@ -57,7 +57,7 @@ def _add_files(add: Callable[..., Any]) -> None:
     )
     add("--benchmarks", type=Path, metavar="DIR", help="remove conversations that hold an item of a benchmark in DIR")
     add(
-        "--weight",
+        "--weights",
         type=float,
         nargs="+",
         metavar="X",
@@ -110,7 +110,7 @@ def _add_rules(add: Callable[..., Any]) -> None:
 
 
 def _conversations(parsed: argparse.Namespace) -> None:
-    sources, inputs = _sources(parsed.files, parsed.weight, parsed.sources)
+    sources, inputs = _sources(parsed.files, parsed.weights, parsed.sources)
     config = ConversationsConfig(
         sources=sources,
         sequence_tokens=parsed.sequence_tokens,
@@ -148,7 +148,7 @@ def _sources(
         raise UserError(
             wanted=f"{len(names)} weights, one for each FILE_OR_SET",
             got=str(len(weights)),
-            next_step="Give --weight as many numbers as there are files and sets.",
+            next_step="Give --weights as many numbers as there are files and sets.",
         )
     if stand_in is None and os.environ.get("SOURCES"):
         stand_in = Path(os.environ["SOURCES"])

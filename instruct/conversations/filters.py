@@ -79,17 +79,18 @@ def rule_against(messages: Sequence[Mapping[str, Any]], config: FiltersConfig) -
 
 def settings_of(config: FiltersConfig) -> list[dict[str, Any]]:
     """The rules for the data card: which are on, and with which numbers."""
+    limited = config.min_turn_characters > 1 or config.max_turn_characters is not None
     return [
         {
             "step": "turn lengths",
-            "on": config.min_turn_characters > 1 or config.max_turn_characters is not None,
-            "reason": None,
+            "on": limited,
+            "reason": None if limited else "no limit was set",
             "settings": {"min_characters": config.min_turn_characters, "max_characters": config.max_turn_characters},
         },
         {
             "step": "language",
             "on": config.min_japanese_share is not None,
-            "reason": None,
+            "reason": None if config.min_japanese_share is not None else "turned off",
             "settings": {"min_japanese_share": config.min_japanese_share, "judged_letters": config.judged_letters},
         },
         {

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from common.errors import UserError
 
-_LONGEST_PLACE = 60  # characters
-
 
 def check(name: str, *, variable: str, key_hint: str) -> tuple[str, str]:
     """The program and the passphrase, before any work is done for them.
@@ -89,10 +87,8 @@ def _run(program: str, encrypted: Path, decrypted: Path, passphrase: str, variab
 @contextlib.contextmanager
 def _own_home(program: str, variable: str) -> Generator[dict[str, str]]:
     """The environment of a gpg that has a home of its own and does not see the variable."""
-    # Not in the stage's folder: the agent's socket lies there, and a socket's path has about 100 characters at most.
-    usual = tempfile.gettempdir()
-    place = usual if len(usual) <= _LONGEST_PLACE else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="gpg", dir=place, ignore_cleanup_errors=True) as home:
+    # Not in the stage's folder: an agent's socket would lie there, whose path has about 100 characters at most.
+    with tempfile.TemporaryDirectory(prefix="gpg", ignore_cleanup_errors=True) as home:
         os.chmod(home, 0o700)
         environment = {name: value for name, value in os.environ.items() if name != variable} | {"GNUPGHOME": home}
         try:
