@@ -162,7 +162,8 @@ def test_your_own_model_does_what_it_says(checkout: Path) -> None:
                 run(command, checkout)
     my = checkout / "my"
     card = json.loads((my / "corpus" / "data_card.json").read_text())
-    assert card["rows_out"] == len(TEXTS)
+    assert card["rows_out"] == len(TEXTS) - 1
+    assert card["removed"]["little Japanese"] == 1, "the text that is half English"
     assert read_manifest(my / "base")["facts"]["method"] == "taid"
     assert read_manifest(my / "chat")["facts"]["steps"] == 20
     assert {path.name for path in (my / "gguf").glob("*.gguf")} == {"chat-Q8_0.gguf", "chat-Q4_K_M.gguf"}
