@@ -105,3 +105,16 @@ def test_measuring_is_in_turns_and_memory_is_what_is_added() -> None:
     added = peak_above(lambda: torch.ones(2**26).add_(1.0), torch.device("cpu"))
     assert added is None or 2**28 - 2**22 <= added < 2**28 + 2**25
     assert kept[0] == 1.0
+
+
+def test_corpus_tells_speed_and_memory(tmp_path: Path) -> None:
+    text = "".join(f"{place}番目の町には川が流れていて、春になると花が咲きます。" for place in range(1200))
+    pieces = [text[start : start + 900] for start in range(0, len(text), 900)]
+    rows = "".join(json.dumps({"text": piece}, ensure_ascii=False) + "\n" for piece in pieces)
+    (tmp_path / "text.jsonl").write_text(rows, encoding="utf-8")
+    sizes = ("--small", "1", "--large", "2", "--rounds", "1")
+    figures = result("corpus", "--text", str(tmp_path / "text.jsonl"), *sizes)
+    assert figures["text_bytes"] == len(rows.encode())
+    assert figures["megabytes_per_s"] > 0 and figures["megabytes_per_s_near"] > 0
+    for side in ("extra_bytes", "extra_bytes_near"):
+        assert set(figures[side]) == {"1 MB", "2 MB"} and all(size > 0 for size in figures[side].values())
