@@ -15,6 +15,7 @@ from typing import Any, cast
 from common.errors import UserError
 
 SOURCES_FILE = "data_sources.json"
+TERMS_FILE = "terms.json"
 CARD_FILE = "data_card.json"
 
 
@@ -54,6 +55,32 @@ class DataSource(Terms):
     """Its rows in the finished data, all splits together; None = not counted."""
     tokens_out: int | None = None
     """Its tokens in the finished data, likewise."""
+
+
+def write_terms(folder: Path, terms: Terms) -> None:
+    """Write `terms.json` beside files of data: under which terms they stand, whoever reads them."""
+    (folder / TERMS_FILE).write_text(json.dumps(asdict(terms), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_terms(folder: Path) -> Terms | None:
+    """The terms that a folder of data says of itself; None where it says nothing.
+
+    Raises:
+        UserError: a file that holds no terms.
+    """
+    path = folder / TERMS_FILE
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values["obligations"] = tuple(values.get("obligations", ()))
+        return Terms(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            wanted=f"name, licence, url, attribution and obligations in {path}",
+            got=str(error),
+            next_step="Correct the file, or delete it.",
+        ) from error
 
 
 def carry(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:

@@ -107,7 +107,7 @@ def read_rows(
     for file in [path] if isinstance(path, Path) else path:
         for number, raw in raw_rows(file):
             counts.rows += 1
-            counts.place = f"{file.name}:{number}"
+            counts.place = f"{printable(file.name)}:{number}"
             row = parse(raw, file.name, number, wanted)
             if isinstance(row, str):
                 counts.add_bad(row)
@@ -168,8 +168,19 @@ def parse(raw: Raw, file: str, number: int, fields: Mapping[str, type]) -> Row |
             return f"field {name} is not {'text' if kind is str else f'a {kind.__name__}'}"
         if value == [] or (isinstance(value, str) and not value.strip()):
             return f"empty {name}"
-    row.setdefault("id", f"{file.split('.')[0]}-{number}")
+        if isinstance(value, str) and "\0" in value:
+            return "a NUL character"
+    identity = row.get("id")
+    if identity is None:
+        row["id"] = f"{printable(file).split('.')[0]}-{number}"
+    elif not isinstance(identity, str | int):
+        row["id"] = str(identity)  # a time stamp, bytes or NaN, which JSON has no words for
     return row
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _object(raw: Raw, file: str, number: int) -> Row | str:
@@ -180,16 +191,14 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
     try:
         text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         row = json.loads(text)
-    except UnicodeDecodeError:
-        return "invalid UTF-8"
     except (ValueError, RecursionError) as error:
         if not raw.endswith(b"\n"):
             raise UserError(
-                wanted=f"a whole line {number} of {file}",
+                wanted=f"a whole line {number} of {printable(file)}",
                 got="the file ends in the middle of it",
                 next_step="Copy or download the file again, or remove that line.",
             ) from error
-        return "invalid JSON"
+        return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "invalid JSON"
     if not isinstance(row, dict):
         return "not a JSON object"
     if "\\u" in text:
@@ -209,8 +218,6 @@ def _decoded(row: Row) -> Row | str:
             row = row | {"text": text.decode("utf-8-sig")}
         except UnicodeDecodeError:
             return "invalid UTF-8"
-    if isinstance(row.get("text"), str) and "\0" in row["text"]:
-        return "a NUL character"
     return row
 
 

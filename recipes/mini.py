@@ -8,7 +8,6 @@ numbers are chosen for two processor cores; docs/measured.md has what they reach
 from dataclasses import replace
 
 from common.optim import OptimConfig
-from common.provenance import Terms
 from common.splits import Shares
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
@@ -40,7 +39,6 @@ WORLD = WorldConfig(
     share_translation=0.24,
 )
 """Half of it questions with their answers, so that a small teacher learns the facts in a few minutes."""
-WORLD_TERMS = Terms(name="the embedded world", licence="Apache-2.0")
 REPORT = ReportConfig(
     recipe="mini",
     licences=(
@@ -77,7 +75,6 @@ def mini() -> Recipe:
         corpus=CorpusConfig(
             sequence_tokens=SEQUENCE_TOKENS,
             shares=Shares(calibration=0.01, validation=0.02, test=0.04),
-            terms=(WORLD_TERMS,),
             near_duplicates=None,
             reason_off="its sentences recur by design, and its questions are held out when it is made",
         ),
@@ -108,7 +105,6 @@ def mini() -> Recipe:
         conversations=ConversationsConfig(
             sequence_tokens=SEQUENCE_TOKENS,
             shares=Shares(calibration=0.01, validation=0.02, test=0.04),
-            terms=(WORLD_TERMS,),
         ),
         chat=InstructConfig(
             optim=replace(optim, learning_rate=1.5e-3, muon_learning_rate=0.01),

@@ -17,6 +17,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.metrics import progress
+from common.provenance import Terms, write_terms
 from common.store import Workspace, stage
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -32,6 +33,9 @@ class OwnFilesConfig:
     """Likewise, rows with `messages`; the chat stage needs them."""
     questions: Path | None = None
     """Likewise, rows `{id, shape, group, context, question, choices, answers}`; the task scores need them."""
+
+    terms: Terms | None = None
+    """Name, licence and obligations of these files; they travel into every model that learns from them."""
 
     def __post_init__(self) -> None:
         if not self.text:
@@ -49,7 +53,7 @@ class OwnFilesConfig:
                 )
 
 
-@stage(version=1)
+@stage(version=2)
 def own_files(config: OwnFilesConfig, workspace: Workspace) -> dict[str, Any]:
     """Copies the files into the world's layout; several of a kind become one.
 
@@ -58,6 +62,8 @@ def own_files(config: OwnFilesConfig, workspace: Workspace) -> dict[str, Any]:
     """
     questions = () if config.questions is None else (config.questions,)
     sources = {"text": config.text, "conversations": config.conversations, "questions": questions}
+    if config.terms is not None:
+        write_terms(workspace.folder, config.terms)
     made = [_gather(paths, workspace.folder, stem) for stem, paths in sources.items() if paths]
     return {"bytes": {path.name: path.stat().st_size for path in made}}
 

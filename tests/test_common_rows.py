@@ -204,3 +204,26 @@ def test_counts_of_pieces_add_up() -> None:
     one.merge(RowCounts(rows=7, bad={"x": 1, "y": 2}, first_bad=["a:7: x", "a:8: y", "a:9: y"]))
     assert (one.rows, one.bad, one.num_bad) == (12, {"x": 2, "y": 2}, 4)
     assert one.first_bad == ["a:1: x", "a:7: x", "a:8: y"]
+
+
+def test_a_file_cut_inside_a_character_ends_in_the_middle(tmp_path: Path) -> None:
+    whole = "".join(json.dumps({"text": "春夏秋冬"}, ensure_ascii=False) + "\n" for _ in range(3)).encode()
+    for cut in range(len(whole) - 20, len(whole) - 1):
+        (tmp_path / "cut.jsonl").write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"a whole line 3 of cut\.jsonl; got the file ends in the middle"):
+            list(read_rows(tmp_path / "cut.jsonl", fields={"text": str}, max_bad_share=1))
+
+
+def test_tables_with_other_ids_and_other_columns(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow
+    import pyarrow.parquet
+
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    table = [{"id": moment, "content": "春"}, {"id": None, "content": "夏\0"}, {"id": None, "content": "秋"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "t.parquet")
+    counts = RowCounts()
+    found = list(read_rows(tmp_path / "t.parquet", fields={"content": str}, counts=counts, max_bad_share=1))
+    assert [(row["id"], row["content"]) for row in found] == [("2026-01-02 03:04:05", "春"), ("t-3", "秋")]
+    assert counts.bad == {"a NUL character": 1}

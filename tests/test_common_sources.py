@@ -279,6 +279,7 @@ def test_a_path_that_exists_is_no_name(tmp_path: Path, monkeypatch: pytest.Monke
     assert parse_name("texts/ja") == HubDataset(name="texts/ja")
     (tmp_path / "texts" / "ja").mkdir(parents=True)
     assert parse_name("texts/ja") is None
+    assert parse_name("texts/jaa") is None, "mistyped: its folder is there"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import distill.corpus.shards
 import distill.text.cleaning
 from common.duplicates import NearDuplicatesConfig
 from common.errors import UserError
-from common.provenance import Terms
+from common.provenance import Terms, write_terms
 from common.splits import SPLITS, Shares
 from common.store import Workspace
 from distill.__main__ import main
@@ -302,3 +302,89 @@ def test_what_the_cluster_refuses(tmp_path: Path) -> None:
     for wrong in (CONFIG, replace(CONFIG, sources=(weighted,))):
         with pytest.raises(UserError, match="a config with sources, without weights"):
             pipelines(wrong, tmp_path, tasks=2)
+
+
+@pytest.mark.usefixtures("small_shards", "quiet_datatrove")
+def test_the_cluster_does_not_mix_two_runs(tmp_path: Path) -> None:
+    from distill.corpus.engine import pipelines
+
+    text = TextSource(terms=Terms(name="web"), files=(write_rows(tmp_path / "web.jsonl", rows(30, 8)),))
+    config, folder = replace(CONFIG, sources=(text,)), tmp_path / "cluster"
+    clean, find, write = pipelines(config, folder, tasks=2)
+    list(clean[0].run(None, rank=0, world_size=2))
+    with pytest.raises(UserError, match="a task that is not finished"):
+        list(find[0].run(None))
+    list(clean[0].run(None, rank=1, world_size=2))
+    with pytest.raises(UserError, match="a task that is not finished"):
+        list(write[0].run(None, rank=0, world_size=2))
+    list(find[0].run(None))
+    for other, tasks in ((config, 3), (replace(config, seed=1), 2)):
+        changed = pipelines(other, folder, tasks=tasks)
+        with pytest.raises(UserError, match="another config or number of tasks"):
+            list(changed[0][0].run(None, rank=0, world_size=tasks))
+        with pytest.raises(UserError, match="another config or number of tasks"):
+            list(changed[1][0].run(None))
+    (folder / "documents").mkdir()
+    (folder / "documents" / "00002.jsonl.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"00002.jsonl.gz of another run"):
+        list(write[0].run(None, rank=0, world_size=2))
+
+
+# --- what a review found ----------------------------------------------------------------------------------------------
+
+
+def test_a_folders_own_terms_are_taken(tmp_path: Path, tokenizer: Path) -> None:
+    folder = write_rows(tmp_path / "mine" / "text.jsonl", rows(9, 1)).parent
+    write_terms(folder, Terms(name="my texts", licence="my own", obligations=("Ask me.",)))
+    facts = corpus(CONFIG, workspace(tmp_path / "out"), folder, tokenizer)
+    assert [(one["name"], one["licence"]) for one in facts["sources"]] == [("my texts", "my own")]
+    (folder / "terms.json").write_text('{"nam": 1}')
+    with pytest.raises(UserError, match=r"name, licence, url, attribution and obligations in .*terms.json"):
+        corpus(CONFIG, workspace(tmp_path / "other"), folder, tokenizer)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    plain = write_rows(tmp_path / "plain.jsonl", rows(9, 1))
+    weighted = source(write_rows(tmp_path / "a.jsonl", rows(9, 2)), "a", 1.0)
+    empty = source(write_rows(tmp_path / "b.jsonl", [{"body": "x"}]), "b", 1.0)
+    with pytest.raises(UserError, match="1 inputs, 0 terms, weights for a"):
+        corpus(replace(CONFIG, sources=(weighted,)), workspace(tmp_path / "one"), plain, tokenizer)
+    with pytest.raises(UserError, match="1 inputs, 2 terms"):
+        corpus(replace(CONFIG, terms=(Terms(name="x"),) * 2), workspace(tmp_path / "two"), plain, tokenizer)
+    with pytest.raises(UserError, match="documents of b, which has a weight"):
+        mixed = replace(CONFIG, sources=(weighted, empty), max_bad_share=0.5)
+        corpus(mixed, workspace(tmp_path / "three"), tokenizer)
+    with pytest.raises(UserError, match="a weight above 0 for a; got inf"):
+        source(plain, "a", float("inf"))
+
+
+def test_a_shard_and_a_batch_hold_a_number_of_documents(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill.corpus.shards, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(distill.corpus.shards, "_SHARD_DOCUMENTS", 8)
+    found: list[int] = []
+    write = distill.corpus.shards._write
+
+    def counted(folder: Path, number: int, shard: Any) -> Any:
+        found.append(sum(len(one.lines) for one in shard.cleaned))
+        return write(folder, number, shard)
+
+    monkeypatch.setattr(distill.corpus.shards, "_write", counted)
+    corpus(CONFIG, workspace(tmp_path / "out"), write_rows(tmp_path / "a.jsonl", rows(30, 2)), tokenizer)
+    assert found == [8, 8, 8, 6]
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path, tokenizer: Path) -> None:
+    import os
+
+    path = tmp_path / os.fsdecode(b"\xff\xfe.jsonl")
+    write_rows(tmp_path / "a.jsonl", [{"text": row["text"]} for row in rows(9, 3)]).rename(path)
+    facts = corpus(CONFIG, workspace(tmp_path / "out"), path, tokenizer)
+    assert facts["sources"][0]["name"] == "??" and kept(tmp_path / "out")[0]["id"].startswith("??-")
+
+
+def test_answers_as_text_are_left_alone(tmp_path: Path, tokenizer: Path) -> None:
+    some = [{"text": row["text"], "answers": ["京都"]} for row in rows(9, 4)]
+    corpus(CONFIG, workspace(tmp_path / "out"), write_rows(tmp_path / "a.jsonl", some), tokenizer)
+    assert len(kept(tmp_path / "out")) == 9 and all("answers" not in row for row in kept(tmp_path / "out"))

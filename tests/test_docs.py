@@ -172,6 +172,8 @@ def test_your_own_model_does_what_it_says(checkout: Path) -> None:
     report = json.loads((dist / "report.json").read_text())
     assert report["recipe"] == "my-model" and (dist / "My-Model-Q4_K_M.gguf").is_file()
     assert all(row["value"] is None and row["reason"] for row in report["tasks"])
+    stated = {source["licence"] for part in ("corpus", "conversations") for source in report["data"][part]["sources"]}
+    assert stated == {"my own"} and "embedded" not in (dist / "LICENSES.md").read_text(encoding="utf-8")
 
 
 def test_every_block_of_commands_is_run_or_marked() -> None:

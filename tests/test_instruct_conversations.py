@@ -11,6 +11,7 @@ from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.errors import UserError
 from common.packing import PackedRows
+from common.provenance import Terms, write_terms
 from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from instruct.__main__ import main
@@ -183,3 +184,49 @@ def test_command(tmp_path: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(UserError, match="absent"):
         absent = tmp_path / "absent.jsonl"
         main([str(argument) for argument in ("conversations", absent, *options, "--out", tmp_path / "no")])
+
+
+def test_what_stands_beside_a_turn_makes_no_second_conversation(tmp_path: Path, tokenizer_folder: Path) -> None:
+    rows = many(20)
+    copies = [
+        {"messages": [message | {"turn_id": place, "ip": "x"} for place, message in enumerate(row["messages"])]}
+        for row in rows
+    ]
+    source = write_rows(tmp_path / "talks.jsonl", [*rows, *copies])
+    facts = conversations(CONFIG, workspace(tmp_path / "out"), source, tokenizer_folder)
+    assert facts["removed"]["exact duplicate"] == 20 and facts["rows_out"] == 20
+    for split in SPLITS:
+        for row in read_gzip(tmp_path / "out" / "documents" / f"{split}-00000.jsonl.gz"):
+            assert all(message.keys() == {"role", "content"} for message in row["messages"])
+
+
+def test_turns_of_a_table_may_hold_times(tmp_path: Path, tokenizer_folder: Path) -> None:
+    import datetime
+
+    import pyarrow
+    import pyarrow.parquet
+
+    moment = datetime.datetime(2026, 1, 2)
+    rows = [{"messages": [message | {"at": moment} for message in row["messages"]], "id": row["id"]} for row in many(9)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "talks.parquet")
+    facts = conversations(CONFIG, workspace(tmp_path / "out"), tmp_path / "talks.parquet", tokenizer_folder)
+    assert facts["rows_out"] == 9
+
+
+def test_the_card_does_not_quote_a_benchmark(tmp_path: Path, tokenizer_folder: Path) -> None:
+    asked = "江戸時代に川越の町で喜多院の再建を指図した僧は誰ですか。"
+    item = {"id": "q1", "shape": "short_answer", "group": None, "context": None, "question": asked, "choices": None}
+    write_rows(tmp_path / "benchmarks" / "questions.jsonl", [item | {"answers": ["天海"]}])
+    source = write_rows(tmp_path / "talks.jsonl", [*many(9), said(asked, "天海です。")])
+    config = replace(CONFIG, benchmarks=tmp_path / "benchmarks")
+    facts = conversations(config, workspace(tmp_path / "out"), source, tokenizer_folder)
+    assert facts["contamination"] == {"questions": 1} and facts["rows_out"] == 9
+    card = (tmp_path / "out" / "data_card.json").read_text(encoding="utf-8")
+    assert "(holds an item of questions)" in card and "喜多院" not in card
+
+
+def test_a_folders_own_terms_are_taken(tmp_path: Path, tokenizer_folder: Path) -> None:
+    folder = write_rows(tmp_path / "mine" / "conversations.jsonl", many(9)).parent
+    write_terms(folder, Terms(name="my talks", licence="my own"))
+    facts = conversations(CONFIG, workspace(tmp_path / "out"), folder, tokenizer_folder)
+    assert [(one["name"], one["licence"]) for one in facts["sources"]] == [("my talks", "my own")]

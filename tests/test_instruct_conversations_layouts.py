@@ -162,7 +162,7 @@ def test_tools_as_text_and_empty_fields_of_a_table(tmp_path: Path) -> None:
     assert found == [
         {"id": "a", "messages": messages(*ONE), "tools": tools},
         {"id": "b", "messages": messages(*ONE)},
-        {"id": "mine.jsonl:3", "messages": messages(*ONE)},
+        {"id": "mine-3", "messages": messages(*ONE)},
     ]
 
 

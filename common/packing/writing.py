@@ -140,7 +140,7 @@ def write_packed(
         replace_text(progress_file, json.dumps(meta))
     for array in arrays:
         array.close()
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
     progress_file.unlink(missing_ok=True)
     return meta
 

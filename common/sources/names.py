@@ -84,10 +84,12 @@ def parse_name(text: str) -> HubDataset | None:
     """The data set that a word of a command line names: `org/name`, `org/name:config`, `org/name:config@revision`.
 
     Returns:
-        None for a path that exists, for what ends like a data file (a path that was mistyped), and for anything that
-        is no such name.
+        None for a path that exists, for what was meant as one and mistyped (it ends like a file of text, or begins with
+        a folder that is there), and for anything that is no such name.
     """
     said = _SPOKEN.fullmatch(text)
-    if said is None or not _NAME.fullmatch(said["name"]) or text.endswith((*SUFFIXES, ".json")) or Path(text).exists():
+    if said is None or not _NAME.fullmatch(said["name"]) or text.endswith((*SUFFIXES, ".json", ".csv", ".tsv", ".gz")):
+        return None
+    if Path(text).exists() or Path(text).parts[0] in (".", "..") or Path(Path(text).parts[0]).is_dir():
         return None
     return HubDataset(name=said["name"], config=said["config"], revision=said["revision"])

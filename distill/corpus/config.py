@@ -1,5 +1,6 @@
 """What a corpus is made of and how: the configs of the stage `corpus`. It runs nothing."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +33,11 @@ class TextSource:
     """The column that holds the text."""
 
     def __post_init__(self) -> None:
-        if (self.weight is not None and not self.weight > 0) or not self.text_field:
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(
-                wanted="a weight above 0 and the name of a field",
-                got=f"{self.weight}, {self.text_field!r} in source {self.terms.name}",
-                next_step="Correct the source.",
+                wanted=f"a weight above 0 for {self.terms.name}",
+                got=str(self.weight),
+                next_step="Correct the weight, or leave the source out.",
             )
 
 

@@ -9,6 +9,7 @@ docs/large-corpora.md. What they write holds the same documents, in the same ord
 This module alone imports datatrove.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 from common.disk import replace_text
 from common.documents import compressed
 from common.errors import UserError
+from common.provenance import CARD_FILE
 from distill.corpus.card import card_of_cleaning
 from distill.corpus.config import CorpusConfig
 from distill.corpus.cutting import in_order
@@ -29,6 +31,7 @@ from distill.corpus.shards import OpenSource, Shard, all_files, finished, write_
 from distill.corpus.stage import cleaner_of, open_sources
 
 _FATES_FILE = "fates.npy"
+_STARTED_FILE, _COMPLETE_FILE, _FOUND_FILE = "started", "complete", "found"
 Documents = Iterator[Document] | None
 
 
@@ -70,8 +73,25 @@ class _Step(PipelineStep):
     def _shard_folder(self, rank: int) -> Path:
         return self._folder / "shards" / f"{rank:05d}"
 
+    def _identity(self) -> str:
+        """What all tasks of one run have in common: another config, or another number of tasks, is another run."""
+        # Files by name: what they hold would take every task longer to read than its own share takes to clean.
+        return hashlib.sha256(f"{self._tasks} {self._config!r}".encode()).hexdigest()
+
+    def _require(self, file: Path) -> None:
+        """UserError unless `file` says that this very run wrote what lies beside it."""
+        found = file.read_text(encoding="utf-8") if file.is_file() else None
+        if found != self._identity():
+            raise UserError(
+                wanted=f"what {self._tasks} finished tasks of this run wrote in {self._folder}",
+                got="a task that is not finished" if found is None else "another config or number of tasks",
+                next_step="Run the pipeline before this one to its end, or start with another folder.",
+            )
+
     def _all_shards(self) -> list[Shard]:
         """The shards of all tasks, in order."""
+        for rank in range(self._tasks):
+            self._require(self._shard_folder(rank) / _COMPLETE_FILE)
         return [shard for rank in range(self._tasks) for shard in finished(self._shard_folder(rank))]
 
 
@@ -83,18 +103,23 @@ class CleanShards(_Step):
     def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Reads files, not `data`; yields nothing."""
         assert world_size == self._tasks, "run it with as many tasks as the pipelines were made for"
-        sources = self._sources()
+        sources, folder = self._sources(), self._shard_folder(rank)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / _STARTED_FILE).exists() or any(folder.iterdir()):
+            self._require(folder / _STARTED_FILE)
+        replace_text(folder / _STARTED_FILE, self._identity())
         files = all_files(sources)
         mine = files[rank * len(files) // world_size : (rank + 1) * len(files) // world_size]
         with self.track_time("task"):
             shards = write_shards(
-                self._shard_folder(rank),
+                folder,
                 sources,
                 cleaner_of(self._config),
                 workers=1,
                 max_bad_share=self._config.max_bad_share,
                 files=mine,
             )
+        replace_text(folder / _COMPLETE_FILE, self._identity())
         self.stat_update("documents", value=sum(shard.documents for shard in shards))
         yield from ()
 
@@ -113,7 +138,8 @@ class FindRepeats(_Step):
             fates = find_repeats(shards, self._config.near_duplicates, folders=folders)
         card = card_of_cleaning(self._config, self._sources(), shards, fates)
         np.save(self._folder / _FATES_FILE, fates)
-        replace_text(self._folder / "data_card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        replace_text(self._folder / _FOUND_FILE, self._identity())
+        replace_text(self._folder / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         yield from ()
 
 
@@ -124,6 +150,16 @@ class WriteKept(_Step):
 
     def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Reads what the other pipelines wrote; a task's file gets its name when it is complete."""
+        self._require(self._folder / _FOUND_FILE)
+        foreign = [
+            path.name for path in (self._folder / "documents").glob("*.jsonl.gz") if int(path.name[:5]) >= self._tasks
+        ]
+        if foreign:
+            raise UserError(
+                wanted=f"the documents of {self._tasks} tasks in {self._folder}",
+                got=f"{foreign[0]} of another run",
+                next_step="Start with another folder.",
+            )
         before = sum(shard.documents for task in range(rank) for shard in finished(self._shard_folder(task)))
         shards = finished(self._shard_folder(rank))
         fates = np.load(self._folder / _FATES_FILE)[before:]

@@ -6,6 +6,7 @@ the same for any number of workers.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,14 +19,16 @@ from numpy.typing import NDArray
 from common.disk import replace_text
 from common.metrics import progress
 from common.provenance import Terms
-from common.rows import Raw, RowCounts, raw_rows
+from common.rows import Raw, RowCounts, printable, raw_rows
 from common.sources import HubFiles, fetched
 from common.workers import ordered_map
 from distill.text.cleaning import Batch, Cleaned, Cleaner, Counts
 
 SHARD_BYTES = 2**25
 """Raw bytes of a shard: what a killed run repeats at most."""
+_SHARD_DOCUMENTS = 2**16  # near-duplicates take a kilobyte of each
 _BATCH_BYTES = 2**20
+_BATCH_ROWS = 2000
 _FEW_BYTES = 2**24  # cleaned faster than workers start
 _EARLY_ROWS = 100_000
 _CHECKS_FILE = "checks.u16"
@@ -80,6 +83,10 @@ class _Open:
     next: tuple[int, int, int] = (0, 0, 0)
     cleaned: list[Cleaned] = field(default_factory=list[Cleaned])
 
+    @property
+    def is_full(self) -> bool:
+        return self.bytes >= SHARD_BYTES or sum(len(one.lines) for one in self.cleaned) >= _SHARD_DOCUMENTS
+
 
 def write_shards(
     folder: Path,
@@ -119,7 +126,7 @@ def write_shards(
         rows.merge(result.counts.rows)
         if rows.rows >= _EARLY_ROWS:
             rows.check(max_bad_share)
-        if filled is not None and (filled.source != source or filled.bytes >= SHARD_BYTES):
+        if filled is not None and (filled.source != source or filled.is_full):
             shards.append(_write(folder, len(shards), filled))
             filled = None
         filled = filled or _Open(source=source)
@@ -200,7 +207,7 @@ def _batches(
                 places.append((number, (number, place, rows[-1][0]), size))
                 yield Batch(
                     source=source.terms.name,
-                    file=path.name,
+                    file=printable(path.name),
                     rows=rows,
                     japanese=source.japanese,
                     text_field=source.text_field,
@@ -214,7 +221,7 @@ def _groups(rows: Iterator[tuple[int, Raw]], text_field: str) -> Iterator[tuple[
     for number, raw in rows:
         group.append((number, raw))
         size += len(raw) if isinstance(raw, bytes) else 3 * len(raw.get(text_field) or "")
-        if size >= _BATCH_BYTES:
+        if size >= _BATCH_BYTES or len(group) >= _BATCH_ROWS:
             yield group, size
             group, size = [], 0
     if group:
@@ -238,6 +245,8 @@ def _write(folder: Path, number: int, shard: _Open) -> Shard:
     if checks:
         with (folder / _CHECKS_FILE).open("ab") as file:
             file.write(np.concatenate(checks).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
     documents = sum(len(result.lines) for result in shard.cleaned)
     values = {"source": shard.source, "documents": documents, "next": shard.next}
     replace_text(stem.with_suffix(".json"), json.dumps(values | {"counts": counts.to_json()}, ensure_ascii=False))

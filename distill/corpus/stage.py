@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.documents import Encoded, pack_documents
+from common.documents import Encoded, kept_line, pack_documents
 from common.errors import UserError
 from common.packing import FULL_WEIGHT
-from common.provenance import Terms
-from common.rows import Row, data_files
+from common.provenance import CARD_FILE, Terms, read_terms
+from common.rows import Row, data_files, printable
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from distill.corpus.card import card_of_cleaning, with_tokens
@@ -61,17 +61,30 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
     metas = pack_documents(workspace.folder, encode, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer)
     tokenizer.save(workspace.folder / "tokenizer")
     card = with_tokens(card, metas)
-    (workspace.folder / "data_card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    (workspace.folder / CARD_FILE).write_text(text, encoding="utf-8")
     return card | {"tokens_per_s": round(card["tokens"] / (time.perf_counter() - start), 1)}
 
 
 def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[OpenSource]:
-    """The stage's inputs and the config's sources, in this order, under names that all differ."""
+    """The stage's inputs and the config's sources, in this order, under names that all differ.
+
+    Raises:
+        UserError: two of one name, none at all, terms without an input, or inputs beside sources with weights.
+    """
+    weighted = [source.terms.name for source in config.sources if source.weight is not None]
+    if len(config.terms) > len(inputs) or (inputs and weighted):
+        raise UserError(
+            wanted="terms for inputs that are there, and a weight for every source or for none",
+            got=f"{len(inputs)} inputs, {len(config.terms)} terms, weights for {', '.join(weighted) or 'none'}",
+            next_step="Give inputs as sources with weights, or leave the weights out.",
+        )
     given: list[OpenSource] = []
     for place, path in enumerate(inputs):
         files = data_files(path, "text")
         named = [source.terms.name for source in given]
-        terms = config.terms[place] if place < len(config.terms) else Terms(name=own_name(files[0], named))
+        terms = config.terms[place] if place < len(config.terms) else read_terms(path)
+        terms = terms or Terms(name=own_name(files[0], named))
         given.append(OpenSource(terms=terms, files=tuple(files)))
     for source in config.sources:
         given.append(
@@ -95,7 +108,7 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[OpenSourc
 
 def own_name(file: Path, taken: Sequence[str]) -> str:
     """What a source without terms is called: its file's name without endings, numbered where that is taken."""
-    stem = file.name.split(".")[0] or "text"
+    stem = printable(file.name).split(".")[0] or "text"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     return next(name for name in names if name not in taken)
 
@@ -116,6 +129,13 @@ def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[OpenS
                 got=f"none in {', '.join(source.terms.name for source in sources)} ({removed or 'no rows'})",
                 next_step="Give files whose rows hold a `text`, or turn off the rules that removed it.",
             )
+        for source, found in zip(sources, card["sources"], strict=True):
+            if source.weight is not None and found["rows_out"] == 0:
+                raise UserError(
+                    wanted=f"documents of {found['name']}, which has a weight",
+                    got=kept_line(found),
+                    next_step="Correct the source or its text_field, or leave it out.",
+                )
         write_kept(workspace.folder, sources, shards, fates, config.shares)
         replace_text(cut, json.dumps(card, ensure_ascii=False))
     card = json.loads(cut.read_text(encoding="utf-8"))

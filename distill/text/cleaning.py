@@ -220,6 +220,8 @@ class Cleaner:
             rows.add_bad(row)
             return None
         text, answers = row[batch.text_field], row.get("answers")
+        if isinstance(answers, list) and answers and all(isinstance(answer, str | dict) for answer in answers):
+            answers = None  # a question's answers as text, as many sets have them: no spans, and none of our business
         counts.characters_in += len(text)
         if len(text) > self._config.max_characters:
             rows.add_bad(f"more than {self._config.max_characters:,} characters")
@@ -227,7 +229,7 @@ class Cleaner:
         if answers is not None and not are_spans(answers, len(text)):
             rows.add_bad("answers are no spans of the text")
             return None
-        document = self.clean(row | {"text": text}, japanese=batch.japanese, counts=counts)
+        document = self.clean(row | {"text": text, "answers": answers}, japanese=batch.japanese, counts=counts)
         return None if document is None else document | {"source": batch.source}
 
 

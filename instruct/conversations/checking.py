@@ -23,6 +23,9 @@ _MAY_FOLLOW = {
 # character alone may be what the text is about.
 _BROKEN = re.compile("[\ud800-\udfff\0]|\ufffd{2}")
 
+# What chat templates of the Qwen, Llama and Gemma families read of a message.
+_MESSAGE_FIELDS = frozenset(("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"))
+
 # Levels of objects and lists inside a message or a tool. Templates and JSON writers go down by recursion.
 _MOST_LEVELS = 32
 
@@ -58,7 +61,8 @@ def fault_of(messages: Sequence[Any]) -> str | None:
 def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) -> Row | str:
     """`{id, messages}` and `tools` where there are any, or what is wrong with them.
 
-    A table has every column in every row: fields of a message that hold nothing are left out.
+    Of a message only what chat templates read is kept: numbers, times and the like beside it would make two copies of a
+    conversation differ, and may be no JSON. A table has every column in every row: fields that hold nothing go as well.
 
     Args:
         identity: the row's own `id`.
@@ -66,7 +70,11 @@ def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) 
         tools: function descriptions, or JSON text of them; nothing, an empty list and "" are none.
     """
     kept = [
-        {name: value for name, value in message.items() if value is not None or name == "content"}
+        {
+            name: value
+            for name, value in message.items()
+            if name in _MESSAGE_FIELDS and (value is not None or name == "content")
+        }
         if isinstance(message, Mapping)
         else message
         for message in messages

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.duplicates import ExactDuplicates, digest
 from common.errors import UserError
-from common.provenance import Terms
+from common.provenance import Terms, read_terms
 from common.rows import Row
 from common.sources import HubFiles
 from common.store import MANIFEST_FILE, read_manifest
@@ -136,7 +136,9 @@ class Cleaning:
             benchmark = self._benchmarks.find("\n".join(message.get("content") or "" for message in messages))
             if benchmark is not None:
                 tally.contamination[benchmark] += 1
-                rule = CONTAMINATED
+                # Not quoted: cards are published, and benchmark text must not spread with them.
+                tally.leave_out(CONTAMINATED, row, quoted=f"(holds an item of {benchmark})")
+                return None
         if rule is not None:
             tally.leave_out(rule, row)
             return None
@@ -231,7 +233,7 @@ def _of_inputs(inputs: Sequence[Path], terms: Sequence[Terms]) -> list[Conversat
             got=f"{len(terms)}",
             next_step="Give the terms of the inputs only; a source brings its own.",
         )
-    known = [*terms, *[None] * (len(inputs) - len(terms))]
+    known = [*terms, *(read_terms(path) for path in inputs[len(terms) :])]
     return [
         ConversationSource(name=_name_of(path), files=(path,), terms=term)
         for path, term in zip(inputs, known, strict=True)

@@ -58,10 +58,10 @@ class Tally:
         self.counts.add_bad(reason)
         self._sample(reason, row)
 
-    def leave_out(self, rule: str, row: Row) -> None:
-        """The row is a good one and not wanted."""
+    def leave_out(self, rule: str, row: Row, *, quoted: str | None = None) -> None:
+        """The row is a good one and not wanted; the card shows `quoted` instead of its text, where that is given."""
         self.removed[rule] += 1
-        self._sample(rule, row)
+        self._sample(rule, row, quoted)
 
     def measure(self, row: Row, tokens: int) -> None:
         """The row has this many tokens."""
@@ -103,10 +103,10 @@ class Tally:
             "truncated": dict(self.truncated),
         }
 
-    def _sample(self, rule: str, row: Row) -> None:
+    def _sample(self, rule: str, row: Row, quoted: str | None = None) -> None:
         known = self.samples.setdefault(rule, [])
         if len(known) < SAMPLES_PER_RULE:
-            text = as_text(row) if self.quotable else "(its terms forbid to pass it on)"
+            text = quoted or (as_text(row) if self.quotable else "(its terms forbid to pass it on)")
             known.append({"source": self.terms.name, "id": str(row.get("id", "")), "text": text[:SAMPLE_CHARACTERS]})
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.provenance import Terms, write_terms
 from common.store import Workspace, stage
 from recipes.toy_world import prose
 from recipes.toy_world.conversations import conversation
@@ -173,7 +174,8 @@ def write_world(config: WorldConfig, folder: Path) -> dict[str, int]:
     }
 
 
-@stage(version=1)
+@stage(version=2)
 def world(config: WorldConfig, workspace: Workspace) -> dict[str, Any]:
     """Artifact `world`: see the module."""
+    write_terms(workspace.folder, Terms(name="the embedded world", licence="Apache-2.0"))
     return dict(write_world(config, workspace.folder))
