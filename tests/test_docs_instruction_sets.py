@@ -19,7 +19,7 @@ def test_own_files_and_distilling_on_conversations(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     my = tmp_path / "my"
     tiny_tokenizer(my / "tokenizer")
-    rows = [
+    rows: list[dict[str, object]] = [
         {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
         for asked, answer in TALKS
     ]
