@@ -48,6 +48,12 @@ def kept_line(card: Mapping[str, Any]) -> str:
     return f"kept {card['rows_out']:,} of {card['rows_in']:,} rows; removed: {removed or 'none'}"
 
 
+def kept_lines(card: Mapping[str, Any]) -> list[str]:
+    """`kept_line` of a whole data card, and of each source where there are several."""
+    each = [f"  {source['name']}: {kept_line(source)}" for source in card["sources"]]
+    return [kept_line(card), *(each if len(each) > 1 else [])]
+
+
 def cut_documents(
     folder: Path, rows: Iterable[tuple[bytes, Row]], shares: Shares, facts: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:

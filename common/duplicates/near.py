@@ -93,8 +93,6 @@ def find(
     for band in range(config.bands):
         for keys, texts in sorted_ranges(count, partial(band_keys, band), already_removed):
             _join_groups(keys >> np.uint64(64 - _GROUP_BITS), texts, checks, config.similarity, first)
-    for text in range(count):  # parents come earlier: one pass flattens
-        first[text] = first[first[text]]
     return first != np.arange(count)
 
 

@@ -12,7 +12,7 @@ With SOURCES=DIR, `DIR/<org>/<name>/` stands in for the hub, and `resolve` gives
 """
 
 from common.sources.fetching import fetched
-from common.sources.names import HubDataset, HubFiles, parse_name
+from common.sources.names import HubDataset, HubFiles, parse_name, require_weights, stand_in
 from common.sources.resolving import resolve
 
-__all__ = ["HubDataset", "HubFiles", "fetched", "parse_name", "resolve"]
+__all__ = ["HubDataset", "HubFiles", "fetched", "parse_name", "require_weights", "resolve", "stand_in"]

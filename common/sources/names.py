@@ -3,7 +3,9 @@
 It asks nobody whether a name exists.
 """
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +80,21 @@ class HubFiles:
                 got=repr(self.revision),
                 next_step="let `resolve` find it from a branch or tag",
             )
+
+
+def stand_in(given: Path | None) -> Path | None:
+    """The folder that stands in for the hub: the one that was given, else $SOURCES, else none."""
+    return given or (Path(os.environ["SOURCES"]) if os.environ.get("SOURCES") else None)
+
+
+def require_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
+    """UserError where a command line gives weights, but not one for each file and set."""
+    if weights is not None and len(weights) != len(names):
+        raise UserError(
+            wanted=f"{len(names)} weights, one for each FILE_OR_SET",
+            got=str(len(weights)),
+            next_step="Give --weights as many numbers as there are files and sets.",
+        )
 
 
 def parse_name(text: str) -> HubDataset | None:

@@ -15,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.store.keys import readable
-from distill.corpus.config import CorpusConfig
+from distill.corpus.config import CorpusConfig, TextSource
 from distill.corpus.repeats import KEPT, RULES
-from distill.corpus.shards import OpenSource, Shard
-from distill.text.cleaning import SAMPLES, Counts
-
-_SAMPLE_CHARACTERS = 200
+from distill.corpus.shards import Shard
+from distill.text.cleaning import SAMPLE_CHARACTERS, SAMPLES, Counts
 
 
 def card_of_cleaning(
-    config: CorpusConfig, sources: Sequence[OpenSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
+    config: CorpusConfig, sources: Sequence[TextSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
 ) -> dict[str, Any]:
     """The card as far as it is known before anything is packed.
 
@@ -90,7 +88,7 @@ def steps(config: CorpusConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _source(number: int, source: OpenSource, shards: Sequence[Shard], fates: NDArray[np.uint8]) -> dict[str, Any]:
+def _source(number: int, source: TextSource, shards: Sequence[Shard], fates: NDArray[np.uint8]) -> dict[str, Any]:
     counts = Counts()
     repeats = Counter[int]()
     characters_out = start = 0
@@ -118,7 +116,7 @@ def _source(number: int, source: OpenSource, shards: Sequence[Shard], fates: NDA
 
 
 def _samples(
-    sources: Sequence[OpenSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
+    sources: Sequence[TextSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
 ) -> dict[str, list[dict[str, str]]]:
     """A few documents kept and a few removed by each rule: those whose digests are lowest, so that any may be shown."""
     found: dict[str, list[tuple[int, dict[str, str]]]] = {}
@@ -128,7 +126,7 @@ def _samples(
             rows = [(rank, {"source": name, "id": row, "text": text}) for rank, row, text in samples]
             found[rule] = _lowest([*found.get(rule, []), *rows])
     for rule, rank, row in _of_the_repeats(shards, fates):
-        shown = {"source": row["source"], "id": str(row["id"]), "text": row["text"][:_SAMPLE_CHARACTERS]}
+        shown = {"source": row["source"], "id": str(row["id"]), "text": row["text"][:SAMPLE_CHARACTERS]}
         found[rule] = _lowest([*found.get(rule, []), (rank, shown)])
     order = ["kept", *sorted(found.keys() - {"kept"})]
     return {rule: [sample for _, sample in found[rule]] for rule in order if rule in found}

@@ -1,17 +1,15 @@
 """The verb `python -m distill corpus`: its options, and the config and inputs that they stand for."""
 
 import argparse
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from common.documents import kept_line
+from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
-from common.errors import UserError
 from common.provenance import Terms
 from common.rows import SUFFIXES, data_files
-from common.sources import parse_name, resolve
+from common.sources import parse_name, require_weights, resolve, stand_in
 from common.splits import Shares
 from common.store import run_alone
 from distill.corpus.config import CorpusConfig, TextSource
@@ -85,11 +83,7 @@ def _corpus(parsed: argparse.Namespace) -> None:
         seed=parsed.seed,
     )
     made = run_alone(corpus, config, parsed.out, *inputs, parsed.tokenizer)
-    card = made.manifest["facts"]
-    print(kept_line(card))
-    if len(card["sources"]) > 1:
-        for source in card["sources"]:
-            print(f"  {source['name']}: {kept_line(source)}")
+    print(*kept_lines(made.manifest["facts"]), sep="\n")
 
 
 def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[Path]]:
@@ -97,20 +91,14 @@ def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[P
     sets = [parse_name(name) for name in parsed.files]
     if not any(sets) and parsed.weights is None and parsed.text_field == "text":
         return (), [Path(name) for name in parsed.files]
-    if parsed.weights is not None and len(parsed.weights) != len(parsed.files):
-        raise UserError(
-            wanted=f"{len(parsed.files)} weights, one for each FILE",
-            got=f"{len(parsed.weights)}",
-            next_step="Give --weights as many numbers as there are files and sets.",
-        )
-    stand_in = parsed.sources or (Path(os.environ["SOURCES"]) if os.environ.get("SOURCES") else None)
+    require_weights(parsed.files, parsed.weights)
     found: list[TextSource] = []
     for place, (name, dataset) in enumerate(zip(parsed.files, sets, strict=True)):
         if dataset is None:
             files = tuple(data_files(Path(name), "text"))
             terms = Terms(name=own_name(files[0], [source.terms.name for source in found]))
         else:
-            files, terms = resolve(dataset, sources=stand_in), published_terms(dataset.name)
+            files, terms = resolve(dataset, sources=stand_in(parsed.sources)), published_terms(dataset.name)
         weight = None if parsed.weights is None else parsed.weights[place]
         found.append(TextSource(terms=terms, files=files, weight=weight, text_field=parsed.text_field))
     return tuple(found), []

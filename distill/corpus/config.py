@@ -40,6 +40,11 @@ class TextSource:
                 next_step="Correct the weight, or leave the source out.",
             )
 
+    @property
+    def revision(self) -> str | None:
+        """The commit of a hub dataset."""
+        return self.files.revision if isinstance(self.files, HubFiles) else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig:

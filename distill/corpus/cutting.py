@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from common.documents import write_documents
 from common.metrics import progress
 from common.splits import Shares, assign_places
+from distill.corpus.config import TextSource
 from distill.corpus.repeats import KEPT
-from distill.corpus.shards import OpenSource, Shard
+from distill.corpus.shards import Shard
 
 
 def write_kept(
-    folder: Path, sources: Sequence[OpenSource], shards: Sequence[Shard], fates: NDArray[np.uint8], shares: Shares
+    folder: Path, sources: Sequence[TextSource], shards: Sequence[Shard], fates: NDArray[np.uint8], shares: Shares
 ) -> None:
     """Writes every document that is kept to the file of its split.
 
@@ -42,7 +43,7 @@ def _first_halves(shards: Sequence[Shard]) -> NDArray[np.uint64]:
 
 
 def in_order(
-    sources: Sequence[OpenSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
+    sources: Sequence[TextSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
 ) -> Iterator[tuple[int, str]]:
     """(place over all shards, line) of every kept document, in the order in which they are written.
 

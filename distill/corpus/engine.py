@@ -24,10 +24,10 @@ from common.documents import compressed
 from common.errors import UserError
 from common.provenance import CARD_FILE
 from distill.corpus.card import card_of_cleaning
-from distill.corpus.config import CorpusConfig
+from distill.corpus.config import CorpusConfig, TextSource
 from distill.corpus.cutting import in_order
 from distill.corpus.repeats import find_repeats
-from distill.corpus.shards import OpenSource, Shard, all_files, finished, write_shards
+from distill.corpus.shards import Shard, all_files, finished, write_shards
 from distill.corpus.stage import cleaner_of, open_sources
 
 _FATES_FILE = "fates.npy"
@@ -67,7 +67,7 @@ class _Step(PipelineStep):
         super().__init__()
         self._config, self._folder, self._tasks = config, folder, tasks
 
-    def _sources(self) -> list[OpenSource]:
+    def _sources(self) -> list[TextSource]:
         return open_sources(self._config, ())
 
     def _shard_folder(self, rank: int) -> Path:

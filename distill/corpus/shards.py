@@ -7,6 +7,7 @@ the same for any number of workers.
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from common.disk import replace_text
 from common.metrics import progress
-from common.provenance import Terms
 from common.rows import Raw, RowCounts, printable, raw_rows
 from common.sources import HubFiles, fetched
 from common.workers import ordered_map
+from distill.corpus.config import TextSource
 from distill.text.cleaning import Batch, Cleaned, Cleaner, Counts
 
 SHARD_BYTES = 2**25
@@ -32,22 +33,6 @@ _BATCH_ROWS = 2000
 _FEW_BYTES = 2**24  # cleaned faster than workers start
 _EARLY_ROWS = 100_000
 _CHECKS_FILE = "checks.u16"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenSource:
-    """A source with its files at hand."""
-
-    terms: Terms
-    files: tuple[Path, ...] | HubFiles
-    weight: float | None = None
-    japanese: bool = True
-    text_field: str = "text"
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a hub dataset."""
-        return self.files.revision if isinstance(self.files, HubFiles) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +75,7 @@ class _Open:
 
 def write_shards(
     folder: Path,
-    sources: Sequence[OpenSource],
+    sources: Sequence[TextSource],
     cleaner: Cleaner,
     *,
     workers: int,
@@ -118,11 +103,11 @@ def write_shards(
         rows.merge(shard.counts.rows)
     filled: _Open | None = None
     start = shards[-1].next if shards else None
-    places: list[tuple[int, tuple[int, int, int], int]] = []
+    places: deque[tuple[int, tuple[int, int, int], int]] = deque()
     batches = _batches(sources, all_files(sources) if files is None else files, start, folder, places)
     cleaned = ordered_map(cleaner, batches, workers=1 if _are_few(sources) else workers)
-    for taken, result in enumerate(progress(cleaned, label="cleaning", unit="batches")):
-        source, following, size = places[taken]
+    for result in progress(cleaned, label="cleaning", unit="batches"):
+        source, following, size = places.popleft()
         rows.merge(result.counts.rows)
         if rows.rows >= _EARLY_ROWS:
             rows.check(max_bad_share)
@@ -176,7 +161,7 @@ class CheckingValues:
         return values
 
 
-def all_files(sources: Sequence[OpenSource]) -> list[tuple[int, int]]:
+def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
     """Every file as (place of its source, place in the source), in order."""
     return [
         (number, place)
@@ -186,11 +171,11 @@ def all_files(sources: Sequence[OpenSource]) -> list[tuple[int, int]]:
 
 
 def _batches(
-    sources: Sequence[OpenSource],
+    sources: Sequence[TextSource],
     files: Sequence[tuple[int, int]],
     start: tuple[int, int, int] | None,
     scratch: Path,
-    places: list[tuple[int, tuple[int, int, int], int]],
+    places: deque[tuple[int, tuple[int, int, int], int]],
 ) -> Iterator[Batch]:
     """All rows of `files` behind `start` in batches; `places` gets each one's source, its end, and its bytes."""
     for number, place in files:
@@ -261,7 +246,7 @@ def _cut_checks(folder: Path, values: int) -> None:
             file.truncate(values * np.dtype(np.uint16).itemsize)
 
 
-def _are_few(sources: Sequence[OpenSource]) -> bool:
+def _are_few(sources: Sequence[TextSource]) -> bool:
     """Whether all files together are small."""
     size = 0
     for source in sources:

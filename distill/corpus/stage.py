@@ -27,10 +27,10 @@ from common.rows import Row, data_files, printable
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from distill.corpus.card import card_of_cleaning, with_tokens
-from distill.corpus.config import CorpusConfig
+from distill.corpus.config import CorpusConfig, TextSource
 from distill.corpus.cutting import write_kept
 from distill.corpus.repeats import KEPT, find_repeats
-from distill.corpus.shards import OpenSource, write_shards
+from distill.corpus.shards import write_shards
 from distill.text.cleaning import Cleaner, Spans
 from eval.decontamination import Decontaminator
 
@@ -66,7 +66,7 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
     return card | {"tokens_per_s": round(card["tokens"] / (time.perf_counter() - start), 1)}
 
 
-def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[OpenSource]:
+def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSource]:
     """The stage's inputs and the config's sources, in this order, under names that all differ.
 
     Raises:
@@ -79,23 +79,14 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[OpenSourc
             got=f"{len(inputs)} inputs, {len(config.terms)} terms, weights for {', '.join(weighted) or 'none'}",
             next_step="Give inputs as sources with weights, or leave the weights out.",
         )
-    given: list[OpenSource] = []
+    given: list[TextSource] = []
     for place, path in enumerate(inputs):
         files = data_files(path, "text")
         named = [source.terms.name for source in given]
         terms = config.terms[place] if place < len(config.terms) else read_terms(path)
         terms = terms or Terms(name=own_name(files[0], named))
-        given.append(OpenSource(terms=terms, files=tuple(files)))
-    for source in config.sources:
-        given.append(
-            OpenSource(
-                terms=source.terms,
-                files=source.files,
-                weight=source.weight,
-                japanese=source.japanese,
-                text_field=source.text_field,
-            )
-        )
+        given.append(TextSource(terms=terms, files=tuple(files)))
+    given += config.sources
     names = [source.terms.name for source in given]
     if not given or len(set(names)) < len(names):
         raise UserError(
@@ -113,7 +104,7 @@ def own_name(file: Path, taken: Sequence[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[OpenSource]) -> dict[str, Any]:
+def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[TextSource]) -> dict[str, Any]:
     """The documents, written; the card so far, now or as an earlier start left it."""
     cut, folder = workspace.folder / _CUT_FILE, workspace.folder / _SHARDS
     if not cut.is_file():

@@ -30,7 +30,7 @@ Spans = Sequence[Sequence[int]]
 BENCHMARK_RULE = "benchmark item"
 SAMPLES = 3
 """Removed documents shown for each rule."""
-_SAMPLE_CHARACTERS = 200
+SAMPLE_CHARACTERS = 200
 _COUNTERS = ("removed", "changed", "contamination")
 
 
@@ -99,7 +99,7 @@ class Counts:
     def remove(self, rule: str, row: Row, text: str) -> None:
         """Counts one document as removed, and keeps a sample."""
         self.removed[rule] += 1
-        start = text[:_SAMPLE_CHARACTERS]
+        start = text[:SAMPLE_CHARACTERS]
         sample = (zlib.crc32(start.encode("utf-8", "surrogatepass")), str(row["id"]), start)
         self.samples[rule] = sorted([*self.samples.get(rule, []), sample])[:SAMPLES]
 

@@ -1,16 +1,14 @@
 """The verb `python -m instruct conversations`: its options, and the config and inputs that they stand for."""
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common.documents import kept_line
-from common.errors import UserError
+from common.documents import kept_lines
 from common.rows import SUFFIXES
-from common.sources import parse_name
+from common.sources import parse_name, require_weights, stand_in
 from common.splits import Shares
 from common.store import run_alone
 from instruct.conversations.config import ConversationsConfig, ConversationSource
@@ -110,7 +108,7 @@ def _add_rules(add: Callable[..., Any]) -> None:
 
 
 def _conversations(parsed: argparse.Namespace) -> None:
-    sources, inputs = _sources(parsed.files, parsed.weights, parsed.sources)
+    sources, inputs = _sources(parsed.files, parsed.weights, stand_in(parsed.sources))
     config = ConversationsConfig(
         sources=sources,
         sequence_tokens=parsed.sequence_tokens,
@@ -130,33 +128,22 @@ def _conversations(parsed: argparse.Namespace) -> None:
         seed=parsed.seed,
     )
     made = run_alone(conversations, config, parsed.out, *inputs, parsed.tokenizer)
-    card = made.manifest["facts"]
-    print(kept_line(card))
-    if len(card["sources"]) > 1:
-        for source in card["sources"]:
-            print(f"  {source['name']}: {kept_line(source)}")
+    print(*kept_lines(made.manifest["facts"]), sep="\n")
 
 
 def _sources(
-    names: Sequence[str], weights: Sequence[float] | None, stand_in: Path | None
+    names: Sequence[str], weights: Sequence[float] | None, sources: Path | None
 ) -> tuple[tuple[ConversationSource, ...], list[Path]]:
     """The config's sources, and the files that are inputs of the stage: files alone, with nothing said about them."""
     sets = [parse_name(name) for name in names]
     if not any(sets) and weights is None:
         return (), [Path(name) for name in names]
-    if weights is not None and len(weights) != len(names):
-        raise UserError(
-            wanted=f"{len(names)} weights, one for each FILE_OR_SET",
-            got=str(len(weights)),
-            next_step="Give --weights as many numbers as there are files and sets.",
-        )
-    if stand_in is None and os.environ.get("SOURCES"):
-        stand_in = Path(os.environ["SOURCES"])
+    require_weights(names, weights)
     found: list[ConversationSource] = []
     for name, dataset, weight in zip(names, sets, weights or [None] * len(names), strict=True):
         if dataset is None:
             path = Path(name)
             found.append(ConversationSource(name=path.resolve().name, files=(path,), weight=weight))
         else:
-            found.append(published_source(dataset, sources=stand_in, weight=weight))
+            found.append(published_source(dataset, sources=sources, weight=weight))
     return tuple(found), []
