@@ -245,7 +245,7 @@ DAMAGED: list[tuple[str, bytes, str]] = [
         json.dumps(HUMAN | {"prompt": 3}).encode() + b"\n",
         "line 1: field prompt is not text",
     ),
-    ("jhumaneval/jhuman-eval.jsonl.gz", gzip.compress(b"{}\n" * 1000)[:-20], "ended before"),
+    ("jhumaneval/jhuman-eval.jsonl.gz", gzip.compress(b"{}\n" * 1000, mtime=0)[:-20], "ended before"),
     ("jmtbench/question.jsonl", json.dumps(TURNS | {"turns": [1]}).encode() + b"\n", "line 1: turns"),
     ("questions.jsonl", json.dumps(OWN).encode() + b'\n{"question": "?", "answers": 3}\n', "line 2: answers"),
     ("questions.jsonl", b'{"question": "?", "context": 3}\n', "line 1: context"),
