@@ -23,9 +23,9 @@ def _of(shape: str, group: str | None = None) -> list[dict[str, Any]]:
     return [row for row in sample().questions if row["shape"] == shape and (group is None or row["group"] == group)]
 
 
-def test_the_stage_writes_three_files_of_rows(tmp_path: Path) -> None:
+def test_the_stage_writes_three_files_of_rows_and_their_terms(tmp_path: Path) -> None:
     artifact = run_alone(world, SMALL, tmp_path / "world")
-    assert set(artifact.manifest["files"]) == {"text.jsonl", "conversations.jsonl", "questions.jsonl"}
+    assert set(artifact.manifest["files"]) == {"text.jsonl", "conversations.jsonl", "questions.jsonl", "terms.json"}
     rows = read(artifact.folder / "text.jsonl")
     assert artifact.manifest["facts"]["documents"] == len(rows)
     assert 60_000 <= sum(len(row["text"]) for row in rows) < 62_000
