@@ -25,7 +25,7 @@ _SHORTEST_SHARE = 0.75
 """A document joins a stack when it is at least so long as a share of the longest: what is filled up stays small."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where each real token stands in the stacks, which lie one after the other in one line of slots."""
 
@@ -37,6 +37,14 @@ class Layout:
     """True for slots without a token."""
     slot_of_token: Tensor
     """Index of each token's slot [M]."""
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Layout":
+        """The same on another device: where a model is spread over several, each layer asks for its inputs so."""
+        moved = (
+            part.to(device, non_blocking=non_blocking)
+            for part in (self.token_of_slot, self.is_filler, self.slot_of_token)
+        )
+        return Layout(self.shapes, *moved)
 
 
 def layout(lengths: Sequence[int], device: torch.device) -> Layout:

@@ -21,6 +21,7 @@ from common.attention import layout, packed_documents
 from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError
+from common.launch import num_processes
 from common.packing import RealTokens
 from common.tokenizer import Tokenizer
 
@@ -29,8 +30,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
+def load_model(
+    folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32, spread: bool = False
+) -> "PreTrainedModel":
     """Load a causal language model from a local folder onto the machine's device, in evaluation mode.
+
+    On an accelerator each weight goes straight to where it computes, and main memory never holds the whole model.
+
+    Args:
+        folder: a Hugging Face model folder, in one file or in shards.
+        machine: where to.
+        dtype: number format of the weights.
+        spread: over all GPUs of this machine where there are several, by accelerate: for a model that is only read.
 
     Raises:
         UserError: no `config.json`, no safetensors, or a weight file that cannot be read.
@@ -53,6 +64,7 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
+            device_map=_placement(machine, spread=spread),
         )
     except _refusals(OSError, RuntimeError) as error:
         raise UserError(
@@ -76,7 +88,16 @@ def load_model(folder: Path, machine: Machine, *, dtype: torch.dtype = torch.flo
             got=f"{len(absent)} missing or of another shape, {absent[0]} the first",
             next_step="copy the whole folder, config.json and every safetensors file",
         )
-    return model.to(machine.torch_device).eval()
+    return (model.to(machine.torch_device) if model.device.type == "cpu" else model).eval()
+
+
+def _placement(machine: Machine, *, spread: bool) -> Any:
+    """transformers' `device_map`; None on a CPU, where there is nothing to place."""
+    device = machine.torch_device
+    if device.type == "cpu":
+        return None
+    alone = num_processes() == 1  # several processes have a GPU each
+    return "balanced_low_0" if spread and alone and torch.cuda.device_count() > 1 else {"": device}
 
 
 def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:

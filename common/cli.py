@@ -1,10 +1,12 @@
-"""How every command ends: its exit code and, where the user can mend something, one clear line.
+"""How every command explains its options, and how it ends: its exit code and, where the user can mend something, one
+clear line.
 
 A package's `__main__.py` closes with `run(main)`. UserError, a file that cannot be read or written and a full disk
 become `error: wanted ..; got ..; next: ..` on stderr and exit 2, Ctrl-C exits 130; anything else is a defect of ours
 and keeps its traceback. It knows no command and no argument.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +18,18 @@ from common.errors import UserError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help where it says something.
+
+    That an option is None or a switch is off does not: there the words tell, by "(default: ..)" or in a sentence, what
+    happens without it.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_it = action.default is None or action.default is False or "(default:" in (action.help or "")
+        return action.help if says_it else super()._get_help_string(action)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

@@ -36,12 +36,6 @@ def documents_file(folder: Path, split: str) -> Path:
     return folder / "documents" / f"{split}-00000.jsonl.gz"
 
 
-def read_documents(folder: Path, split: str) -> Iterator[Row]:
-    """The kept rows of a split, in order."""
-    for line in _lines(folder, split):
-        yield json.loads(line)
-
-
 def kept_line(card: Mapping[str, Any]) -> str:
     """Rows kept and removed, rule by rule, in one line: from `rows_in`, `removed` and `rows_out` of a data card."""
     removed = ", ".join(f"{number:,} {rule}" for rule, number in card["removed"].items() if number)
@@ -74,14 +68,16 @@ def cut_documents(
     kept = folder / _KEPT_FILE
     kept.parent.mkdir(parents=True, exist_ok=True)
     digests: list[bytes] = []
-    with kept.open("w", encoding="utf-8", newline="\n") as file:
-        for digest, row in rows:
-            digests.append(digest)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    result = facts()
-    with kept.open(encoding="utf-8", newline="\n") as lines:
-        write_documents(folder, zip(assign_splits(digests, shares).tolist(), lines, strict=True))
-    kept.unlink()
+    try:
+        with kept.open("w", encoding="utf-8", newline="\n") as file:
+            for digest, row in rows:
+                digests.append(digest)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        result = facts()
+        with kept.open(encoding="utf-8", newline="\n") as lines:
+            write_documents(folder, zip(assign_splits(digests, shares).tolist(), lines, strict=True))
+    finally:
+        kept.unlink(missing_ok=True)  # the next start reads all rows again
     replace_text(cut, json.dumps(result))
     return result
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from common.errors import UserError
+from common.errors import InputError, UserError
 
 Row = dict[str, Any]
 """One line's JSON object; `id` is always there (`<file>-<line>` where the file has none)."""
@@ -26,6 +26,8 @@ MAX_BAD_SHARE = 0.01
 MAX_LINE_BYTES = 2**26
 """A longer line is a bad row and never held in memory."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
+EARLY_ROWS, EARLY_FACTOR = 100_000, 10
+"""Bad rows stop a stage before its last row when there are so many rows, and so many times the share allowed is bad."""
 _NAMED_BAD_ROWS = 3
 _TOO_LONG = b""  # stands for a line over the limit; a real line has at least its end
 
@@ -61,13 +63,18 @@ class RowCounts:
         self.first_bad = (self.first_bad + later.first_bad)[:_NAMED_BAD_ROWS]
 
     def check(self, max_bad_share: float) -> None:
-        """UserError when more than `max_bad_share` of the rows are bad."""
+        """InputError when more than `max_bad_share` of the rows are bad."""
         if self.num_bad > max_bad_share * self.rows:
-            raise UserError(
+            raise InputError(
                 wanted=f"at most {max_bad_share:.2%} bad rows",
                 got=f"{self.num_bad} of {self.rows} ({'; '.join(self.first_bad)})",
                 next_step="Mend or remove these rows, or raise max_bad_share.",
             )
+
+    def check_early(self, max_bad_share: float) -> None:
+        """As `check`, while rows are still to come: only when they would hardly bring the share below the limit."""
+        if self.rows >= EARLY_ROWS and self.num_bad > EARLY_FACTOR * max_bad_share * self.rows:
+            self.check(max_bad_share)
 
 
 def data_files(source: Path, stem: str) -> list[Path]:
@@ -100,7 +107,7 @@ def read_rows(
         max_bad_share: bad rows allowed, as a share of all rows of all files, 0 to 1.
 
     Raises:
-        UserError: a file is missing, of another kind or truncated; at the end, too many bad rows.
+        UserError: a file is missing or of another kind; InputError: it is truncated, or at the end, too many bad rows.
     """
     counts = RowCounts() if counts is None else counts
     wanted: dict[str, type] = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, object)
@@ -124,7 +131,7 @@ def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
         after: number of the last row that is already known; reading goes on behind it.
 
     Raises:
-        UserError: the file is missing, of another kind, or ends in the middle.
+        UserError: the file is missing or of another kind; InputError: it ends in the middle.
     """
     if not path.name.endswith(SUFFIXES):
         raise UserError(
@@ -155,7 +162,7 @@ def parse(raw: Raw, file: str, number: int, fields: Mapping[str, type]) -> Row |
         fields: names that it must hold, neither null nor empty, and their types.
 
     Raises:
-        UserError: a last line that is cut off.
+        InputError: a last line that is cut off.
     """
     row = _object(raw, file, number)
     if isinstance(row, str):
@@ -193,7 +200,7 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not raw.endswith(b"\n"):
-            raise UserError(
+            raise InputError(
                 wanted=f"a whole line {number} of {printable(file)}",
                 got="the file ends in the middle of it",
                 next_step="Copy or download the file again, or remove that line.",
@@ -236,7 +243,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         kind = "zstd" if path.suffix == ".zst" else "gzip"
-        raise UserError(
+        raise InputError(
             wanted=f"a whole {kind} file {path}", got=str(error), next_step="Copy or download the file again."
         ) from error
 

@@ -3,10 +3,11 @@
 It knows no stage and nothing of what the function does.
 """
 
+import contextlib
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -45,7 +46,8 @@ def ordered_map(function: Callable[[T], R], inputs: Iterable[T], *, workers: int
     waiting: deque[Future[R]] = deque()
     try:
         for one in inputs:
-            waiting.append(pool.submit(_call, one))
+            with _one_thread():  # processes are started here, as they are needed
+                waiting.append(pool.submit(_call, one))
             if len(waiting) >= workers * (1 + _AHEAD):
                 yield waiting.popleft().result()
         while waiting:
@@ -62,9 +64,23 @@ def ordered_map(function: Callable[[T], R], inputs: Iterable[T], *, workers: int
 
 def _install(function: Callable[[Any], Any]) -> None:
     global _function
-    for name in _ONE_THREAD:
-        os.environ[name] = "1"
     _function = function
+
+
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """Processes that start meanwhile compute in one thread: numpy reads its number when it is loaded, which in a worker
+    is before any code of ours."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _call(one: Any) -> Any:

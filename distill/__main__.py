@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import run
+from common.cli import HelpWithDefaults, run
 from common.store import run_alone
 
 Subparsers = Any  # argparse's own class for this is private
@@ -37,7 +37,7 @@ def _add_tokenizer(subparsers: Subparsers) -> None:
         "tokenizer",
         help="train a byte-level BPE tokenizer",
         description="Writes a Hugging Face tokenizer folder: Qwen2's pre-tokenizer, ChatML.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     _add_files(verb)
     verb.add_argument("--vocabulary", type=int, required=True, metavar="N", help="ids in total")

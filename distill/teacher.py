@@ -33,15 +33,16 @@ class OnlineTeacher:
     """A frozen model that reads each batch as it comes."""
 
     def __init__(self, model: "PreTrainedModel", machine: Machine) -> None:
-        """Takes a model in the dtype in which it is to compute."""
+        """Takes a model in the dtype in which it is to compute, on the machine's device or spread over several."""
         self._model = model.requires_grad_(False)
         self._machine = machine
+        # The loss is computed beside the student; what lies there already is not copied.
+        self._head_WE = head_weight(self._model).to(machine.torch_device)
 
     @torch.no_grad()
     def __call__(self, real: RealTokens) -> TeacherHead:
-        return TeacherHead(
-            hidden_NE=hidden_states(self._model, real, self._machine), weight_WE=head_weight(self._model)
-        )
+        hidden_NE = hidden_states(self._model, real, self._machine)
+        return TeacherHead(hidden_NE=hidden_NE.to(self._machine.torch_device), weight_WE=self._head_WE)
 
 
 def open_teacher(
@@ -61,7 +62,7 @@ def open_teacher(
     if folder is None:
         return None
     require_same_vocabulary(student_tokenizer, folder)
-    return OnlineTeacher(load_model(folder, machine, dtype=machine.torch_dtype), machine)
+    return OnlineTeacher(load_model(folder, machine, dtype=machine.torch_dtype, spread=True), machine)
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:

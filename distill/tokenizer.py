@@ -15,7 +15,7 @@ It does not know what the text is about, and reads only its `text` field.
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def train_tokenizer(config: TokenizerConfig, workspace: Workspace, *sources: Pat
             next_step="Give .jsonl files whose rows hold a `text`.",
         )
     known, merges = _merges(files, frequency, config)
-    _write(_byte_level(merges, config.special_tokens), workspace.folder)
+    write_tokenizer(byte_level(merges, config.special_tokens), workspace.folder)
     loaded = LoadedTokenizer.load(workspace.folder)
     return {
         "vocabulary": loaded.size,
@@ -166,17 +166,18 @@ def _characters(
     for character, count in sorted(frequency.items(), key=lambda item: (-item[1], item[0])):
         if character == _GAP:
             continue
-        encoded = character.encode()
-        new = {
-            encoded[: end + 1]: (encoded[:end], encoded[end : end + 1])
-            for end in range(1, len(encoded))
-            if encoded[: end + 1] not in merges
-        }
+        new = {made: merge for made, merge in building(character).items() if made not in merges}
         if new and (count < config.min_frequency or len(merges) + len(new) > budget):
             continue  # a later one may still fit: all its beginnings may be there
         merges |= new
         known.append(character)
     return known, list(merges.values())
+
+
+def building(character: str) -> dict[bytes, tuple[bytes, bytes]]:
+    """The merges that build a character from its first byte on, by the bytes that each makes; none for ASCII."""
+    encoded = character.encode()
+    return {encoded[: end + 1]: (encoded[:end], encoded[end : end + 1]) for end in range(1, len(encoded))}
 
 
 def _character_bpe(
@@ -214,14 +215,27 @@ class _OnlyKnown(dict[int, str]):
         return _GAP
 
 
-def _byte_level(merges: list[tuple[bytes, bytes]], special_tokens: tuple[str, ...]) -> Tokenizer:
-    """Qwen2's tokenizer with these merges; ids: bytes, merged tokens in order of rank, special tokens."""
-    symbols = _byte_symbols()
+def byte_level(
+    merges: Sequence[tuple[bytes, bytes]],
+    special_tokens: Sequence[str],
+    *,
+    plain_tokens: Sequence[str] = (),
+    byte_order: Sequence[int] = range(NUM_BYTES),
+) -> Tokenizer:
+    """Qwen2's tokenizer with these merges; ids: bytes, merged tokens in order of rank, special tokens, plain ones.
+
+    Args:
+        merges: what is joined, as UTF-8 bytes, in order of rank.
+        special_tokens: control tokens, never made from a text's own characters.
+        plain_tokens: added tokens that a text may spell.
+        byte_order: the bytes in the order of their ids.
+    """
+    symbols = byte_symbols()
 
     def spell(token: bytes) -> str:
         return "".join(symbols[byte] for byte in token)
 
-    vocabulary = {spell(bytes([byte])): byte for byte in range(NUM_BYTES)}
+    vocabulary = {symbols[byte]: index for index, byte in enumerate(byte_order)}
     for left, right in merges:
         vocabulary.setdefault(spell(left + right), len(vocabulary))
     model = models.BPE(vocab=vocabulary, merges=[(spell(left), spell(right)) for left, right in merges])
@@ -235,10 +249,11 @@ def _byte_level(merges: list[tuple[bytes, bytes]], special_tokens: tuple[str, ..
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain_tokens])
     return tokenizer
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable character that stands for each byte in byte-level BPE files (GPT-2's convention).
 
     Bytes that print in Latin-1 stand for themselves; the others take the characters from U+0100 on, in order.
@@ -248,7 +263,8 @@ def _byte_symbols() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(NUM_BYTES)]
 
 
-def _write(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes a Hugging Face tokenizer folder: Qwen2's settings, ChatML, turns closed by its end token."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "Qwen2Tokenizer",

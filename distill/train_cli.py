@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.cli import HelpWithDefaults
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
@@ -35,7 +36,7 @@ def _add_init(subparsers: Subparsers) -> None:
         "init",
         help="write an untrained model folder",
         description="Writes a Hugging Face model folder with random weights and the tokenizer beside them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     verb.add_argument("--config", type=Path, required=True, metavar="CONFIG.json", help="a Hugging Face config.json")
     verb.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="a tokenizer folder")
@@ -95,14 +96,14 @@ def _add_train(subparsers: Subparsers) -> None:
     folder = {"type": Path, "metavar": "DIR"}
     verb.add_argument("--student", required=True, help="model folder to start from", **folder)
     verb.add_argument("--corpus", required=True, help=f"a folder of {_MAKERS}", **folder)
-    verb.add_argument("--teacher", help="model folder of the frozen teacher", **folder)
+    verb.add_argument("--teacher", help="model folder of the frozen teacher (default: none)", **folder)
     verb.add_argument("--out", required=True, help="a new folder", **folder)
     verb.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=X",
-        help="a setting of the method, see below; may be given several times",
+        help="a setting of the method, may be given several times (default: as listed below)",
     )
     add = _adder(verb)
     with_teacher = "objective (default: taid with a teacher, else cross_entropy)"
@@ -112,7 +113,7 @@ def _add_train(subparsers: Subparsers) -> None:
     add(
         "--corpus-tokens",
         "run.corpus_tokens",
-        "read only the first N tokens of train, in epochs",
+        "read only the first N tokens of train, in epochs (default: all)",
         type=int,
         metavar="N",
     )
@@ -143,8 +144,18 @@ def _add_methods_own(add: _Add) -> None:
         f"n < {RELEASED_STEPS:,} steps {released * RELEASED_STEPS:g}/n)",
     )
     add("--beta", "taid.beta", "decay of the momentum of t")
-    add("--linear", "taid.adaptive", "t follows the ramp alone, without the adaptive term", action="store_false")
-    add("--released", "taid.released", "the rule for t exactly as in the released code", action="store_true")
+    add(
+        "--linear",
+        "taid.adaptive",
+        "t follows the ramp alone (default: it rises by the adaptive term as well)",
+        action="store_false",
+    )
+    add(
+        "--released",
+        "taid.released",
+        "the rule for t exactly as in the released code (default: as docs/decisions.md says)",
+        action="store_true",
+    )
     add("--watch", "taid.watches", "loss value that drives t", choices=["cross_entropy", "kl"])
     add("--temperature-learning-rate", "ctkd.learning_rate", "step of ctkd's learnt temperature")
 

@@ -5,6 +5,8 @@ It measures checkpoints only; exported files are measured by `eval.fidelity`.
 
 from pathlib import Path
 
+import torch
+
 from common.checkpoint import load_model
 from common.device import Machine
 from common.packing import PackedRows
@@ -26,5 +28,6 @@ def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -
     tokenizer = Tokenizer.load(model_folder)
     rows = PackedRows(packed_folder)
     rows.require(tokenizer)
-    model = load_model(model_folder, machine)
+    # As the runtimes: a large teacher in float32 would not fit on the accelerator that it was used on.
+    model = load_model(model_folder, machine, dtype=torch.float32 if machine.device == "cpu" else machine.torch_dtype)
     return row_losses(model, rows, machine, vocabulary=tokenizer.size)

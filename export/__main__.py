@@ -1,6 +1,7 @@
 """`python -m export gguf|coreml CHECKPOINT --out DIR`: one export by itself, from any supported model folder.
 
-Each verb runs its stage under the store's rules: complete or absent, and done once.
+Each of these runs its stage under the store's rules: complete or absent, and done once. `python -m export publish
+FOLDER --repo ORG/NAME` tells what an upload of a finished release would do, and with --upload does it.
 """
 
 import argparse
@@ -10,9 +11,11 @@ from pathlib import Path
 from common.cli import run
 
 
-def main(arguments: list[str]) -> None:
-    """Parses the command line and runs one stage."""
-    parser = argparse.ArgumentParser(prog="python -m export", description="Export a checkpoint for a phone.")
+def main(arguments: list[str]) -> int:
+    """Parses the command line and runs one verb; 1 where a dry run found something in the way."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export", description="Export a checkpoint for a phone; publish a release."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (
         ("gguf", "GGUF files for llama.cpp"),
@@ -34,11 +37,26 @@ def main(arguments: list[str]) -> None:
         else:
             command.add_argument("--weights", default="float16", help="float16, the default")
             command.add_argument("--context", type=int, default=2048, help="tokens of the KV cache; default: 2048")
+    _add_publish(verbs.add_parser("publish", help="a finished release to the hub; a dry run by default"))
     options = parser.parse_args(arguments)
-    if options.verb == "gguf":
-        _gguf(options)
-    else:
-        _coreml(options)
+    if options.verb == "publish":
+        return _publish(options)
+    (_gguf if options.verb == "gguf" else _coreml)(options)
+    return 0
+
+
+def _add_publish(command: argparse.ArgumentParser) -> None:
+    command.description = "Tell what an upload of a release to the hub would do; with --upload, do it."
+    command.add_argument("folder", type=Path, help="a release, such as dist/mini")
+    command.add_argument("--repo", required=True, metavar="ORG/NAME", help="model repository; made if it is not there")
+    command.add_argument("--upload", action="store_true", help="send it; needs HF_TOKEN in the environment")
+    command.add_argument("--private", action="store_true", help="make the repository private")
+    command.add_argument("--message", help="of the commit; default: Release NAME")
+    command.add_argument(
+        "--licence-checked",
+        action="store_true",
+        help="you have read the terms of the sources whose licence is not recorded, and they allow it",
+    )
 
 
 def _gguf(options: argparse.Namespace) -> None:
@@ -68,6 +86,19 @@ def _coreml(options: argparse.Namespace) -> None:
     )
     facts = run_alone(coreml, config, options.out, options.checkpoint).manifest["facts"]
     print(facts["skipped"] if "skipped" in facts else f"{options.out / facts['file']}  {facts['bytes'] / 1e6:,.1f} MB")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from export.publish import publish
+
+    return publish(
+        options.folder,
+        options.repo,
+        upload=options.upload,
+        private=options.private,
+        message=options.message,
+        licence_checked=options.licence_checked,
+    )
 
 
 if __name__ == "__main__":

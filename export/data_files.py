@@ -19,7 +19,7 @@ from export.licences import spdx_expression
 TEMPLATES = Path(__file__).parent / "templates"
 CARD, LICENCES = "DATA.md", "LICENSES.md"
 DATA_FILES = (SOURCES_FILE, CARD, LICENCES)
-KINDS = {"corpus": "テキスト / text", "conversations": "会話 / conversations"}
+KINDS = {"model": "モデル / model", "corpus": "テキスト / text", "conversations": "会話 / conversations"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

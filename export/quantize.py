@@ -22,10 +22,11 @@ from common.metrics import progress
 from export.gguf_file import GgufContents
 
 # What each encoding is made of besides float32 vectors (llama.cpp's src/llama-quant.cpp); any other type is a fallback.
-MATRIX_TYPES = {"F16": {"F16"}, "Q8_0": {"Q8_0"}, "Q4_K_M": {"Q4_K", "Q6_K"}}
+MATRIX_TYPES = {"F16": {"F16"}, "Q8_0": {"Q8_0"}, "Q5_K_M": {"Q5_K", "Q6_K"}, "Q4_K_M": {"Q4_K", "Q6_K"}}
 FILE_TYPES = {
     "F16": LlamaFileType.MOSTLY_F16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q5_K_M": LlamaFileType.MOSTLY_Q5_K_M,
     "Q4_K_M": LlamaFileType.MOSTLY_Q4_K_M,
 }
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from common.cli import HelpWithDefaults
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
@@ -19,7 +20,7 @@ def add_verbs(subparsers: Subparsers) -> None:
         "train",
         help="tune a checkpoint on conversations",
         description="Loss on the assistant's turns only; --replay mixes pre-training text in.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     add = verb.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="model folder to start from")
@@ -30,7 +31,12 @@ def add_verbs(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="a folder of `python -m instruct conversations`",
     )
-    add("--replay", type=Path, metavar="CORPUS", help="a folder of `python -m distill corpus` to replay from")
+    add(
+        "--replay",
+        type=Path,
+        metavar="CORPUS",
+        help="a folder of `python -m distill corpus` to replay from (default: conversations alone)",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
     add("--rows-per-step", type=int, default=run.rows_per_step, metavar="N", help="packed rows of conversations a step")

@@ -3,15 +3,17 @@
     world -> tokenizer -> corpus -> teacher -> student_before -> base -> conversations -> chat
           -> gguf, coreml -> evaluation -> report -> dist
 
-What flows between stages is a folder with a `manifest.json`; `common.store` decides what is done already. A recipe is
-Python: a function that returns a `Recipe`. To vary one, `dataclasses.replace` it.
+A model may be a published checkpoint in the place of a training run; its tokenizer then is the build's. What flows
+between stages is a folder with a `manifest.json`; `common.store` decides what is done already. A recipe is Python: a
+function that returns a `Recipe`. To vary one, `dataclasses.replace` it.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import UserError
+from common.sources import stand_in
 from common.store import Artifact, Store
 from distill.corpus import CorpusConfig, corpus
 from distill.methods import method
@@ -24,25 +26,32 @@ from export.gguf import GgufConfig, gguf
 from export.release import DistConfig, dist
 from instruct.conversations import ConversationsConfig, conversations
 from instruct.train import InstructConfig, instruct
+from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.hub_names import HubConversations, HubText, PublishedModel
+from recipes.licence_texts import LicenceTextsConfig, licence_texts
 from recipes.own_files import OwnFilesConfig, own_files
+from recipes.published_models import published_model
+from recipes.resolving import Resolved, Resolver
 from recipes.toy_world import WorldConfig, world
 
 ARTIFACTS = (
     "world",
     "tokenizer",
     "corpus",
+    "conversations",
     "teacher",
     "student_before",
     "base",
-    "conversations",
     "chat",
     "gguf",
     "coreml",
     "evaluation",
     "report",
+    "licences",
     "dist",
 )
-"""Names of the artifacts in the order in which they are built; what `--until` takes."""
+"""Names of the artifacts in the order in which they are built; what `--until` takes. A recipe with published models
+has no `tokenizer`, one without has no `licences`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +60,21 @@ class Recipe:
 
     name: str
     """Name of the folder under dist/."""
-    world: WorldConfig | OwnFilesConfig
-    """Texts, conversations and questions: generated, or the user's own files."""
-    tokenizer: TokenizerConfig
+    world: WorldConfig | OwnFilesConfig | BenchmarkQuestionsConfig
+    """Texts, conversations and questions: generated, or the user's own files; or published questions alone."""
+    text: tuple[HubText, ...] = ()
+    """Text on the hub, where the world has none."""
+    instructions: tuple[HubConversations, ...] = ()
+    """Conversations on the hub, where the world has none."""
+    decontaminate: bool = False
+    """Whether text and conversations are searched for items of the published benchmarks."""
+    tokenizer: TokenizerConfig | None
+    """None takes the published student's."""
     corpus: CorpusConfig
-    teacher: DistillConfig
-    """Pre-training of the teacher on all of train."""
-    student_before: DistillConfig
-    """Pre-training of the student by itself."""
+    teacher: DistillConfig | PublishedModel
+    """Pre-training of the teacher on all of train, or a model of the hub."""
+    student_before: DistillConfig | PublishedModel
+    """Pre-training of the student by itself, or a model of the hub."""
     base: DistillConfig
     """Distillation of the teacher into the student."""
     conversations: ConversationsConfig
@@ -76,29 +92,65 @@ class Recipe:
             raise _contradiction(
                 f"a report of recipe {self.name}", f"report.recipe {self.report.recipe!r}", "give both one name"
             )
-        for name, stage, with_teacher in (
-            ("teacher", self.teacher, False),
-            ("student_before", self.student_before, False),
-            ("base", self.base, True),
-        ):
-            if method(stage.method).needs_teacher != with_teacher:
-                wanted = "a method with a teacher" if with_teacher else "a method without a teacher"
-                raise _contradiction(f"{name} with {wanted}", stage.method, f"change {name}.method")
-        if self.base.init is not None:
-            raise _contradiction("base without init, since it starts from student_before", "one", "set it to None")
-        sequence = max(self.corpus.sequence_tokens, self.conversations.sequence_tokens)
-        for name, stage in (("teacher", self.teacher), ("student_before", self.student_before)):
-            if stage.init is None:
-                raise _contradiction(f"{name}.init, the geometry of the untrained model", "None", "set it")
-            _require(name, stage.init.fields(), "max_position_embeddings", sequence, "the longest rows")
-            _require(name, stage.init.fields(), "vocab_size", self.tokenizer.vocabulary, "the tokenizer's vocabulary")
-        assert self.student_before.init is not None
-        fields = self.student_before.init.fields()
-        _require("student_before", fields, "max_position_embeddings", self.coreml.context_tokens, "the Core ML context")
+        _check_methods(self)
+        _check_data(self)
+        _check_sizes(self)
+
+    @property
+    def models(self) -> dict[str, PublishedModel]:
+        """The published models by artifact; the student first, whose tokenizer the data need."""
+        both = {"student_before": self.student_before, "teacher": self.teacher}
+        return {name: model for name, model in both.items() if isinstance(model, PublishedModel)}
 
 
 def _contradiction(wanted: str, got: str, next_step: str) -> UserError:
     return UserError(wanted=wanted, got=got, next_step=next_step)
+
+
+def _check_methods(recipe: Recipe) -> None:
+    for name, stage, with_teacher in (
+        ("teacher", recipe.teacher, False),
+        ("student_before", recipe.student_before, False),
+        ("base", recipe.base, True),
+    ):
+        if isinstance(stage, DistillConfig) and method(stage.method).needs_teacher != with_teacher:
+            wanted = "a method with a teacher" if with_teacher else "a method without a teacher"
+            raise _contradiction(f"{name} with {wanted}", stage.method, f"change {name}.method")
+    if recipe.base.init is not None:
+        raise _contradiction("base without init, since it starts from student_before", "one", "set it to None")
+
+
+def _check_data(recipe: Recipe) -> None:
+    only_questions = isinstance(recipe.world, BenchmarkQuestionsConfig)
+    if only_questions != bool(recipe.text) or only_questions != bool(recipe.instructions):
+        raise _contradiction(
+            "text and instructions from the hub where the world has questions alone, and else neither",
+            f"{len(recipe.text)} sets of text, {len(recipe.instructions)} of conversations, world of "
+            f"{type(recipe.world).__name__}",
+            "change `world`, or `text` and `instructions`",
+        )
+    if (recipe.tokenizer is None) != isinstance(recipe.student_before, PublishedModel):
+        raise _contradiction(
+            "a tokenizer to train, or a published student that brings its own",
+            "neither" if recipe.tokenizer is None else "both",
+            "change `tokenizer` or `student_before`",
+        )
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    """Geometry of the models that are trained in place against rows and tokenizer; that of others is in their files."""
+    sequence = max(recipe.corpus.sequence_tokens, recipe.conversations.sequence_tokens)
+    for name, stage in (("teacher", recipe.teacher), ("student_before", recipe.student_before)):
+        if isinstance(stage, PublishedModel):
+            continue
+        if stage.init is None:
+            raise _contradiction(f"{name}.init, the geometry of the untrained model", "None", "set it")
+        fields = stage.init.fields()
+        _require(name, fields, "max_position_embeddings", sequence, "the longest rows")
+        if recipe.tokenizer is not None:
+            _require(name, fields, "vocab_size", recipe.tokenizer.vocabulary, "the tokenizer's vocabulary")
+        if name == "student_before":
+            _require(name, fields, "max_position_embeddings", recipe.coreml.context_tokens, "the Core ML context")
 
 
 def _require(name: str, fields: dict[str, Any], key: str, least: int, why: str) -> None:
@@ -115,7 +167,8 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
     """Build the artifacts of a recipe, or find them built.
 
     Args:
-        recipe: the numbers.
+        recipe: the numbers. Names of the hub are resolved once and kept in the store's `sources.lock.json`; where the
+            environment sets SOURCES, that folder stands in for the hub.
         store: the build folder.
         until: name of the last artifact wanted; None builds them all.
 
@@ -123,10 +176,17 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
         The artifacts by name, in order.
 
     Raises:
-        UserError: an unknown name in `until`, or whatever a stage refuses.
+        UserError: an unknown name in `until`, sources that are missing (all of them in one error), or whatever a stage
+            refuses.
     """
     if until is not None and until not in ARTIFACTS:
         raise UserError(wanted=f"an artifact out of {', '.join(ARTIFACTS)}", got=until, next_step="name one of these")
+    resolved = Resolver(store.root, sources=stand_in(None)).resolve(
+        models=recipe.models,
+        text=recipe.text,
+        conversations=recipe.instructions,
+        with_benchmarks=recipe.decontaminate or isinstance(recipe.world, BenchmarkQuestionsConfig),
+    )
     done: dict[str, Artifact] = {}
 
     def step(name: str, function: object, config: object, *inputs: Artifact | None) -> Artifact:
@@ -136,23 +196,25 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
         return done[name]
 
     with suppress(_Until):
-        _pipeline(recipe, step)
+        _pipeline(recipe, resolved, step)
     return done
 
 
-def _pipeline(recipe: Recipe, step: object) -> None:
-    """The road itself, read top to bottom."""
-    assert callable(step)
-    source = own_files if isinstance(recipe.world, OwnFilesConfig) else world
-    texts = step("world", source, recipe.world)
-    tokenizer = step("tokenizer", train_tokenizer, recipe.tokenizer, texts)
-    packed = step("corpus", corpus, recipe.corpus, texts, tokenizer)
+def _pipeline(recipe: Recipe, resolved: Resolved, step: Any) -> None:
+    """The road itself, read top to bottom. What may be refused comes before what takes hours."""
+    texts = _world(recipe, resolved, step)
+    own = [] if recipe.text else [texts]
+    before = None if recipe.tokenizer else _published(step, "student_before", resolved)
+    tokenizer = before or step("tokenizer", train_tokenizer, recipe.tokenizer, texts)
+    packed = step("corpus", corpus, _corpus_config(recipe, resolved), *own, tokenizer)
+    talks = step("conversations", conversations, _conversations_config(recipe, resolved), *own, tokenizer)
 
-    teacher = step("teacher", distill, recipe.teacher, packed, None, None)
-    before = step("student_before", distill, recipe.student_before, packed, None, None)
+    if isinstance(recipe.teacher, PublishedModel):
+        teacher = _published(step, "teacher", resolved)
+    else:
+        teacher = step("teacher", distill, recipe.teacher, packed, None, None)
+    before = before or step("student_before", distill, recipe.student_before, packed, None, None)
     base = step("base", distill, recipe.base, packed, before, teacher)
-
-    talks = step("conversations", conversations, recipe.conversations, texts, tokenizer)
     chat = step("chat", instruct, recipe.chat, base, talks, packed if recipe.chat.replay_rows_per_step else None)
 
     ggufs = step("gguf", gguf, recipe.gguf, chat)
@@ -162,4 +224,40 @@ def _pipeline(recipe: Recipe, step: object) -> None:
         "evaluation", evaluation, recipe.evaluation, teacher, before, base, chat, ggufs, package, texts, packed
     )
     page = step("report", report, recipe.report, packed, teacher, before, base, talks, chat, ggufs, package, scores)
-    step("dist", dist, recipe.dist, ggufs, package, page)
+    texts_of_licences = _licences(recipe, resolved, step, {"student_before": before, "teacher": teacher})
+    step("dist", dist, recipe.dist, ggufs, package, page, texts_of_licences)
+
+
+def _world(recipe: Recipe, resolved: Resolved, step: Any) -> Artifact:
+    match recipe.world:
+        case BenchmarkQuestionsConfig():
+            return step("world", benchmark_questions, replace(recipe.world, benchmarks=resolved.benchmarks))
+        case OwnFilesConfig():
+            return step("world", own_files, recipe.world)
+        case WorldConfig():
+            return step("world", world, recipe.world)
+
+
+def _published(step: Any, name: str, resolved: Resolved) -> Artifact:
+    return step(name, published_model, resolved.models[name])
+
+
+def _corpus_config(recipe: Recipe, resolved: Resolved) -> CorpusConfig:
+    config = replace(recipe.corpus, sources=resolved.text) if recipe.text else recipe.corpus
+    return replace(config, benchmarks=resolved.benchmarks) if recipe.decontaminate else config
+
+
+def _conversations_config(recipe: Recipe, resolved: Resolved) -> ConversationsConfig:
+    config = recipe.conversations
+    if recipe.instructions:
+        config = replace(config, sources=resolved.conversations)
+    return replace(config, benchmarks=resolved.benchmarks) if recipe.decontaminate else config
+
+
+def _licences(recipe: Recipe, resolved: Resolved, step: Any, models: dict[str, Artifact]) -> Artifact | None:
+    """The publishers' licence texts, where anything came from a publisher."""
+    if not (recipe.models or recipe.text or recipe.instructions):
+        return None
+    names = {name: model.model.name for name, model in recipe.models.items()}
+    config = LicenceTextsConfig(data_sets=resolved.licences, model_names=tuple(names.values()))
+    return step("licences", licence_texts, config, *(models[name] for name in names))

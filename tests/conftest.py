@@ -4,7 +4,9 @@ It knows no stage and holds no fixture that only one file needs.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Set before any test imports transformers: the suite never asks the hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +15,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from hub_stand_in import Hub
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -38,6 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in absent.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
+    """A stand-in for the model hub on loopback, named by HF_ENDPOINT."""
+    from hub_stand_in import running
+
+    with running(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,18 +1,27 @@
 """How commands end: in processes of their own, since exit codes and streams are what is promised."""
 
+import argparse
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from common.cli import as_user_error
+from common.cli import HelpWithDefaults, as_user_error
 from common.errors import UserError
+from distill.__main__ import main as distill
+from instruct.__main__ import main as instruct
 
+VERBS = {
+    distill: ["corpus", "tokenizer", "init", "train"],
+    instruct: ["conversations", "train"],
+}
 ROOT = Path(__file__).parents[1]
 IMPORTS = "import errno, os, sys, time; from common.cli import run; from common.errors import UserError\n"
 
@@ -110,3 +119,33 @@ def test_an_error_of_the_operating_system_without_a_file_is_ours() -> None:
     assert as_user_error(ValueError("x")) is None
     error = UserError(wanted="a", got="b", next_step="c")
     assert as_user_error(error) is error
+
+
+def test_help_shows_a_default_where_it_says_something() -> None:
+    parser = argparse.ArgumentParser(formatter_class=HelpWithDefaults)
+    parser.add_argument("--steps", type=int, default=7, help="updates")
+    parser.add_argument("--out", required=True, help="a folder")
+    parser.add_argument("--near", action="store_true", help="look nearby (default: far)")
+    parser.add_argument("--share", type=float, default=0.0, help="from 0")
+    parser.add_argument("--only", default="all", help="a name (default: every one)")
+    parser.add_argument("--untold")
+    shown = parser.format_help()
+    for line in ("updates (default: 7)\n", "a folder\n", "nearby (default: far)\n", "from 0 (default: 0.0)\n"):
+        assert line in shown
+    assert "a name (default: every one)\n" in shown and shown.count("(default") == 4
+
+
+@pytest.mark.parametrize(("main", "verb"), [(main, verb) for main, verbs in VERBS.items() for verb in verbs])
+def test_every_option_of_a_stage_says_what_happens_without_it(
+    main: Callable[[list[str]], None], verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert "default: None" not in shown and "default: False" not in shown
+    usage = re.sub(r"\[[^]]*\]", "", shown.split("\n\n")[0])  # optional ones stand in brackets
+    required = set(re.findall(r"--[a-z-]+", usage))
+    entries = re.findall(r"^  (--.*(?:\n   .*)*)", shown, re.MULTILINE)
+    assert len(entries) > len(required) > 0
+    assert {entry.split()[0] for entry in entries if "(default: " not in entry} == required

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from text_tiny import write_rows
 
 import common.rows
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.rows import RowCounts, data_files, parse, raw_rows, read_rows
 
 
@@ -70,6 +70,26 @@ def test_too_many_bad_rows_name_the_first(tmp_path: Path) -> None:
         list(read_rows(path, fields=("text",)))
     assert "6 of 96 (a.jsonl:91: empty text; a.jsonl:92: empty text; a.jsonl:93: empty text)" in str(caught.value)
     assert len(list(read_rows(path, fields=("text",), max_bad_share=0.07))) == 90
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad", "share", "stops"),
+    [
+        (100_000, 1_100, 0.01, False),  # the rest may be good
+        (100_000, 10_000, 0.01, False),
+        (100_000, 10_001, 0.01, True),
+        (99_999, 99_999, 0.01, False),
+        (100_000, 1, 0.0, True),  # no later row can mend it
+        (100_000, 100_000, 0.2, False),
+    ],
+)
+def test_bad_rows_stop_early_only_when_they_are_far_too_many(rows: int, bad: int, share: float, stops: bool) -> None:
+    counts = RowCounts(rows=rows, bad={"empty text": bad}, first_bad=["a:1: empty text"])
+    if stops:
+        with pytest.raises(InputError, match=f"at most {share:.2%} bad rows; got {bad} of {rows}"):
+            counts.check_early(share)
+    else:
+        counts.check_early(share)
 
 
 def test_the_share_counts_over_all_files(tmp_path: Path) -> None:

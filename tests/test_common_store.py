@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from common.device import Machine
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.store import Artifact, Store, Workspace, read_manifest, run_alone, stage
 
 MACHINE = Machine(
@@ -161,6 +161,37 @@ def test_a_failed_stage_leaves_its_work_and_the_next_start_goes_on(
     assert seen == [False, True]
     assert made.manifest["resumed"] is True
     assert list(store.root.iterdir()) == [made.folder]
+
+
+@pytest.mark.parametrize(
+    ("kind", "writes", "stays"),
+    [(UserError, True, True), (UserError, False, False), (InputError, True, False), (InputError, False, False)],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_refused_run_leaves_only_what_a_later_start_can_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[UserError], writes: bool, stays: bool, alone: bool
+) -> None:
+    def record(path: Path) -> Machine:
+        path.write_text("{}")
+        return MACHINE
+
+    @stage(version=1)
+    def refuses(config: ToyConfig, workspace: Workspace) -> dict[str, Any]:
+        (workspace.folder / "scratch" / "shards").mkdir()
+        if writes:
+            (workspace.folder / "scratch" / "shards" / "00000").write_text("cleaned")
+        raise kind(wanted="a", got="b", next_step="c")
+
+    monkeypatch.setattr("common.store.building.probe", record)
+    root = tmp_path / "build"
+    root.mkdir()
+    with pytest.raises(kind, match="wanted a; got b"):
+        if alone:
+            run_alone(refuses, ToyConfig(), root / "a")
+        else:
+            Store(root).build("a", refuses, ToyConfig())
+    left = [path.name for path in root.iterdir() if path.name != "machine.json"]
+    assert [name.endswith(".partial") for name in left] == [True] * stays
 
 
 def test_facts_that_are_no_json_are_a_defect(store: Store) -> None:

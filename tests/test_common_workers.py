@@ -1,5 +1,6 @@
 """Ordered work in several processes, against a plain map."""
 
+import importlib
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.workers import ordered_map
 
 
@@ -26,6 +27,10 @@ def fails_at_five(number: int) -> int:
 def dies(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def refuses(number: int) -> int:
+    raise InputError(wanted="even numbers", got=str(number), next_step="Leave it out.")
 
 
 def threads(_: int) -> tuple[str | None, int]:
@@ -61,6 +66,30 @@ def test_inputs_are_read_as_they_are_needed() -> None:
 def test_a_killed_worker_is_named() -> None:
     with pytest.raises(UserError, match="was killed"):
         list(ordered_map(dies, range(3), workers=2))
+
+
+def test_a_users_mistake_is_told_as_the_worker_told_it() -> None:
+    with pytest.raises(InputError, match="wanted even numbers; got 1; next: Leave it out") as raised:
+        list(ordered_map(refuses, [1, 3], workers=2))
+    assert (raised.value.wanted, raised.value.got) == ("even numbers", "1")
+
+
+def test_modules_are_loaded_with_one_thread_and_our_own_process_keeps_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    (tmp_path / "loaded_like_numpy.py").write_text(
+        f"import os\nfound = [os.environ.get(name) for name in {names}]\ndef at_load(_): return found\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType]
+    monkeypatch.setenv(names[0], "7")
+    for name in names[1:]:
+        monkeypatch.delenv(name, raising=False)
+    function = importlib.import_module("loaded_like_numpy").at_load
+    before = ["7", None, None, None]
+    results = ordered_map(function, range(8), workers=2)
+    assert next(results) == ["1"] * 4 and [os.environ.get(name) for name in names] == before
+    assert list(results) == [["1"] * 4] * 7 and function(0) == before
 
 
 def test_workers_use_one_thread_and_are_other_processes() -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from text_tiny import MACHINE, read_gzip, tiny_tokenizer, workspace, write_rows
 
+import common.rows
 import distill.corpus.shards
+import distill.corpus.stage
 import distill.text.cleaning
 from common.duplicates import NearDuplicatesConfig
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.provenance import Terms, write_terms
 from common.splits import SPLITS, Shares
-from common.store import Workspace
+from common.store import Workspace, run_alone
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, TextSource, corpus
-from distill.corpus.cli import published_terms
+from distill.corpus.published import terms_of
 from distill.text.cleaning import Cleaner, CleaningConfig
 
 CONFIG = CorpusConfig(
@@ -214,11 +216,63 @@ def test_files_of_one_name_are_told_apart_and_sources_must_be(tmp_path: Path, to
 def test_too_many_bad_rows_stop_a_long_run_early(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill.corpus.shards, "_EARLY_ROWS", 50)
+    monkeypatch.setattr(common.rows, "EARLY_ROWS", 50)
     monkeypatch.setattr(distill.corpus.shards, "_BATCH_BYTES", 1000)
     first = write_rows(tmp_path / "a.jsonl", [{"text": ""}] * 60 + rows(400, 5))
-    with pytest.raises(UserError, match=r"bad rows; got \d+ of \d+ \(a.jsonl:1: empty text"):
+    with pytest.raises(InputError, match=r"at most 1.00% bad rows; got \d+ of \d+ \(a.jsonl:1: empty text"):
         corpus(CONFIG, workspace(tmp_path / "out"), first, tmp_path / "never read.jsonl", tokenizer)
+
+
+def test_bad_rows_at_the_start_count_over_the_whole(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.rows, "EARLY_ROWS", 50)
+    monkeypatch.setattr(distill.corpus.shards, "_BATCH_BYTES", 1000)
+    first = write_rows(tmp_path / "a.jsonl", [{"text": ""}] * 4 + rows(400, 5))
+    facts = corpus(CONFIG, workspace(tmp_path / "out"), first, tokenizer)
+    assert facts["removed"]["empty text"] == 4
+    more = write_rows(tmp_path / "b.jsonl", [{"text": ""}] * 5 + rows(400, 5))
+    with pytest.raises(InputError, match="5 of 405"):
+        corpus(CONFIG, workspace(tmp_path / "other"), more, tokenizer)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_refused_run_leaves_nothing_and_a_killed_one_its_shards(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)  # pyright: ignore
+    text = write_rows(tmp_path / "in" / "a.jsonl", [*rows(100, 5), *[{"text": ""}] * 5])
+    (tmp_path / "made").mkdir()
+    seen: list[int] = []
+
+    def counted(near: Any, *arguments: Any, **names: Any) -> Any:
+        seen.append(len(near))
+        raise KeyboardInterrupt
+
+    with pytest.raises(InputError, match="5 of 105"):
+        run_alone(corpus, CONFIG, tmp_path / "made" / "out", text, tokenizer)
+    assert list((tmp_path / "made").iterdir()) == []
+    monkeypatch.setattr(distill.corpus.stage, "find_repeats", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_alone(corpus, replace(CONFIG, max_bad_share=0.1), tmp_path / "made" / "out", text, tokenizer)
+    (partial,) = (tmp_path / "made").iterdir()
+    assert partial.suffix == ".partial" and len(list(partial.rglob("*.characters.npy"))) == seen[0] > 1
+
+
+def test_the_card_says_with_what_documents_were_compared(tmp_path: Path, tokenizer: Path) -> None:
+    asked = ["電子機器で使用される最も主要な電子回路基板の事をなんと言う？", "海？"]
+    items = [
+        {"q_id": place, "question": question, "label": 1} | {f"choice{choice}": f"基板{choice}" for choice in range(5)}
+        for place, question in enumerate(asked)
+    ]
+    write_rows(tmp_path / "benchmarks" / "jglue" / "jcommonsenseqa-v1.3_valid-v1.3.json", items)
+    text = write_rows(tmp_path / "a.jsonl", [*rows(20, 5), {"text": f"次に答えて。{asked[0]}マザーボード。"}])
+    config = replace(CONFIG, benchmarks=tmp_path / "benchmarks")
+    facts = corpus(config, workspace(tmp_path / "out"), text, tokenizer)
+    (name,) = facts["contamination"]
+    assert facts["benchmarks"] == {name: {"items": 2, "too_short": 1}}
+    assert json.loads((tmp_path / "out" / "data_card.json").read_text())["benchmarks"] == facts["benchmarks"]
+    assert corpus(CONFIG, workspace(tmp_path / "without"), text, tokenizer)["benchmarks"] == {}
 
 
 def test_a_set_of_the_hub_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,9 +304,9 @@ def test_a_set_of_the_hub_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: 
 
 
 def test_terms_of_an_unknown_set_are_not_made_up() -> None:
-    terms = published_terms("someone/something")
+    terms = terms_of("someone/something")
     assert (terms.licence, terms.obligations, terms.attribution) == (None, (), None)
-    assert published_terms("HuggingFaceFW/fineweb-2").licence == "ODC-By-1.0"
+    assert terms_of("HuggingFaceFW/fineweb-2").licence == "ODC-By-1.0"
 
 
 # --- the cluster's way ------------------------------------------------------------------------------------------------

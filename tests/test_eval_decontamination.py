@@ -255,6 +255,11 @@ def test_items_are_counted() -> None:
     )
     assert known.num_items == {"a": 5, "b": 1, "c": 0}
     assert known.too_short == {"a": 3, "b": 0, "c": 0}
+    assert known.card() == {
+        "a": {"items": 5, "too_short": 3},
+        "b": {"items": 1, "too_short": 0},
+        "c": {"items": 0, "too_short": 0},
+    }
 
 
 def test_nothing_to_look_for_and_nothing_to_look_in() -> None:

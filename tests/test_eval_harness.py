@@ -194,7 +194,9 @@ def test_a_limit_takes_groups_and_directions_in_turn(harness: Harness, tmp_path:
 def test_only_the_tasks_asked_for_and_only_those_with_questions(data: Path, tmp_path: Path) -> None:
     with Harness(data, tasks=["reading"]) as harness:
         assert set(by_task(harness.run(KnowItAll(answer_some), artifact="a", form="plain"))) == {"reading", "average"}
-    with pytest.raises(UserError, match=r"tasks out of arithmetic, .*got jcommonsenseqa"):
+    with pytest.raises(UserError, match=r"tasks out of arithmetic, .*got sudoku"):
+        Harness(data, tasks=["sudoku"])
+    with pytest.raises(UserError, match=r"questions of shape jcommonsenseqa; got questions.jsonl with arithmetic, "):
         Harness(data, tasks=["jcommonsenseqa"])
     write(tmp_path, world()[:8])
     with Harness(tmp_path) as harness:  # rows without context, choices and direction

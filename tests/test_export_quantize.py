@@ -20,7 +20,8 @@ from export.quantize import load, quantize
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantised")
     checkpoint = write_checkpoint(folder / "chat")
-    gguf(GgufConfig(stem="Tiny"), workspace(folder / "gguf"), checkpoint)
+    encodings = ("F16", "Q8_0", "Q5_K_M", "Q4_K_M")
+    gguf(GgufConfig(stem="Tiny", encodings=encodings), workspace(folder / "gguf"), checkpoint)
     return folder
 
 
@@ -45,7 +46,8 @@ def test_q8_0_bytes_equal_the_numpy_quantisers(files: Path) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "type_name", "largest_error"), [
-    ("Q8_0", "Q8_0", 0.008), ("Q4_K_M", "Q4_K", 0.09), ("Q4_K_M", "Q6_K", 0.025),
+    ("Q8_0", "Q8_0", 0.008), ("Q5_K_M", "Q5_K", 0.045), ("Q5_K_M", "Q6_K", 0.025),
+    ("Q4_K_M", "Q4_K", 0.09), ("Q4_K_M", "Q6_K", 0.025),
 ])  # fmt: skip
 def test_quantised_weights_are_near_the_original(
     files: Path, encoding: str, type_name: str, largest_error: float
@@ -61,7 +63,7 @@ def test_quantised_weights_are_near_the_original(
     assert checked > 2
 
 
-@pytest.mark.parametrize("encoding", ["Q8_0", "Q4_K_M"])
+@pytest.mark.parametrize("encoding", ["Q8_0", "Q5_K_M", "Q4_K_M"])
 def test_file_runs_as_its_dequantised_weights_do(files: Path, encoding: str) -> None:
     path = files / f"gguf/Tiny-{encoding}.gguf"
     model: Any = AutoModelForCausalLM.from_pretrained(files / "chat", dtype=torch.float32)
@@ -84,13 +86,16 @@ def test_file_runs_as_its_dequantised_weights_do(files: Path, encoding: str) -> 
 
 def test_rows_that_do_not_fit_fall_back_and_are_listed(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "chat", width=192, inner=320)
-    facts = gguf(GgufConfig(stem="Odd", encodings=("Q4_K_M", "Q8_0")), workspace(tmp_path / "gguf"), checkpoint)
+    encodings = ("Q4_K_M", "Q5_K_M", "Q8_0")
+    facts = gguf(GgufConfig(stem="Odd", encodings=encodings), workspace(tmp_path / "gguf"), checkpoint)
     by_encoding = {file["encoding"]: file for file in facts["files"]}
     listed = {entry["tensor"]: entry for entry in by_encoding["Q4_K_M"]["fallbacks"]}
-    # llama.cpp's rule: Q4_K falls back to Q5_0 and Q6_K to Q8_0 where 256 does not divide the row.
+    # llama.cpp's rule: Q4_K falls back to Q5_0, Q5_K to Q5_1 and Q6_K to Q8_0 where 256 does not divide the row.
     assert listed["blk.0.ffn_up.weight"] == {"tensor": "blk.0.ffn_up.weight", "type": "Q5_0", "row_length": 192}
     assert listed["token_embd.weight"]["type"] == "Q8_0"
     assert len(listed) == 15
+    assert {entry["type"] for entry in by_encoding["Q5_K_M"]["fallbacks"]} == {"Q5_1", "Q8_0"}
+    assert len(by_encoding["Q5_K_M"]["fallbacks"]) == 15
     assert by_encoding["Q8_0"]["fallbacks"] == []
     assert by_encoding["Q4_K_M"]["tensor_types"].keys() == {"F32", "Q5_0", "Q8_0"}
 

@@ -12,6 +12,9 @@ from common.errors import UserError
 from common.provenance import DataSource, write_sources
 from export.release import DistConfig, dist
 
+BARE = DistConfig(card=None)
+"""Without a model card: the parts here are text. tests/test_export_release_card.py has it."""
+
 
 def make(folder: Path, **contents: str) -> Path:
     """A folder of small files; `__` in a name stands for a slash and `_` for a dot."""
@@ -33,7 +36,7 @@ def parts(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def test_all_deliverables_lie_in_one_folder_with_their_sums(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     space = workspace(tmp_path / "dist")
-    facts = dist(DistConfig(), space, *parts)
+    facts = dist(BARE, space, *parts)
     found = {path.relative_to(space.folder).as_posix() for path in space.folder.rglob("*") if path.is_file()}
     names = {"T.gguf", "T.mlpackage/Data/w.bin", "tokenizer/config.json", "report.json", "report.html", "report.md"}
     assert found == names | {"SHA256SUMS"}
@@ -49,7 +52,7 @@ def test_data_card_and_licences_stand_there_once(parts: tuple[Path, Path, Path],
     write_sources(parts[0], SOURCES)
     write_sources(parts[1], SOURCES)
     out = workspace(tmp_path / "dist").folder
-    facts = dist(DistConfig(), workspace(tmp_path / "dist"), *parts)
+    facts = dist(BARE, workspace(tmp_path / "dist"), *parts)
     listed = [line[66:] for line in (out / "SHA256SUMS").read_text().splitlines()]
     assert facts["files"] == len(listed) == 9 and {"DATA.md", "LICENSES.md", "data_sources.json"} <= set(listed)
     assert json.loads((out / "data_sources.json").read_text()) == json.loads(
@@ -80,7 +83,7 @@ def test_no_part_of_a_hostile_source_becomes_markup(parts: tuple[Path, Path, Pat
         name=hostile, licence=hostile, url=hostile, attribution=hostile, obligations=(hostile,), stage="corpus"
     )
     write_sources(parts[0], [source])
-    dist(DistConfig(), workspace(tmp_path / "dist"), parts[0], None, None)
+    dist(BARE, workspace(tmp_path / "dist"), parts[0], None, None)
     for name in ("DATA.md", "LICENSES.md"):
         text = (tmp_path / "dist" / name).read_text(encoding="utf-8")
         assert "<b" not in text and "\n# big" not in text and "](" not in text.replace(r"\](", "")
@@ -89,13 +92,13 @@ def test_no_part_of_a_hostile_source_becomes_markup(parts: tuple[Path, Path, Pat
 
 def test_started_again_it_gives_the_same(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     space = workspace(tmp_path / "dist")
-    first = dist(DistConfig(), space, *parts)
-    assert dist(DistConfig(), space, *parts) == first
+    first = dist(BARE, space, *parts)
+    assert dist(BARE, space, *parts) == first
 
 
 def test_large_files_are_not_copied(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     space = workspace(tmp_path / "dist")
-    dist(DistConfig(), space, *parts)
+    dist(BARE, space, *parts)
     assert (space.folder / "T.gguf").samefile(parts[0] / "T.gguf")
 
 
@@ -107,19 +110,31 @@ def test_without_hard_links_it_copies(
 
     monkeypatch.setattr("export.release.os.link", refuse)
     space = workspace(tmp_path / "dist")
-    dist(DistConfig(), space, *parts)
+    dist(BARE, space, *parts)
     assert (space.folder / "T.gguf").read_text() == "weights"
     assert not (space.folder / "T.gguf").samefile(parts[0] / "T.gguf")
 
 
 def test_parts_may_be_left_out(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     space = workspace(tmp_path / "dist")
-    assert dist(DistConfig(), space, parts[0], None, None)["files"] == 1
+    assert dist(BARE, space, parts[0], None, None)["files"] == 1
 
 
 def test_missing_report_and_equal_names_are_refused(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"T\.gguf twice"):
-        dist(DistConfig(), workspace(tmp_path / "a"), parts[0], parts[0], None)
+        dist(BARE, workspace(tmp_path / "a"), parts[0], parts[0], None)
     (parts[2] / "report.md").unlink()
     with pytest.raises(UserError, match=r"report\.md among"):
-        dist(DistConfig(), workspace(tmp_path / "b"), *parts)
+        dist(BARE, workspace(tmp_path / "b"), *parts)
+
+
+def test_licence_texts_are_taken_along_and_summed(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    make(texts / "Qwen--Qwen2", LICENSE="Apache")
+    space = workspace(tmp_path / "dist")
+    dist(BARE, space, *parts, texts)
+    assert (space.folder / "licences" / "Qwen--Qwen2" / "LICENSE").read_text() == "Apache"
+    assert "  licences/Qwen--Qwen2/LICENSE\n" in (space.folder / "SHA256SUMS").read_text()
+    make(texts, LICENSE="whose?")
+    with pytest.raises(UserError, match=r"<org>--<name>; got LICENSE in"):
+        dist(BARE, workspace(tmp_path / "again"), *parts, texts)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.provenance import Terms
 from common.splits import SPLITS, Shares
 from instruct.__main__ import main
@@ -266,8 +266,21 @@ def test_a_wrong_passphrase_names_the_script(
     assert VARIABLE in error.wanted and INSTRUCTIONS + ".gpg" in error.wanted
     expected = {"wrong": "a wrong one", "two\nlines": "several lines"}.get(passphrase or "", "none")
     assert error.got.startswith(expected) and "wrong" not in str(error).replace("a wrong one", "")
-    assert list((tmp_path / "out" / "scratch").iterdir()) == [tmp_path / "out" / "scratch" / "kept.jsonl"]
-    assert (tmp_path / "out" / "scratch" / "kept.jsonl").stat().st_size == 0
+    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "scratch"]
+
+
+@needs_gpg
+def test_the_command_leaves_nothing_behind_a_wrong_passphrase(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "wrong")
+    root = publish(tmp_path / "hub")
+    chat = write_rows(tmp_path / "mine.jsonl", [{"messages": [turn("user", "春"), turn("assistant", "夏")]}] * 3)
+    options = ["--weights", 1, 1, "--tokenizer", tokenizer_folder, "--sources", root]
+    (tmp_path / "made").mkdir()
+    with pytest.raises(UserError, match="a wrong one"):
+        main([str(argument) for argument in ("conversations", chat, SET, *options, "--out", tmp_path / "made" / "out")])
+    assert list((tmp_path / "made").iterdir()) == []
 
 
 @needs_gpg
@@ -333,6 +346,35 @@ def test_counts_that_do_not_match(tmp_path: Path, tokenizer_folder: Path) -> Non
     with pytest.raises(UserError, match="16 answers, 2 of them without instruction and 5 without original"):
         config = replace(CONFIG, sources=(source(root),))
         conversations(config, workspace(tmp_path / "short"), tokenizer_folder)
+
+
+@pytest.mark.parametrize("name", [INSTRUCTIONS, "lmsys.jsonl"])
+def test_bad_rows_of_what_is_joined_count_against_the_config(tmp_path: Path, tokenizer_folder: Path, name: str) -> None:
+    root = publish(tmp_path / "hub", locked=False, original="none")
+    bad = {"conversation_id": None, "redacted": False}
+    write_rows(root / ORIGINAL / "lmsys.jsonl", [*ORIGINALS, *([bad] if name == "lmsys.jsonl" else [])])
+    write_rows(root / SET / "dataset" / INSTRUCTIONS, [*TRANSLATED, *([bad] if name == INSTRUCTIONS else [])])
+    config = replace(CONFIG, sources=(source(root),))
+    with pytest.raises(InputError, match=rf"at most 1.00% bad rows; got 1 of \d+ \({name}:\d+: no field"):
+        conversations(config, workspace(tmp_path / "out"), tokenizer_folder)
+    loose = replace(config, max_bad_share=0.1)
+    assert conversations(loose, workspace(tmp_path / "loose"), tokenizer_folder)["rows_out"] == len(EXPECTED)
+    strict = replace(config, max_bad_share=0.0)
+    with pytest.raises(InputError, match=r"at most 0\.00% bad rows"):
+        conversations(strict, workspace(tmp_path / "strict"), tokenizer_folder)
+
+
+def test_answers_without_a_match_count_over_the_whole(tmp_path: Path, tokenizer_folder: Path) -> None:
+    root = publish(tmp_path / "hub", locked=False, original="none")
+    # Of the first thousand and a few more, more than 1 % are without.
+    numbers = [*range(10_000, 10_990), *range(20_000, 20_020), *range(10_990, 12_000)]
+    write_rows(root / SET / "dataset" / ANSWERS, [answer_row(number) for number in numbers])
+    known = [{"conversation_id": f"{number:032x}"} for number in numbers if number < 20_000]
+    write_rows(root / ORIGINAL / "lmsys.jsonl", [row | {"redacted": False} for row in known])
+    told = [{"translated_conversation": [turn("user", f"質問{row['conversation_id']}は？")]} | row for row in known]
+    write_rows(root / SET / "dataset" / INSTRUCTIONS, told)
+    facts = conversations(replace(CONFIG, sources=(source(root),)), workspace(tmp_path / "out"), tokenizer_folder)
+    assert facts["removed"]["no instruction with its id"] == 20 and facts["rows_out"] == 2000
 
 
 def test_files_of_two_versions_are_refused_at_the_start(tmp_path: Path, tokenizer_folder: Path) -> None:

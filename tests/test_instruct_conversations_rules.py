@@ -321,9 +321,9 @@ def test_benchmark_items_are_left_out(tmp_path: Path, tokenizer_folder: Path) ->
     assert facts["removed"]["benchmark item"] == 1 == sum(facts["contamination"].values())
     assert "x" not in {row["id"] for row in kept_rows(tmp_path / "out")}
     (name,) = facts["contamination"]
-    assert "jcommonsenseqa" in name.lower()
+    assert "jcommonsenseqa" in name.lower() and facts["benchmarks"] == {name: {"items": 1, "too_short": 0}}
     facts = conversations(CONFIG, workspace(tmp_path / "without"), file, tokenizer_folder)
-    assert facts["rows_out"] == 11 and facts["contamination"] == {}
+    assert facts["rows_out"] == 11 and facts["contamination"] == facts["benchmarks"] == {}
     (step,) = [step for step in facts["steps"] if step["step"] == "decontamination"]
     assert (step["on"], step["reason"]) == (False, "no benchmark files were given")
 

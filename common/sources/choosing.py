@@ -21,6 +21,19 @@ _DEFAULT_SPLIT = "train"
 _OTHER_SPLITS = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
 _ENCRYPTED_SUFFIX = ".jsonl.gz.gpg"  # taken only where a pattern names it: its reader needs a key
 _MOST_NAMED = 10
+_MODEL_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_LICENCE_TEXT = re.compile(r"(licen[cs]e|notice|use_policy|gemma_terms|terms_of_use)([-_.].*)?$", re.IGNORECASE)
 
 Configs = dict[str, dict[str, Any]]
 
@@ -69,6 +82,34 @@ def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
             next_step="correct config or split, or name the files with `files`",
         )
     return {name: sizes[name] for name in _of_one_kind(sorted(found), dataset, repository.place)}
+
+
+def choose_model(repository: Repository) -> dict[str, int]:
+    """The files of a model folder (config, safetensors, tokenizer, licence texts), with their sizes in bytes.
+
+    Weights in other formats and other copies of the weights, in folders below, are left where they are.
+
+    Raises:
+        UserError: config, weights or tokenizer are not there.
+    """
+    sizes = {name: size for name, size in _visible(repository.sizes_bytes("")).items() if "/" not in name}
+    weights = {name: size for name, size in sizes.items() if name.endswith(".safetensors")}
+    lacks = [name for name in ("config.json", "tokenizer.json") if name not in sizes]
+    lacks += [] if weights else ["*.safetensors"]
+    if lacks:
+        raise UserError(
+            wanted=f"a model folder with config.json, safetensors and tokenizer.json in {repository.place}",
+            got=f"none of {', '.join(lacks)}; there are {_few(sizes)}",
+            next_step="name a model in this form",
+        )
+    return {
+        name: sizes[name] for name in sorted(sizes) if name in weights or name in _MODEL_FILES or is_licence_text(name)
+    }
+
+
+def is_licence_text(name: str) -> bool:
+    """Whether a file of a repository is a licence, a notice or terms of use."""
+    return "/" not in name and _LICENCE_TEXT.match(name) is not None
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""One file of the hub at a time on this machine: downloaded, checked, used, removed.
+"""Files of the hub on this machine: downloaded and checked; those of a data set one at a time, used and removed.
 
 A data set may be larger than the disk, so nothing goes into the hub's cache. What a broken connection or a killed run
 leaves is a `.part` file, and the next try goes on where it ends; the library's own download starts from nothing. This
@@ -42,16 +42,29 @@ def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, 
     folder = scratch / key
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / PurePosixPath(file).name
-    part = whole.with_name(whole.name + ".part")
     if whole.exists():
-        os.replace(whole, part)  # from a run that was killed while it read: checked again
-    with hub.explained(files.name, files.revision):
-        _download(files, file, part)
-    os.replace(part, whole)
+        os.replace(whole, _part(whole))  # from a run that was killed while it read: checked again
+    fetch(files, file, whole)
     try:
         yield whole
     finally:
         shutil.rmtree(folder)
+
+
+def fetch(files: HubFiles, file: str, target: Path) -> None:
+    """Makes `target` one of `files`, whole and checked; goes on where a killed or broken download of it ended.
+
+    Raises:
+        UserError: as `fetched`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with hub.explained(files.name, files.revision, files.kind):
+        _download(files, file, _part(target))
+    os.replace(_part(target), target)
+
+
+def _part(whole: Path) -> Path:
+    return whole.with_name(whole.name + ".part")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +134,13 @@ def _listed(files: HubFiles, file: str) -> _Listed:
 
     headers = hub.request_headers()
     said = get_hf_file_metadata(
-        hub.file_url(files.name, files.revision, file),
+        hub.file_url(files.name, files.revision, file, files.kind),
         token=False,  # it is in the headers already
         headers=headers,
         timeout=constants.HF_HUB_ETAG_TIMEOUT,
     )
     if said.commit_hash is None or said.size is None:
-        raise hub.no_hub(files.name)
+        raise hub.no_hub(files.name, files.kind)
     # A large file's tag is its sha256; that of a small one is git's own hash.
     return _Listed(
         size_bytes=said.size, sha256=said.etag if said.etag and re.fullmatch(r"[0-9a-f]{64}", said.etag) else None
@@ -158,7 +171,7 @@ def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
     # The authorization header stays with the hub: it is not sent on when the hub passes on to where large files are.
     request = get_session().stream(
         "GET",
-        hub.file_url(files.name, files.revision, file),
+        hub.file_url(files.name, files.revision, file, files.kind),
         headers=headers,
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
     )

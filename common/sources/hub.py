@@ -14,25 +14,27 @@ from urllib.parse import urlsplit
 
 from common.errors import UserError
 from common.sources.choosing import CARD_FILE
+from common.sources.names import NOUNS, Kind
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
 class HubRepository:
-    """A data set on the hub at one commit, which is looked up when this is made."""
+    """A data set or a model on the hub at one commit, which is looked up when this is made."""
 
-    def __init__(self, name: str, revision: str | None) -> None:
+    def __init__(self, name: str, revision: str | None, kind: Kind = "dataset") -> None:
         from huggingface_hub import constants
 
         self.name = name
+        self.kind: Kind = kind
         self._api = hub()
-        with explained(name, revision):
-            info = self._api.dataset_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        with explained(name, revision, kind):
+            info = self._api.repo_info(name, revision=revision, repo_type=kind, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             if info.gated:  # the listing is public, the files are not: better said now than hours later
-                self._api.auth_check(name, repo_type="dataset")
+                self._api.auth_check(name, repo_type=kind)
         if info.sha is None:
-            raise no_hub(name)
+            raise no_hub(name, kind)
         self.commit: str = info.sha
 
     @property
@@ -44,10 +46,10 @@ class HubRepository:
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
-        with explained(self.name, self.commit):
+        with explained(self.name, self.commit, self.kind):
             try:
                 response = get_session().get(
-                    file_url(self.name, self.commit, CARD_FILE),
+                    file_url(self.name, self.commit, CARD_FILE, self.kind),
                     headers=request_headers(),
                     timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 )
@@ -60,11 +62,11 @@ class HubRepository:
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
-        # The list in dataset_info may be cut short for a large repository; this one comes in pages and is whole.
-        with explained(self.name, self.commit):
+        # The list in repo_info may be cut short for a large repository; this one comes in pages and is whole.
+        with explained(self.name, self.commit, self.kind):
             try:
                 entries = self._api.list_repo_tree(
-                    self.name, folder or None, recursive=True, revision=self.commit, repo_type="dataset"
+                    self.name, folder or None, recursive=True, revision=self.commit, repo_type=self.kind
                 )
                 return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
             except EntryNotFoundError:
@@ -77,11 +79,11 @@ def hub() -> "HfApi":
     return HfApi(endpoint=_endpoint(), token=_token())
 
 
-def file_url(name: str, commit: str, file: str) -> str:
-    """Where one file of a data set is downloaded from."""
+def file_url(name: str, commit: str, file: str, kind: Kind = "dataset") -> str:
+    """Where one file is downloaded from."""
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(name, file, repo_type="dataset", revision=commit, endpoint=_endpoint())
+    return hf_hub_url(name, file, repo_type=kind, revision=commit, endpoint=_endpoint())
 
 
 def request_headers() -> dict[str, str]:
@@ -104,33 +106,34 @@ def status_of(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(name: str, revision: str | None) -> Generator[None, None, None]:
-    """Turns what the hub's library raises inside into a UserError about the data set `name`."""
+def explained(name: str, revision: str | None, kind: Kind = "dataset") -> Generator[None, None, None]:
+    """Turns what the hub's library raises inside into a UserError about the data set or model `name`."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     try:
         yield
     except json.JSONDecodeError:
-        raise no_hub(name) from None
+        raise no_hub(name, kind) from None
     except (transport_error(), OfflineModeIsEnabled, HFValidationError) as error:
-        raise _explain(error, name, revision) from None
+        raise _explain(error, name, revision, kind) from None
 
 
-def no_hub(name: str) -> UserError:
+def no_hub(name: str, kind: Kind = "dataset") -> UserError:
     """What answers is something else: a proxy's page, a wrong HF_ENDPOINT."""
     return UserError(
-        wanted=f"the hub's answer about the data set {name}",
+        wanted=f"the hub's answer about the {NOUNS[kind]} {name}",
         got=f"an answer of {_host()} that is none",
         next_step=f"check proxy, firewall and HF_ENDPOINT, or {_instead(name)}",
     )
 
 
-def _explain(error: Exception, name: str, revision: str | None) -> UserError:
+def _explain(error: Exception, name: str, revision: str | None, kind: Kind) -> UserError:
     from huggingface_hub import errors
 
-    wanted = f"the data set {name}{'' if revision is None else ' at ' + revision}"
+    noun = NOUNS[kind]
+    wanted = f"the {noun} {name}{'' if revision is None else ' at ' + revision}"
     token_said = "there is no HF_TOKEN" if _token() is False else "there is an HF_TOKEN"
-    page = f"{_public_address()}/datasets/{name}"
+    page = f"{_public_address()}/{'datasets/' if kind == 'dataset' else ''}{name}"
     match error:
         case errors.OfflineModeIsEnabled():
             got, next_step = "offline mode, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE", f"unset it, or {_instead(name)}"
@@ -140,12 +143,12 @@ def _explain(error: Exception, name: str, revision: str | None) -> UserError:
         case errors.RevisionNotFoundError():
             got, next_step = "no such revision", f"take a branch, tag or commit that {page} shows"
         case errors.EntryNotFoundError():
-            got, next_step = "a file that is not there", "resolve the data set again"
+            got, next_step = "a file that is not there", f"resolve the {noun} again"
         case errors.RepositoryNotFoundError():
-            got = f"no such data set, or a private one; {token_said} in the environment"
+            got = f"no such {noun}, or a private one; {token_said} in the environment"
             next_step = f"correct the name; if {page} exists, set HF_TOKEN to a token that may read it"
         case errors.DisabledRepoError():
-            got, next_step = "a data set that the hub has disabled", "take another one"
+            got, next_step = f"a {noun} that the hub has disabled", "take another one"
         case errors.HFValidationError():
             got, next_step = "a name that the hub does not allow", "correct the name"
         case errors.HfHubHTTPError() if status_of(error) in (401, 403):

@@ -1,4 +1,4 @@
-"""What a data set of the hub is called, in a recipe and on a command line, and what it is once it is resolved.
+"""What a data set or a model of the hub is called, in a recipe and on a command line, and what it is once resolved.
 
 It asks nobody whether a name exists.
 """
@@ -8,9 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common.errors import UserError
 from common.rows import SUFFIXES
+
+Kind = Literal["dataset", "model"]
+NOUNS: dict[Kind, str] = {"dataset": "data set", "model": "model"}
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
 _WORD = r"[^\s:@/]+"
@@ -58,14 +62,37 @@ class HubDataset:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HubFiles:
-    """A data set that was resolved once. It enters a stage's config, so the same files at the same commit are the
-    same key, whatever the branch does later."""
+class HubModel:
+    """A model as a recipe names it."""
 
     name: str
     """`org/name`."""
-    config: str | None
-    """As the recipe named it."""
+    revision: str | None = None
+    """Branch, tag or commit; None is main."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(
+                wanted="the name of a model on the hub, org/name", got=repr(self.name), next_step="correct the name"
+            )
+        if self.revision is not None and not re.fullmatch(r"\S+", self.revision):
+            raise UserError(
+                wanted=f"a revision of the model {self.name} without blanks",
+                got=repr(self.revision),
+                next_step="correct it or leave it out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubFiles:
+    """What was resolved once. It enters a stage's config, so the same files at the same commit are the same key,
+    whatever the branch does later."""
+
+    kind: Kind = "dataset"
+    name: str
+    """`org/name`."""
+    config: str | None = None
+    """As the recipe named it; None for a model."""
     revision: str
     """The commit, 40 hex digits."""
     files: tuple[str, ...]

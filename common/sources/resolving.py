@@ -1,19 +1,22 @@
-"""From a data set's name to its files: at one commit of the hub, or in a folder that stands in for the hub.
+"""From a name to files: at one commit of the hub, or in a folder that stands in for the hub.
 
 It downloads no data and reads none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.disk import files_under
 from common.errors import UserError
-from common.sources.choosing import CARD_FILE, choose
-from common.sources.names import HubDataset, HubFiles
+from common.sources.choosing import CARD_FILE, Repository, choose, choose_model, is_licence_text
+from common.sources.names import NOUNS, HubDataset, HubFiles, HubModel, Kind
+
+Found = HubFiles | tuple[Path, ...]
+"""Files at one commit of the hub, or local files."""
 
 
-def resolve(dataset: HubDataset, *, sources: Path | None) -> HubFiles | tuple[Path, ...]:
-    """The files that `dataset` means.
+def resolve(wanted: HubDataset | HubModel, *, sources: Path | None) -> Found:
+    """The files that a name means.
 
     Args:
         sources: the folder DIR of SOURCES=DIR; `DIR/<org>/<name>/` then stands in for the hub, whatever the revision,
@@ -23,28 +26,54 @@ def resolve(dataset: HubDataset, *, sources: Path | None) -> HubFiles | tuple[Pa
         The files at the commit that the revision is today; with `sources`, the paths of the local files, sorted.
 
     Raises:
-        UserError: no such data set, config, split or revision, no access, no network; no such folder in `sources`.
+        UserError: no such repository, config, split or revision, no access, no network; no such folder in `sources`; a
+            model without its config, weights or tokenizer.
     """
+    kind: Kind = "model" if isinstance(wanted, HubModel) else "dataset"
     if sources is None:
         from common.sources.hub import HubRepository
 
-        repository = HubRepository(dataset.name, dataset.revision)
-        chosen = choose(dataset, repository)
+        repository = HubRepository(wanted.name, wanted.revision, kind)
+        chosen = _chosen(wanted, repository)
         return HubFiles(
-            name=dataset.name,
-            config=dataset.config,
+            kind=kind,
+            name=wanted.name,
+            config=None if isinstance(wanted, HubModel) else wanted.config,
             revision=repository.commit,
             files=tuple(chosen),
             bytes=sum(chosen.values()),
         )
-    folder = sources / dataset.name
+    folder = sources / wanted.name
     if not folder.is_dir():
         raise UserError(
-            wanted=f"the files of the data set {dataset.name} in a folder of SOURCES",
+            wanted=f"the files of the {NOUNS[kind]} {wanted.name} in a folder of SOURCES",
             got=f"no folder {folder}",
             next_step="put them there, or correct SOURCES, or leave it out to ask the hub",
         )
-    return tuple(folder / name for name in choose(dataset, _Folder(folder)))
+    return tuple(folder / name for name in _chosen(wanted, _Folder(folder)))
+
+
+def licence_files(name: str, kind: Kind, found: Found, *, sources: Path | None) -> Found:
+    """The licence texts that lie in the repository that `found` was found in; none where there are none.
+
+    Args:
+        name: `org/name`.
+        found: what `resolve` gave for it; on the hub its commit is asked.
+        sources: as `resolve`.
+    """
+    if sources is None:
+        from common.sources.hub import HubRepository
+
+        assert isinstance(found, HubFiles)
+        repository = HubRepository(name, found.revision, kind)
+        sizes = {file: size for file, size in repository.sizes_bytes("").items() if is_licence_text(file)}
+        return replace(found, files=tuple(sorted(sizes)), bytes=sum(sizes.values()))
+    files = sorted((sources / name).iterdir()) if (sources / name).is_dir() else []
+    return tuple(path for path in files if path.is_file() and is_licence_text(path.name))
+
+
+def _chosen(wanted: HubDataset | HubModel, repository: Repository) -> dict[str, int]:
+    return choose_model(repository) if isinstance(wanted, HubModel) else choose(wanted, repository)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are forced to disk, then the
 manifest, then `scratch/` goes and the folder gets its final name: at every moment there is the whole artifact or none.
 A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it can reuse of it.
+One that refuses its input or settings (InputError) leaves nothing, nor does one that had written nothing yet.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.device import Machine, probe
-from common.disk import flush_one, flush_to_disk, full_disk_error, replace_text
-from common.errors import UserError
+from common.disk import files_under, flush_one, flush_to_disk, full_disk_error, replace_text
+from common.errors import InputError, UserError
 from common.launch import num_processes
 from common.metrics import peak_bytes, reset_peak
 from common.store.artifacts import (
@@ -32,6 +33,8 @@ from common.store.artifacts import (
 )
 from common.store.keys import artifact_key, content_hash, readable
 from common.store.locks import exclusive
+
+_MACHINE_FILE = "machine.json"
 
 StageFunction = Callable[..., dict[str, Any]]
 """`f(config, workspace, *input_folders)`; a folder is None where the recipe leaves that input out. Returns facts: JSON
@@ -75,13 +78,14 @@ class Store:
     @cached_property
     def machine(self) -> Machine:
         """Measured for the first stage that really runs; a finished build is read without it."""
-        return probe(self.root / "machine.json")
+        return probe(self.root / _MACHINE_FILE)
 
     def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """The artifact that `function` makes of `config` and `inputs`: as it was made before, or made now.
 
         Raises:
-            UserError: a damaged artifact, a full disk, or what the stage itself refuses. What was finished stays.
+            UserError: a damaged artifact, a full disk, or what the stage itself refuses. What was finished stays, but
+                for an InputError.
         """
         keys = [None if artifact is None else artifact.key for artifact in inputs]
         key = _key(name, function, config, keys)
@@ -132,7 +136,7 @@ def run_alone(
         partial=partial,
         lock=out.with_name(out.name + ".lock"),
     )
-    return job.obtain(lambda: probe(partial / SCRATCH_FOLDER / "machine.json"), report)
+    return job.obtain(lambda: probe(partial / SCRATCH_FOLDER / _MACHINE_FILE), report)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +175,11 @@ class _Job:
                 (self.partial / SCRATCH_FOLDER).mkdir(parents=True, exist_ok=True)
                 # A manifest in a partial folder: killed between the last write and the rename. Only those remain.
                 if not (self.partial / MANIFEST_FILE).exists():
-                    self._work(machine(), resumed=resumed)
+                    try:
+                        self._work(machine(), resumed=resumed)
+                    except UserError as error:
+                        self._remove_useless(error)
+                        raise
                 return self._complete(report)
 
     def _work(self, machine: Machine, *, resumed: bool) -> None:
@@ -200,6 +208,12 @@ class _Job:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         flush_to_disk(self.partial, without=SCRATCH_FOLDER)
         replace_text(self.partial / MANIFEST_FILE, text + "\n")
+
+    def _remove_useless(self, error: UserError) -> None:
+        """The partial folder of a refused run goes when no later start can use what is in it."""
+        written = (path.relative_to(self.partial).parts for path in files_under(self.partial))
+        if isinstance(error, InputError) or all(parts == (SCRATCH_FOLDER, _MACHINE_FILE) for parts in written):
+            shutil.rmtree(self.partial, ignore_errors=True)
 
     def _complete(self, report: Callable[[str], None]) -> Artifact:
         artifact = open_artifact(self.partial, key=self.key)

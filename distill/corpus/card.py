@@ -22,7 +22,11 @@ from distill.text.cleaning import SAMPLE_CHARACTERS, SAMPLES, Counts
 
 
 def card_of_cleaning(
-    config: CorpusConfig, sources: Sequence[TextSource], shards: Sequence[Shard], fates: NDArray[np.uint8]
+    config: CorpusConfig,
+    sources: Sequence[TextSource],
+    shards: Sequence[Shard],
+    fates: NDArray[np.uint8],
+    benchmarks: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     """The card as far as it is known before anything is packed.
 
@@ -31,6 +35,7 @@ def card_of_cleaning(
         sources: all sources.
         shards: their cleaned documents.
         fates: what became of each document.
+        benchmarks: what the documents were compared with, as `Cleaner.benchmarks`.
     """
     by_source = [_source(number, source, shards, fates) for number, source in enumerate(sources)]
     totals = Counter[str]()
@@ -45,6 +50,7 @@ def card_of_cleaning(
         "rows_out": sum(one["rows_out"] for one in by_source),
         "sources": by_source,
         "steps": steps(config),
+        "benchmarks": dict(benchmarks),
         "contamination": dict(sorted(contamination.items())),
         "samples": _samples(sources, shards, fates),
     }

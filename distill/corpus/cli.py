@@ -1,10 +1,11 @@
 """The verb `python -m distill corpus`: its options, and the config and inputs that they stand for."""
 
 import argparse
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.cli import HelpWithDefaults
 from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
 from common.provenance import Terms
@@ -13,6 +14,7 @@ from common.sources import parse_name, require_weights, resolve, stand_in
 from common.splits import Shares
 from common.store import run_alone
 from distill.corpus.config import CorpusConfig, TextSource
+from distill.corpus.published import terms_of
 from distill.corpus.stage import corpus, own_name
 from distill.text.cleaning import CleaningConfig
 from distill.text.quality import QualityConfig
@@ -22,15 +24,18 @@ Subparsers = Any  # argparse's own class for this is private
 
 def add_verb(subparsers: Subparsers) -> None:
     """Adds the verb `corpus`."""
-    default = CorpusConfig()
-    near = NearDuplicatesConfig()
     verb = subparsers.add_parser(
         "corpus",
         help="clean, deduplicate, cut and pack text",
         description="Writes documents/, packed/, tokenizer/ and data_card.json, which tells what was removed and why.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
-    add = verb.add_argument
+    _add_files(verb.add_argument)
+    _add_rules(verb.add_argument)
+    verb.set_defaults(function=_corpus)
+
+
+def _add_files(add: Callable[..., Any]) -> None:
     kinds = ", ".join(SUFFIXES)
     add(
         "files",
@@ -41,13 +46,41 @@ def add_verb(subparsers: Subparsers) -> None:
     add("--tokenizer", type=Path, required=True, metavar="DIR", help="a Hugging Face tokenizer folder")
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     add("--sources", type=Path, metavar="DIR", help="DIR/ORG/NAME stands in for the hub (default: $SOURCES)")
-    add("--benchmarks", type=Path, metavar="DIR", help="remove documents that hold an item of a benchmark in DIR")
-    add("--weights", type=float, nargs="+", metavar="X", help="shares of the FILEs in any beginning of train")
-    add("--no-normalise", action="store_true", help="leave the text's Unicode as it is")
-    add("--no-quality", action="store_true", help="keep what the rules for Japanese web text would remove")
-    add("--no-near-duplicates", action="store_true", help="keep documents that are nearly the same")
+    add(
+        "--benchmarks",
+        type=Path,
+        metavar="DIR",
+        help="remove documents that hold an item of a benchmark in DIR (default: none is looked for)",
+    )
+    add(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="shares of the FILEs in any beginning of train (default: all of them, one after the other)",
+    )
+
+
+def _add_rules(add: Callable[..., Any]) -> None:
+    default = CorpusConfig()
+    near = NearDuplicatesConfig()
+    add("--no-normalise", action="store_true", help="leave the text's Unicode as it is (default: normalise it)")
+    add(
+        "--no-quality",
+        action="store_true",
+        help="keep what the rules for Japanese web text would remove (default: remove it)",
+    )
+    add(
+        "--no-near-duplicates",
+        action="store_true",
+        help="keep documents that are nearly the same (default: the first of them)",
+    )
     add("--similarity", type=float, default=near.similarity, metavar="X", help="of near-duplicates, 0 to 1")
-    add("--redact", action="store_true", help="replace e-mail addresses, telephone numbers and the like")
+    add(
+        "--redact",
+        action="store_true",
+        help="replace e-mail addresses, telephone numbers and the like (default: leave them)",
+    )
     add("--text-field", default="text", metavar="NAME", help="the field or column that holds the text")
     add("--sequence-tokens", type=int, default=default.sequence_tokens, metavar="N", help="tokens in a packed row")
     for split in ("calibration", "validation", "test"):
@@ -62,7 +95,6 @@ def add_verb(subparsers: Subparsers) -> None:
     )
     add("--max-bad-share", type=float, default=default.max_bad_share, metavar="X", help="bad rows allowed, 0 to 1")
     add("--seed", type=int, default=default.seed, metavar="N", help="chooses another cut into splits")
-    verb.set_defaults(function=_corpus)
 
 
 def _corpus(parsed: argparse.Namespace) -> None:
@@ -98,15 +130,7 @@ def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[P
             files = tuple(data_files(Path(name), "text"))
             terms = Terms(name=own_name(files[0], [source.terms.name for source in found]))
         else:
-            files, terms = resolve(dataset, sources=stand_in(parsed.sources)), published_terms(dataset.name)
+            files, terms = resolve(dataset, sources=stand_in(parsed.sources)), terms_of(dataset.name)
         weight = None if parsed.weights is None else parsed.weights[place]
         found.append(TextSource(terms=terms, files=files, weight=weight, text_field=parsed.text_field))
     return tuple(found), []
-
-
-def published_terms(name: str) -> Terms:
-    """The terms of a set of the hub as far as they are known here; what is not known is not made up."""
-    known = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
-    given = known.get(name, {})
-    obligations = tuple(given.pop("obligations", ()))
-    return Terms(name=name, url=f"https://huggingface.co/datasets/{name}", obligations=obligations, **given)

@@ -136,7 +136,8 @@ class FindRepeats(_Step):
         folders = [self._shard_folder(task) for task in range(self._tasks)]
         with self.track_time("task"):
             fates = find_repeats(shards, self._config.near_duplicates, folders=folders)
-        card = card_of_cleaning(self._config, self._sources(), shards, fates)
+        benchmarks = cleaner_of(self._config).benchmarks
+        card = card_of_cleaning(self._config, self._sources(), shards, fates, benchmarks)
         np.save(self._folder / _FATES_FILE, fates)
         replace_text(self._folder / _FOUND_FILE, self._identity())
         replace_text(self._folder / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")

@@ -31,7 +31,6 @@ _SHARD_DOCUMENTS = 2**16  # near-duplicates take a kilobyte of each
 _BATCH_BYTES = 2**20
 _BATCH_ROWS = 2000
 _FEW_BYTES = 2**24  # cleaned faster than workers start
-_EARLY_ROWS = 100_000
 _CHECKS_FILE = "checks.u16"
 
 
@@ -89,11 +88,12 @@ def write_shards(
         sources: read in this order.
         cleaner: what is done to each document.
         workers: processes; one where there is little to do.
-        max_bad_share: bad rows allowed, as a share of all rows.
+        max_bad_share: bad rows allowed, as a share of all rows of `files`.
         files: those of `all_files` to read; None reads all.
 
     Raises:
-        UserError: a file is missing or damaged, a download fails, or too many rows are bad.
+        UserError: a file is missing, a download fails, or a worker is killed; InputError: a file is damaged, or too
+            many rows are bad.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = finished(folder)
@@ -109,8 +109,7 @@ def write_shards(
     for result in progress(cleaned, label="cleaning", unit="batches"):
         source, following, size = places.popleft()
         rows.merge(result.counts.rows)
-        if rows.rows >= _EARLY_ROWS:
-            rows.check(max_bad_share)
+        rows.check_early(max_bad_share)
         if filled is not None and (filled.source != source or filled.is_full):
             shards.append(_write(folder, len(shards), filled))
             filled = None

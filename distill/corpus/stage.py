@@ -20,7 +20,7 @@ from typing import Any
 
 from common.disk import replace_text
 from common.documents import Encoded, kept_line, pack_documents
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.packing import FULL_WEIGHT
 from common.provenance import CARD_FILE, Terms, read_terms
 from common.rows import Row, data_files, printable
@@ -38,7 +38,7 @@ _SHARDS = "scratch/shards"
 _CUT_FILE = "scratch/cut.json"
 
 
-@stage(version=2)
+@stage(version=3)
 def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Writes documents/, packed/, tokenizer/ and data_card.json.
 
@@ -48,7 +48,8 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
         inputs: text files, or folders with `text.jsonl`, beside the config's sources; last the tokenizer's folder.
 
     Raises:
-        UserError: a file is missing or damaged, too many rows are bad, or no document is left.
+        UserError: a file is missing, a download fails, or a worker is killed; InputError: a file is damaged, too many
+            rows are bad, or no document is left.
     """
     *texts, tokenizer_folder = inputs
     tokenizer = Tokenizer.load(tokenizer_folder)
@@ -108,21 +109,22 @@ def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[TextS
     """The documents, written; the card so far, now or as an earlier start left it."""
     cut, folder = workspace.folder / _CUT_FILE, workspace.folder / _SHARDS
     if not cut.is_file():
+        cleaner = cleaner_of(config)
         shards = write_shards(
-            folder, sources, cleaner_of(config), workers=workspace.machine.threads, max_bad_share=config.max_bad_share
+            folder, sources, cleaner, workers=workspace.machine.threads, max_bad_share=config.max_bad_share
         )
         fates = find_repeats(shards, config.near_duplicates, folders=[folder])
-        card = card_of_cleaning(config, sources, shards, fates)
+        card = card_of_cleaning(config, sources, shards, fates, cleaner.benchmarks)
         if not (fates == KEPT).any():
             removed = ", ".join(f"{count:,} {rule}" for rule, count in card["removed"].items() if count)
-            raise UserError(
+            raise InputError(
                 wanted="at least one document with text",
                 got=f"none in {', '.join(source.terms.name for source in sources)} ({removed or 'no rows'})",
                 next_step="Give files whose rows hold a `text`, or turn off the rules that removed it.",
             )
         for source, found in zip(sources, card["sources"], strict=True):
             if source.weight is not None and found["rows_out"] == 0:
-                raise UserError(
+                raise InputError(
                     wanted=f"documents of {found['name']}, which has a weight",
                     got=kept_line(found),
                     next_step="Correct the source or its text_field, or leave it out.",

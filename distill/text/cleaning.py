@@ -158,11 +158,16 @@ class Cleaner:
         """Checking values of each document; 0 where near-duplicates are not looked for."""
         return 0 if self._near is None else self._near.permutations
 
+    @property
+    def benchmarks(self) -> dict[str, dict[str, int]]:
+        """Items that documents are compared with, as `Decontaminator.card` tells; none where that step is off."""
+        return {} if self._decontaminator is None else self._decontaminator.card()
+
     def __call__(self, batch: Batch) -> Cleaned:
         """Cleans a batch.
 
         Raises:
-            UserError: the file ends in the middle of a row.
+            InputError: the file ends in the middle of a row.
         """
         counts = Counts()
         texts: list[str] = []

@@ -46,6 +46,10 @@ class Decontaminator:
         """Takes the benchmark files of a folder; see `read_benchmarks`, also for what it raises."""
         return cls(read_benchmarks(folder), config)
 
+    def card(self) -> dict[str, dict[str, int]]:
+        """`{benchmark: {items, too_short}}` for a data card: what its texts were compared with."""
+        return {name: {"items": count, "too_short": self.too_short[name]} for name, count in self.num_items.items()}
+
     def find(self, text: str) -> str | None:
         """The benchmark of which the text holds an item, that of the longest match where there are several, or None."""
         document = document_of(text)

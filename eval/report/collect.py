@@ -103,7 +103,7 @@ def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
             "warnings": manifests[name]["facts"].get("warnings", []),
         }
         for name in TRAINED
-        if name in manifests
+        if name in manifests and "steps" in manifests[name]["facts"]  # a published model was trained elsewhere
     ]
 
 
@@ -115,6 +115,8 @@ def curves(folders: Mapping[str, Path | None]) -> list[dict[str, Any]]:
         if folder is None:
             continue
         records = read_metrics(folder)
+        if not records:
+            continue
         row: dict[str, Any] = {"stage": name}
         for field in ("loss", "t", "validation_loss"):
             points = [(float(record["step"]), float(record[field])) for record in records if field in record]

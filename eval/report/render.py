@@ -45,6 +45,7 @@ def _context(report: view.Report) -> dict[str, object]:
         "label": view.label,
         "stage_labels": view.STAGE_LABELS,
         "method_labels": view.METHOD_LABELS,
+        "has_benchmarks": view.has_benchmarks,
         "lead": view.lead(report),
         "headlines": headlines(report),
         "scores": view.score_table(report),

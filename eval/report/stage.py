@@ -7,10 +7,11 @@ did not measure is null here, with its reason.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.choices import Choice
 from common.disk import replace_text
 from common.store import Workspace, stage
 from eval.report import collect
@@ -40,9 +41,11 @@ class ReportConfig:
     """The page's heading; None takes what the files' names begin with."""
     licences: tuple[Licence, ...] = ()
     """Terms of everything that went in."""
+    choices: tuple[Choice, ...] = ()
+    """The recipe's numbers that a reader may ask about, published ones and chosen ones."""
 
 
-@stage(version=2)
+@stage(version=3)
 def report(
     config: ReportConfig,
     workspace: Workspace,
@@ -118,6 +121,7 @@ def assemble(config: ReportConfig, folders: Mapping[str, Path | None], *, machin
         ],
         "data": data_cards(folders),
         "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
+        "choices": [asdict(choice) for choice in config.choices],
     }
     content["not_measured"] = list(_gaps(content, manifests))
     return collect.without_paths(content)

@@ -32,6 +32,15 @@ AVERAGE = "average"
 """What the evaluation calls the row of the task average."""
 TASK_AVERAGE = "task average"
 """What the paired comparisons call it."""
+TASK_LABELS = {
+    "jcommonsenseqa": "JCommonsenseQA",
+    "jmmlu": "JMMLU",
+    "jsquad": "JSQuAD",
+    "jemhopqa": "JEMHopQA",
+    "niilc": "NIILC",
+    "mgsm_ja": "MGSM, Japanese",
+}
+"""Published benchmarks by the names of their tasks."""
 METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
 METHOD_LABELS = {"taid": "TAID", "forward_kl": "forward KL", "cross_entropy": "cross-entropy", "instruct": "tuning"}
 
@@ -93,6 +102,11 @@ def lead(report: Report) -> str:
     )
 
 
+def has_benchmarks(report: Report) -> bool:
+    """Whether a task is a published benchmark: its form is not, and the page says so."""
+    return any(row["task"] in TASK_LABELS for row in report["tasks"])
+
+
 def score_table(report: Report) -> ScoreTable:
     """Scores of every artifact side by side, tasks in the order of the evaluation, groups below their task."""
     tasks = report["tasks"]
@@ -106,7 +120,7 @@ def score_table(report: Report) -> ScoreTable:
         place = rows.setdefault(
             (row["task"], row["metric"]),
             {
-                "label": _words(group or task),
+                "label": _words(group) if group else TASK_LABELS.get(task, _words(task)),
                 "metric": METRIC_LABELS.get(row["metric"], row["metric"]),
                 "is_group": bool(group),
                 "chance": None,

@@ -35,8 +35,8 @@ from eval.tasks.model import HarnessModel
 # lm-eval compiles a task's template anew for each item, which takes longer than a small model's answer.
 lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
-QUESTIONS = Path(__file__).parent / "questions"
-"""Our own tasks over `questions.jsonl`."""
+TASK_FOLDERS = (Path(__file__).parent / "questions", Path(__file__).parent / "benchmarks")
+"""lm-eval's YAML files over `questions.jsonl`, each named after its task: our own shapes, and published benchmarks."""
 AVERAGE = "average"
 _FIELDS: dict[str, Any] = {
     **dict.fromkeys(("id", "shape", "question", "context", "group", "direction")),
@@ -46,20 +46,19 @@ _NO_ANSWER = ("", "[invalid]")
 
 
 class Harness:
-    """The tasks of one task folder over one data folder, loaded; a context manager that removes its temporary files.
+    """The tasks over one data folder, loaded; a context manager that removes its temporary files.
 
     Args:
         data: folder with `questions.jsonl`.
-        tasks: names to run; all of the folder without them.
-        task_folder: lm-eval YAML files, one task in each, named after it.
+        tasks: names to run; without them, all that the questions are for.
 
     Raises:
         UserError: an unknown task, or a data folder without usable questions.
     """
 
-    def __init__(self, data: Path, *, tasks: Sequence[str] | None = None, task_folder: Path = QUESTIONS) -> None:
+    def __init__(self, data: Path, *, tasks: Sequence[str] | None = None) -> None:
         rows = list(read_rows(data_files(data, "questions"), fields={"shape": str, "question": str, "answers": list}))
-        known = _task_files(task_folder, {str(row["shape"]) for row in rows}, tasks)
+        known = _task_files({str(row["shape"]) for row in rows}, tasks)
         self._candidates = {str(row["id"]): _candidates(row) for row in rows}
         self._temporary = tempfile.TemporaryDirectory(prefix="tasks-")
         folder = Path(self._temporary.name)
@@ -163,9 +162,10 @@ class Harness:
         }
 
 
-def _task_files(folder: Path, shapes: set[str], tasks: Sequence[str] | None) -> dict[str, Path]:
+def _task_files(shapes: set[str], tasks: Sequence[str] | None) -> dict[str, Path]:
     """Files of the tasks that were asked for, else of all whose shape the questions have."""
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("_")}
+    paths = (path for folder in TASK_FOLDERS for path in sorted(folder.glob("*.yaml")))
+    files = {path.stem: path for path in paths if not path.name.startswith("_")}
     for name in tasks or ():
         if name not in files:
             raise UserError(wanted=f"tasks out of {', '.join(files)}", got=name, next_step="name some of these.")

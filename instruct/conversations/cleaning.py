@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.duplicates import ExactDuplicates, digest
-from common.errors import UserError
+from common.errors import InputError, UserError
 from common.provenance import Terms, read_terms
 from common.rows import Row
 from common.sources import HubFiles
@@ -54,7 +54,8 @@ class Cleaning:
         """Digest and content of each kept row, in the order of the sources.
 
         Raises:
-            UserError: a file is missing or damaged, too many rows of a source are bad, or no conversation is left.
+            UserError: a file or the passphrase is missing; InputError: a file is damaged, too many rows of a source are
+                bad, or no conversation is left.
         """
         tallies = self._tallies
         for source in self._sources:
@@ -72,7 +73,7 @@ class Cleaning:
                 tallies[clean.source].leave_out(THINNED, clean.row)
         if not any(tally.rows_out for tally in tallies):
             too_long = sum(tally.removed[TOO_LONG] for tally in tallies)
-            raise UserError(
+            raise InputError(
                 wanted=f"at least one conversation of at most {self._config.sequence_tokens} tokens",
                 got=f"none in {', '.join(tally.terms.name for tally in tallies)} ({too_long} are longer)",
                 next_step="Give files whose rows hold conversations, or raise sequence_tokens.",
@@ -90,6 +91,7 @@ class Cleaning:
             "rows_out": sum(tally.rows_out for tally in tallies),
             "sources": [tally.card() for tally in tallies],
             "steps": self._steps(),
+            "benchmarks": {} if self._benchmarks is None else self._benchmarks.card(),
             "contamination": total([tally.contamination for tally in tallies]),
             "samples": gathered_samples(tallies),
         }
@@ -183,11 +185,11 @@ class Cleaning:
         """Too many bad rows, and what the template said of those that it refused."""
         try:
             tally.counts.check(self._config.max_bad_share)
-        except UserError as error:
+        except InputError as error:
             if self._template_error is None or _REFUSED not in tally.counts.bad:
                 raise
             got = f"{error.got}; the template says: {self._template_error.got}"
-            raise UserError(wanted=error.wanted, got=got, next_step=error.next_step) from self._template_error
+            raise InputError(wanted=error.wanted, got=got, next_step=error.next_step) from self._template_error
 
     def _steps(self) -> list[dict[str, Any]]:
         config, tallies = self._config, self._tallies

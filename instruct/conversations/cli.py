@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from common.cli import HelpWithDefaults
 from common.documents import kept_lines
 from common.rows import SUFFIXES
 from common.sources import parse_name, require_weights, stand_in
@@ -29,10 +30,11 @@ def add_verb(subparsers: Subparsers) -> None:
         description="Writes documents/, packed/, tokenizer/ and data_card.json, which tells what was removed and why.",
         epilog=f"Known sets: {', '.join(known_sets())}. The LMSYS set takes its passphrase from the environment "
         f"variable {PASSPHRASE_VARIABLE} and needs your own copy of lmsys/lmsys-chat-1m.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     _add_files(verb.add_argument)
     _add_rules(verb.add_argument)
+    _add_splits(verb.add_argument)
     verb.set_defaults(function=_conversations)
 
 
@@ -51,16 +53,21 @@ def _add_files(add: Callable[..., Any]) -> None:
         "--sources",
         type=Path,
         metavar="DIR",
-        help="DIR/ORG/NAME stands in for the hub; without it, $SOURCES is looked at",
+        help="DIR/ORG/NAME stands in for the hub (default: $SOURCES)",
     )
-    add("--benchmarks", type=Path, metavar="DIR", help="remove conversations that hold an item of a benchmark in DIR")
+    add(
+        "--benchmarks",
+        type=Path,
+        metavar="DIR",
+        help="remove conversations that hold an item of a benchmark in DIR (default: none is looked for)",
+    )
     add(
         "--weights",
         type=float,
         nargs="+",
         metavar="X",
-        help="share of the rows for each FILE_OR_SET, in their order: sources are thinned, never repeated; "
-        "without it, everything of all",
+        help="share of the rows for each FILE_OR_SET, in their order: sources are thinned, never repeated "
+        "(default: everything of all)",
     )
 
 
@@ -81,7 +88,12 @@ def _add_rules(add: Callable[..., Any]) -> None:
         default=filters.min_turn_characters,
         help="remove conversations with a shorter turn",
     )
-    add("--max-turn-characters", **number, help="remove conversations with a longer turn")
+    add(
+        "--max-turn-characters",
+        **number,
+        default=filters.max_turn_characters,
+        help="remove conversations with a longer turn (default: a turn may be of any length)",
+    )
     add(
         "--min-japanese-share",
         type=float,
@@ -89,9 +101,25 @@ def _add_rules(add: Callable[..., Any]) -> None:
         metavar="X",
         help="remove what is asked in Japanese and answered with fewer Japanese letters than this share; 0 keeps all",
     )
-    add("--drop-refusals", action="store_true", help="remove conversations in which the assistant declines")
-    add("--keep-personal-data", action="store_true", help="LMSYS sets: keep rows with blacked-out personal data")
-    add("--keep-templates", action="store_true", help="LMSYS sets: keep instructions that many users sent")
+    add(
+        "--drop-refusals",
+        action="store_true",
+        help="remove conversations in which the assistant declines (default: keep them)",
+    )
+    add(
+        "--keep-personal-data",
+        action="store_true",
+        help="LMSYS sets: keep rows with blacked-out personal data (default: remove them)",
+    )
+    add(
+        "--keep-templates",
+        action="store_true",
+        help="LMSYS sets: keep instructions that many users sent (default: remove them)",
+    )
+
+
+def _add_splits(add: Callable[..., Any]) -> None:
+    default = ConversationsConfig()
     for split in ("calibration", "validation", "test"):
         share = getattr(default.shares, split)
         add(
@@ -104,7 +132,7 @@ def _add_rules(add: Callable[..., Any]) -> None:
         metavar="X",
         help="bad rows allowed of each source, 0 to 1",
     )
-    add("--seed", **number, default=default.seed, help="chooses another cut into splits")
+    add("--seed", type=int, default=default.seed, metavar="N", help="chooses another cut into splits")
 
 
 def _conversations(parsed: argparse.Namespace) -> None:

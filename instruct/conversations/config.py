@@ -72,7 +72,7 @@ class ConversationsConfig:
     """Shares of calibration, validation and test."""
     max_bad_share: float = MAX_BAD_SHARE
     """Bad rows allowed (not JSON, wrong order of roles, an empty or broken turn), as a share of a source's rows, 0 to
-    1."""
+    1. Of the files that an LMSYS set is joined from, each kind counts by itself, and so do answers without a match."""
     seed: int = 0
     """Chooses another cut into splits, and other rows where a source is thinned."""
 

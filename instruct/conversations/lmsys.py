@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
-from common.errors import UserError
-from common.rows import Row, RowCounts, read_rows
+from common.errors import InputError, UserError
+from common.rows import EARLY_FACTOR, Row, RowCounts, read_rows
 from common.sources import HubFiles
 from instruct.conversations import gpg
 from instruct.conversations.lmsys_rows import (
@@ -89,10 +89,12 @@ def read_lmsys(
     Args:
         files: as `check_lmsys` takes them; so is `original`.
         scratch: a folder of the stage for what goes again.
-        max_bad_share: share of the rows that may lack their instruction or original, 0 to 1.
+        max_bad_share: share of the answers that may lack their instruction or original, and of the rows of the
+            instructions and of the originals that may be bad, 0 to 1.
 
     Raises:
-        UserError: what `check_lmsys` refuses, a wrong passphrase, or files that do not match.
+        UserError: what `check_lmsys` refuses, or a wrong passphrase; InputError: too many bad rows, or files that do
+            not match.
     """
     check_lmsys(files, original)
     opened = files_of(files, scratch)
@@ -103,8 +105,9 @@ def read_lmsys(
         return
     with _database(scratch / "lmsys") as database:
         # The instructions first: a wrong passphrase is known before a million rows are read.
-        tally.joined["instructions"] = _store_instructions(database, instructions, scratch / "lmsys")
-        tally.joined["originals"] = _store_originals(database, files_of(original, scratch), config)
+        stored = _store_instructions(database, instructions, scratch / "lmsys", max_bad_share)
+        tally.joined["instructions"] = stored
+        tally.joined["originals"] = _store_originals(database, files_of(original, scratch), config, max_bad_share)
         yield from _Join(database, tally, config, max_bad_share).rows(answers)
 
 
@@ -133,8 +136,11 @@ def _database(folder: Path) -> Generator[sqlite3.Connection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _store_originals(database: sqlite3.Connection, files: Iterable[FileOpener], config: LmsysConfig) -> int:
+def _store_originals(
+    database: sqlite3.Connection, files: Iterable[FileOpener], config: LmsysConfig, max_bad_share: float
+) -> int:
     """Ids of the user's copy, and which rows have personal data."""
+    counts = RowCounts()
     for _, opener in files:
         with opener() as file:
             rows = first_rows(file)
@@ -146,13 +152,17 @@ def _store_originals(database: sqlite3.Connection, files: Iterable[FileOpener], 
                     wanted=f"the columns {' and '.join(needed)} of lmsys-chat-1m",
                     next_step="Give its Parquet files; without `redacted`, personal data cannot be excluded.",
                 )
-            for row in read_rows(file, fields={ID: str}, counts=RowCounts()):
+            for row in read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0):
                 database.execute("INSERT OR IGNORE INTO originals VALUES (?, ?)", (row[ID], bool(row.get("redacted"))))
+    counts.check(max_bad_share)
     return _count(database, "originals", "your copy of lmsys-chat-1m")
 
 
-def _store_instructions(database: sqlite3.Connection, files: Sequence[FileOpener], scratch: Path) -> int:
+def _store_instructions(
+    database: sqlite3.Connection, files: Sequence[FileOpener], scratch: Path, max_bad_share: float
+) -> int:
     """The users' first turns by id; a file that is there decrypted need not be decrypted."""
+    counts = RowCounts()
     plain = [file for file in files if not _is_encrypted(file[0])]
     for _, opener in plain or files:
         with opener() as file, contextlib.nullcontext(file) if plain else _decrypted(file, scratch) as readable:
@@ -161,10 +171,11 @@ def _store_instructions(database: sqlite3.Connection, files: Sequence[FileOpener
                 raise unknown_columns(
                     readable, rows, wanted=f"the column {ID} and a user's turn", next_step=_ANOTHER_VERSION
                 )
-            for row in read_rows(readable, fields={ID: str}, counts=RowCounts()):
+            for row in read_rows(readable, fields={ID: str}, counts=counts, max_bad_share=1.0):
                 text = instruction_of(row)
                 if text is not None:
                     database.execute("INSERT OR IGNORE INTO instructions VALUES (?, ?)", (row[ID], text))
+    counts.check(max_bad_share)
     return _count(database, "instructions", "the file of instructions")
 
 
@@ -229,14 +240,15 @@ class _Join:
                 self._missing_instructions += instruction is None
                 self._missing_originals += redacted is None
                 if self._wanted >= _ENOUGH_TO_JUDGE:  # files of two versions differ from the start
-                    self._check_match()
+                    self._check_match(EARLY_FACTOR)
         self._tally.leave_out(rule, row | {"id": row[ID]})
         return None
 
-    def _check_match(self) -> None:
+    def _check_match(self, factor: int = 1) -> None:
+        """InputError when more than `factor` times the share allowed has no match."""
         missing = max(self._missing_instructions, self._missing_originals)
-        if missing > self._max_bad_share * self._wanted:
-            raise UserError(
+        if missing > factor * self._max_bad_share * self._wanted:
+            raise InputError(
                 wanted=f"an instruction and an original for each answer, all but {self._max_bad_share:.2%}",
                 got=f"{self._wanted:,} answers, {self._missing_instructions:,} of them without instruction and "
                 f"{self._missing_originals:,} without original (there are {self._tally.joined['instructions']:,} "

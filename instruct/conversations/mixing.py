@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.duplicates import DIGEST_BYTES
-from common.errors import UserError
+from common.errors import InputError
 from common.rows import Row
 
 
@@ -62,22 +62,24 @@ def thinned(
         scratch: a folder for the rows while they wait.
 
     Raises:
-        UserError: a source has no row.
+        InputError: a source has no row.
     """
     waiting = scratch / "mixing.jsonl"
     sources, tokens, digests = array("H"), array("I"), bytearray()
-    with waiting.open("w", encoding="utf-8", newline="\n") as file:
-        for clean in rows:
-            sources.append(clean.source)
-            tokens.append(clean.tokens)
-            digests += clean.digest
-            file.write(json.dumps(clean.row, ensure_ascii=False) + "\n")
-    stays = _chosen(sources, digests, names, weights)
-    with waiting.open(encoding="utf-8", newline="\n") as file:
-        for place, line in enumerate(file):
-            digest = bytes(digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
-            yield Clean(sources[place], digest, json.loads(line), tokens[place]), bool(stays[place])
-    waiting.unlink()
+    try:
+        with waiting.open("w", encoding="utf-8", newline="\n") as file:
+            for clean in rows:
+                sources.append(clean.source)
+                tokens.append(clean.tokens)
+                digests += clean.digest
+                file.write(json.dumps(clean.row, ensure_ascii=False) + "\n")
+        stays = _chosen(sources, digests, names, weights)
+        with waiting.open(encoding="utf-8", newline="\n") as file:
+            for place, line in enumerate(file):
+                digest = bytes(digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
+                yield Clean(sources[place], digest, json.loads(line), tokens[place]), bool(stays[place])
+    finally:
+        waiting.unlink(missing_ok=True)
 
 
 def _chosen(
@@ -88,7 +90,7 @@ def _chosen(
     available = np.bincount(of_source, minlength=len(weights)).tolist()
     for name, count in zip(names, available, strict=True):
         if count == 0:
-            raise UserError(
+            raise InputError(
                 wanted=f"conversations of {name}, which has a weight",
                 got="none that are left",
                 next_step="Leave the source out, or loosen what removed its rows.",

@@ -7,15 +7,15 @@ reads no row and downloads nothing: names become `ConversationSource`s, and `com
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from common.errors import UserError
 from common.provenance import Terms
-from common.sources import HubDataset, HubFiles, resolve
+from common.sources import Found, HubDataset, HubFiles, resolve
 from instruct.conversations.config import ConversationSource
 from instruct.conversations.lmsys import is_joined
 
@@ -47,13 +47,20 @@ def terms_of(name: str) -> Terms:
     )
 
 
-def published_source(dataset: HubDataset, *, sources: Path | None, weight: float | None = None) -> ConversationSource:
+Find = Callable[[HubDataset], Found]
+"""From a data set's name to its files."""
+
+
+def published_source(
+    dataset: HubDataset, *, sources: Path | None, weight: float | None = None, find: Find | None = None
+) -> ConversationSource:
     """A set as a source of conversations, its files found.
 
     Args:
         dataset: name, part (as `config`) and revision; patterns in `files` overrule the registry's.
         sources: the folder DIR of SOURCES=DIR, or None for the hub.
         weight: see ConversationSource.
+        find: what finds files, in the place of `common.sources.resolve` with these `sources`.
 
     Raises:
         UserError: an unknown set or part, or files that are not there or may not be read.
@@ -65,14 +72,15 @@ def published_source(dataset: HubDataset, *, sources: Path | None, weight: float
         patterns = _patterns(entry, dataset, sources)
         # The part chose the patterns; where there are none, the set's own card knows its parts.
         dataset = replace(dataset, files=patterns)
-    files = resolve(dataset, sources=sources)
+    find = find or partial(resolve, sources=sources)
+    files = find(dataset)
     kind: Literal["auto", "lmsys"] = "lmsys" if entry.get("kind") == "lmsys" else "auto"
     needed = kind == "lmsys" and (isinstance(files, HubFiles) or not is_joined(files))
     return ConversationSource(
         name=name,
         kind=kind,
         files=files,
-        original=_original(entry, sources) if needed else (),
+        original=_original(entry, sources, find) if needed else (),
         weight=weight,
         terms=terms_of(name),
         quotable=entry.get("quotable", True),
@@ -109,12 +117,12 @@ def _found_locally(alternatives: Sequence[Sequence[str]], name: str, sources: Pa
     return ()
 
 
-def _original(entry: Mapping[str, Any], sources: Path | None) -> HubFiles | tuple[Path, ...]:
+def _original(entry: Mapping[str, Any], sources: Path | None, find: Find) -> Found:
     """The gated set that the answers belong to, as the user may read it."""
     name = entry["original"]
     patterns = _found_locally(entry["local_original_files"], name, sources) or tuple(entry["original_files"])
     try:
-        return resolve(HubDataset(name=name, files=patterns), sources=sources)
+        return find(HubDataset(name=name, files=patterns))
     except UserError as error:
         raise UserError(
             wanted=f"your own copy of {name}, from which the instructions of {entry['name']} derive",

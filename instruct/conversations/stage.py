@@ -22,7 +22,7 @@ from instruct.conversations.cleaning import Cleaning
 from instruct.conversations.config import ConversationsConfig
 
 
-@stage(version=2)
+@stage(version=3)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Writes documents/, packed/, tokenizer/ and data_card.json.
 
@@ -32,8 +32,8 @@ def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Pa
         inputs: files, or folders with `conversations.jsonl`; last the tokenizer's folder.
 
     Raises:
-        UserError: a file is missing or damaged, too many rows are bad, no conversation is left, or the tokenizer has no
-            usable chat template.
+        UserError: a file or the passphrase is missing, or the tokenizer has no usable chat template; InputError: a file
+            is damaged, too many rows are bad, or no conversation is left.
     """
     *files, tokenizer_folder = inputs
     tokenizer = Tokenizer.load(tokenizer_folder)

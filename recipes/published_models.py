@@ -1,0 +1,129 @@
+"""The stage `published_model`: a checkpoint of the hub, or of a folder that stands in for it, as an artifact.
+
+It downloads what is not there, goes on where a killed download stopped, and checks that config, weights and tokenizer
+are whole before anything is computed with them. It loads no model.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from common.disk import free_bytes
+from common.errors import UserError
+from common.metrics import progress
+from common.provenance import DataSource, Terms, write_sources
+from common.sources import Found, HubFiles, fetch
+from common.sources.wholeness import require_whole, tensor_shapes
+from common.store import Workspace, stage
+
+INDEX_FILE = "model.safetensors.index.json"
+SPARE_BYTES = 2**30
+"""Left on the disk beside a download."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedModelConfig:
+    """Which files, resolved."""
+
+    files: Found
+    """Files of the hub at one commit, or local files, which count by content."""
+    terms: Terms
+    """Name, licence and obligations."""
+
+
+@stage(version=1)
+def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[str, Any]:
+    """Puts a model's files into the workspace: downloaded, or a second name of local ones where the disk allows it.
+
+    Returns:
+        `parameters`, `bytes`, `name`, and `revision`, None for local files.
+
+    Raises:
+        UserError: no access, no network, no room on the disk; weights that are incomplete or not what the index lists.
+    """
+    if isinstance(config.files, HubFiles):
+        _require_room(workspace.folder, config.files)
+        for file in progress(config.files.files, label=config.terms.name, unit="files"):
+            if not (workspace.folder / file).is_file():  # a file has its name once it is whole and checked
+                fetch(config.files, file, workspace.folder / file)
+    else:
+        for path in config.files:
+            _place(path, workspace.folder / path.name)
+    num_parameters = _checked(workspace.folder, config.terms.name)
+    revision = config.files.revision if isinstance(config.files, HubFiles) else None
+    fields = {name: getattr(config.terms, name) for name in ("name", "licence", "url", "attribution", "obligations")}
+    write_sources(workspace.folder, [DataSource(**fields, stage="model", revision=revision)])
+    return {
+        "parameters": num_parameters,
+        "bytes": sum(path.stat().st_size for path in workspace.folder.iterdir() if path.is_file()),
+        "name": config.terms.name,
+        "revision": revision,
+    }
+
+
+def _require_room(folder: Path, files: HubFiles) -> None:
+    here = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    missing_bytes, free = files.bytes - here + SPARE_BYTES, free_bytes(folder)
+    if missing_bytes > free:
+        raise UserError(
+            wanted=f"{missing_bytes:,} bytes on the disk of {folder} for {files.name}",
+            got=f"{free:,} bytes free",
+            next_step="free some space, or build on another disk with --build",
+        )
+
+
+def _place(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)  # the files of a model hub's cache are symbolic links
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _checked(folder: Path, name: str) -> int:
+    """Number of parameters, once everything that the folder says of itself is true."""
+    config = _json(folder / "config.json", name)
+    if not isinstance(config.get("model_type"), str):
+        raise _unusable(name, "a config.json without model_type")
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in weights:
+        require_whole(path)
+    shapes = {tensor: shape for path in weights for tensor, shape in tensor_shapes(path).items()}
+    if (folder / INDEX_FILE).is_file():
+        for tensor, file in _listed(_json(folder / INDEX_FILE, name), name):
+            if not (folder / file).is_file():
+                raise _unusable(name, f"no {file}, which {INDEX_FILE} lists")
+            if tensor not in shapes:
+                raise _unusable(name, f"no tensor {tensor}, which {INDEX_FILE} lists in {file}")
+    _json(folder / "tokenizer.json", name)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _listed(index: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict):
+        raise _unusable(name, f"an {INDEX_FILE} without weight_map")
+    yield from cast(dict[str, str], listed).items()
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        return cast(dict[str, Any], content)
+    except (OSError, ValueError) as error:
+        raise _unusable(name, f"a {path.name} that does not read ({type(error).__name__})") from error
+
+
+def _unusable(name: str, got: str) -> UserError:
+    return UserError(
+        wanted=f"the whole model {name}: config, tokenizer and all weights",
+        got=got,
+        next_step="copy or download the model again",
+    )

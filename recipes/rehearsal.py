@@ -1,0 +1,78 @@
+"""The release at its true size with random weights: what it takes in memory, time and files, without a download.
+
+Geometry, encodings and context are the release's; text and questions are the embedded world's, and few, because a
+model of random weights answers nothing. Where a GPU holds the 32B teacher beside the student, twenty steps of the
+distillation show its speed. The figures are printed as JSON lines (`recipes.rehearsal_figures`).
+"""
+
+from common.splits import Shares
+from distill.corpus import CorpusConfig
+from distill.initial import InitConfig, qwen2_config
+from eval.evaluation import EvaluationConfig
+from eval.report import Licence, ReportConfig
+from export.coreml import CoremlConfig
+from export.gguf import GgufConfig
+from export.release import DistConfig
+from recipes.rehearsal_gpu import GpuStepsConfig
+from recipes.rehearsal_model import RandomModelConfig
+from recipes.stand_in_tokenizer import StandInTokenizerConfig
+from recipes.toy_world import WorldConfig
+
+STEM = "Random-1.5B"
+CONTEXT_TOKENS = 4096
+
+STUDENT = qwen2_config(
+    hidden=1536,
+    inner=8960,
+    layers=28,
+    heads=12,
+    kv_heads=2,
+    vocabulary_rows=151_936,
+    positions=32_768,
+    rope_theta=1_000_000.0,
+)
+"""Qwen2.5-1.5B-Instruct's config.json."""
+TEACHER = qwen2_config(
+    hidden=5120,
+    inner=27_648,
+    layers=64,
+    heads=40,
+    kv_heads=8,
+    vocabulary_rows=152_064,
+    positions=32_768,
+    rope_theta=1_000_000.0,
+    tied=False,
+)
+"""Qwen2.5-32B-Instruct's."""
+
+WORLD = WorldConfig(text_characters=100_000, num_conversations=10, questions_per_shape=10)
+TOKENIZER = StandInTokenizerConfig()
+CORPUS = CorpusConfig(
+    sequence_tokens=512,
+    shares=Shares(calibration=0.01, validation=0.01, test=0.02),
+    near_duplicates=None,
+    reason_off="its sentences recur by design, and no model learns from it",
+)
+MODEL = RandomModelConfig(init=InitConfig(config_json=STUDENT))
+"""In the place of the student, of base and of chat: what follows needs a checkpoint and not what it knows."""
+GGUF = GgufConfig(stem=STEM, encodings=("F16", "Q8_0", "Q5_K_M", "Q4_K_M"))
+COREML = CoremlConfig(stem=STEM, context_tokens=CONTEXT_TOKENS)
+EVALUATION = EvaluationConfig(
+    items_per_shape=1,
+    items_per_shape_other=1,
+    main_encodings=("Q4_K_M",),
+    fidelity_tokens=256,
+    context_tokens=CONTEXT_TOKENS,
+    sample_prompts=("こんにちは。",),
+    sample_questions=0,
+    sample_max_tokens=8,
+)
+GPU = GpuStepsConfig(teacher=InitConfig(config_json=TEACHER, seed=1))
+REPORT = ReportConfig(
+    recipe="rehearsal",
+    licences=(
+        Licence(what="the generated texts, conversations and questions", licence="Apache-2.0"),
+        Licence(what="the weights, random numbers", licence="Apache-2.0"),
+    ),
+)
+DIST = DistConfig()

@@ -1,0 +1,130 @@
+"""The stage `random_model`: a model folder of any geometry with random weights, written one piece at a time.
+
+What an export or a measurement costs depends on shapes and not on what a model knows, so the release can be rehearsed
+at its true size without a download. Each block is a shard of its own and is forgotten when it is written: the peak is
+the largest piece, the embedding, and not the model. It trains nothing and loads no model.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.checkpoint import new_model
+from common.errors import UserError
+from common.metrics import progress
+from common.store import Workspace, stage
+from common.tokenizer import Tokenizer
+from distill.initial import InitConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPE = torch.bfloat16
+"""Number format of the weights, as the release's base model is published."""
+_SLAB = 2**24  # random numbers drawn at one time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomModelConfig:
+    """Geometry, seed and spread of the weights."""
+
+    init: InitConfig
+    """Geometry and seed; without previous-token heads."""
+    standard_deviation: float = 0.02
+    """Of matrices and biases, as transformers begins a Qwen2; norms are 1."""
+
+    def __post_init__(self) -> None:
+        if self.init.previous_token_heads:
+            raise UserError(
+                wanted="a random model without previous-token heads",
+                got=f"{self.init.previous_token_heads} of them",
+                next_step="set previous_token_heads to 0",
+            )
+        if not 0.0 < self.standard_deviation < math.inf:
+            raise UserError(
+                wanted="a standard deviation above 0",
+                got=f"{self.standard_deviation:g}",
+                next_step="correct standard_deviation in the recipe",
+            )
+
+
+@stage(version=1)
+def random_model(config: RandomModelConfig, workspace: Workspace, tokenizer: Path) -> dict[str, Any]:
+    """Writes the model folder in bfloat16, the tokenizer beside it. The same config gives the same bytes.
+
+    Returns:
+        `parameters`.
+
+    Raises:
+        UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
+    """
+    loaded, fields = Tokenizer.load(tokenizer), config.init.fields()
+    if int(fields.get("vocab_size", 0)) < loaded.size:
+        raise UserError(
+            wanted=f"vocab_size of at least the tokenizer's {loaded.size} ids",
+            got=str(fields.get("vocab_size")),
+            next_step="raise vocab_size in the config",
+        )
+    with torch.device("meta"):  # shapes without memory
+        model = new_model(fields)
+    # Parameters, not the state: there a tied head would stand a second time.
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    _write_weights(config, shapes, workspace.folder)
+    _write_config(model, loaded, workspace.folder)
+    loaded.save(workspace.folder)
+    return {"parameters": sum(shape.numel() for shape in shapes.values())}
+
+
+def _write_weights(config: RandomModelConfig, shapes: Mapping[str, torch.Size], folder: Path) -> None:
+    generator = torch.Generator().manual_seed(config.init.seed)
+    pieces = [list(names) for _, names in groupby(shapes, key=_piece)]
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(progress(pieces, label="random weights", unit="shards"), start=1):
+        file = f"model-{number:05d}-of-{len(pieces):05d}.safetensors"
+        save_file(
+            {name: _weights(name, shapes[name], config.standard_deviation, generator) for name in names},
+            folder / file,
+            metadata={"format": "pt"},
+        )
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(shape.numel() for shape in shapes.values()) * DTYPE.itemsize
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _piece(name: str) -> str:
+    """What is written together: a block, or a tensor outside the blocks."""
+    block = re.match(r"model\.layers\.\d+\.", name)
+    return block[0] if block else name
+
+
+def _weights(name: str, shape: torch.Size, deviation: float, generator: torch.Generator) -> Tensor:
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=DTYPE)
+    weights = torch.empty(shape, dtype=DTYPE)
+    # By slabs: drawn in float32 and rounded, all at once would be three times the tensor.
+    for slab in weights.view(-1).split(_SLAB):
+        slab.copy_(torch.randn(len(slab), generator=generator).mul_(deviation))
+    return weights
+
+
+def _write_config(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path) -> None:
+    """`config.json` and `generation_config.json`, as `common.checkpoint.save_model` writes them."""
+    from transformers import GenerationConfig
+
+    model.config.architectures = [type(model).__name__]
+    model.config.eos_token_id = tokenizer.turn_end_id
+    model.config.dtype = str(DTYPE).removeprefix("torch.")
+    model.config.save_pretrained(folder)
+    GenerationConfig(
+        eos_token_id=list(tokenizer.stop_ids), pad_token_id=tokenizer.document_end_id, do_sample=False
+    ).save_pretrained(folder)

@@ -1,0 +1,151 @@
+"""What a Qwen2 model's files weigh and its steps cost, from the geometry alone: what a measurement is compared with.
+
+The bytes of a GGUF's tensors follow from their shapes, from the type that llama.cpp's quantiser gives each
+(src/llama-quant.cpp) and from that type's blocks. Written from the format's rules and not from the exporter, so that
+the two can disagree. It reads no file.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+
+BLOCKS = {
+    "F32": (1, 4),
+    "F16": (1, 2),
+    "Q8_0": (32, 34),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+}
+"""Weights of one block of a row, and its bytes."""
+BASE_TYPES = {"F16": "F16", "Q8_0": "Q8_0", "Q5_K_M": "Q5_K", "Q4_K_M": "Q4_K"}
+"""The type of most matrices in each encoding."""
+FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""What takes the place of a type whose blocks do not fit a row."""
+QWEN_VOCABULARY_BYTES = 5_920_747
+"""Tokens, types and merges of Qwen2.5's tokenizer in a GGUF: 8 bytes and its UTF-8 for a string, 4 for a type."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """What decides about a Qwen2 model's tensors."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    rows: int
+    """Rows of the embedding."""
+    tied: bool
+    """The head is the embedding."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Geometry":
+        """From the content of a Hugging Face `config.json`.
+
+        Raises:
+            UserError: a model of another type.
+        """
+        if fields.get("model_type") != "qwen2":
+            raise UserError(
+                wanted="the config of a qwen2 model, whose sizes are computed",
+                got=str(fields.get("model_type")),
+                next_step="name a Qwen2 geometry",
+            )
+        return cls(
+            hidden=int(fields["hidden_size"]),
+            inner=int(fields["intermediate_size"]),
+            layers=int(fields["num_hidden_layers"]),
+            heads=int(fields["num_attention_heads"]),
+            kv_heads=int(fields["num_key_value_heads"]),
+            rows=int(fields["vocab_size"]),
+            tied=bool(fields.get("tie_word_embeddings")),
+        )
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """GGUF's name and the shape of each tensor, the row length last."""
+        hidden, kv = self.hidden, self.hidden // self.heads * self.kv_heads
+        yield "token_embd.weight", (self.rows, hidden)
+        for layer in range(self.layers):
+            for name, rows, columns in (
+                ("attn_q", hidden, hidden),
+                ("attn_k", kv, hidden),
+                ("attn_v", kv, hidden),
+                ("attn_output", hidden, hidden),
+                ("ffn_gate", self.inner, hidden),
+                ("ffn_up", self.inner, hidden),
+                ("ffn_down", hidden, self.inner),
+            ):
+                yield f"blk.{layer}.{name}.weight", (rows, columns)
+                if name in ("attn_q", "attn_k", "attn_v"):
+                    yield f"blk.{layer}.{name}.bias", (rows,)
+            yield f"blk.{layer}.attn_norm.weight", (hidden,)
+            yield f"blk.{layer}.ffn_norm.weight", (hidden,)
+        yield "output_norm.weight", (hidden,)
+        if not self.tied:
+            yield "output.weight", (self.rows, hidden)
+
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(shape) for _, shape in self.tensors())
+
+
+def tensor_type(geometry: Geometry, encoding: str, name: str, shape: tuple[int, ...]) -> str:
+    """The type of a tensor in an encoding of `BASE_TYPES`; of 80 layers llama.cpp makes exceptions not made here."""
+    if len(shape) == 1:
+        return "F32"
+    wanted = base = BASE_TYPES[encoding]
+    if encoding.endswith("_K_M"):
+        if name == ("token_embd.weight" if geometry.tied else "output.weight"):
+            wanted = "Q6_K"
+        elif ".attn_v." in name or ".ffn_down." in name:
+            wanted = "Q6_K" if _has_more_bits(int(name.split(".")[1]), geometry.layers) else base
+    if shape[-1] % BLOCKS[wanted][0]:
+        wanted = FALLBACKS.get(wanted, "F16")
+    return wanted if shape[-1] % BLOCKS[wanted][0] == 0 else "F16"
+
+
+def _has_more_bits(layer: int, layers: int) -> bool:
+    """llama.cpp's `use_more_bits`: the first and last eighth of the layers, and every third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def computed_tensor_bytes(geometry: Geometry, encoding: str) -> int:
+    """Bytes of all tensors of a GGUF in `encoding`, without the file's metadata and the gaps that align them.
+
+    Raises:
+        UserError: an encoding whose rules do not stand here.
+    """
+    if encoding not in BASE_TYPES:
+        raise UserError(
+            wanted=f"an encoding out of {', '.join(BASE_TYPES)}", got=encoding, next_step="name one of these"
+        )
+    total = 0
+    for name, shape in geometry.tensors():
+        weights, size = BLOCKS[tensor_type(geometry, encoding, name, shape)]
+        total += math.prod(shape) // weights * size
+    return total
+
+
+def step_operations(geometry: Geometry, lengths: Sequence[int], *, vocabulary: int, passes: int) -> float:
+    """Floating-point operations of the matrix products that packed documents need in one step, attention included.
+
+    Args:
+        geometry: the model.
+        lengths: tokens of each document.
+        vocabulary: rows of the head that are multiplied.
+        passes: 1 for a forward pass, 3 for a model that learns: its backward pass is twice the forward one.
+    """
+    heads = ("token_embd.weight", "output.weight")
+    weights = sum(math.prod(shape) for name, shape in geometry.tensors() if len(shape) == 2 and name not in heads)
+    num_tokens = sum(lengths)
+    head = vocabulary * geometry.hidden * (num_tokens - len(lengths))  # a document's last token predicts nothing
+    pairs = sum(length**2 / 2 for length in lengths)
+    attention = 2 * pairs * geometry.layers * geometry.hidden
+    return 2 * passes * (weights * num_tokens + head + attention)

@@ -1,0 +1,214 @@
+"""What a build keeps to: commits of the hub, checksums of SOURCES; models by name; files that were cut short."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hub_stand_in import COMMIT, SECRET, Hub, Repo
+
+from common.disk import sha256_of
+from common.errors import UserError
+from common.sources import HubDataset, HubFiles, HubModel, SourcesLock, fetch, resolve
+from common.sources.resolving import licence_files
+from common.sources.wholeness import require_whole, tensor_shapes
+
+OTHER_COMMIT = "89abcdef" * 5
+
+
+def safetensors(**shapes: tuple[int, ...]) -> bytes:
+    """A file of zeros with these tensors, in float32."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+MODEL = {
+    "config.json": b'{"model_type": "qwen2"}',
+    "tokenizer.json": b"{}",
+    "model-00001-of-00002.safetensors": safetensors(a=(2, 3)),
+    "model-00002-of-00002.safetensors": safetensors(b=(4,)),
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
+    "LICENSE": b"the licence",
+    "pytorch_model.bin": b"not wanted",
+    "original/consolidated.safetensors": safetensors(c=(1,)),
+    "README.md": b"# A model",
+}
+WANTED = tuple(sorted(set(MODEL) - {"pytorch_model.bin", "original/consolidated.safetensors", "README.md"}))
+
+
+def local(root: Path, name: str, files: dict[str, bytes]) -> Path:
+    for path, body in files.items():
+        (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / path).write_bytes(body)
+    return root
+
+
+def test_a_model_is_its_config_weights_tokenizer_and_licence(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL)
+    found = resolve(HubModel(name="org/model"), sources=None)
+    assert found == HubFiles(
+        kind="model",
+        name="org/model",
+        revision=COMMIT,
+        files=WANTED,
+        bytes=sum(len(MODEL[name]) for name in WANTED),
+    )
+    here = resolve(HubModel(name="org/model"), sources=local(tmp_path, "org/model", MODEL))
+    assert here == tuple(tmp_path / "org/model" / name for name in WANTED)
+    assert isinstance(found, HubFiles)
+    for name in WANTED:
+        fetch(found, name, tmp_path / "fetched" / name)
+        assert (tmp_path / "fetched" / name).read_bytes() == MODEL[name]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_an_interrupted_model_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+    name = "model-00001-of-00002.safetensors"
+    hub.repos["org/model"] = Repo(files=MODEL, cuts={name: [30]})
+    found = resolve(HubModel(name="org/model"), sources=None)
+    assert isinstance(found, HubFiles)
+    fetch(found, name, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == MODEL[name]
+    assert [headers["Range"] for headers in hub.contents()] == [None, "bytes=30-"]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "safetensors"])
+def test_a_folder_that_is_no_model_names_what_it_lacks(tmp_path: Path, missing: str) -> None:
+    files = {name: body for name, body in MODEL.items() if missing not in name}
+    with pytest.raises(UserError, match=f"got none of [*]?.?{missing}; there are LICENSE"):
+        resolve(HubModel(name="org/model"), sources=local(tmp_path, "org/model", files))
+
+
+def test_a_gated_model_names_itself_and_what_to_accept(hub: Hub) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL, gated=True)
+    with pytest.raises(UserError, match=r"the model org/model; got a refusal.*accept the terms at .*/org/model and"):
+        resolve(HubModel(name="org/model"), sources=None)
+
+
+def test_the_commit_of_the_first_start_stays(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    path = tmp_path / "build" / "sources.lock.json"
+    first = SourcesLock(path, sources=None).find(HubModel(name="org/model"))
+    asked = len(hub.asked)
+    assert SourcesLock(path, sources=None).find(HubModel(name="org/model")) == first
+    assert len(hub.asked) == asked, "what is known is not asked again"
+    text = path.read_text(encoding="utf-8")
+    assert COMMIT in text and SECRET not in text
+    # Another revision is another entry: the first stays as it was.
+    SourcesLock(path, sources=None).find(HubModel(name="org/model", revision="v1"))
+    assert set(json.loads(path.read_text())["sources"]) == {"model org/model", "model org/model@v1"}
+
+
+def test_a_locked_commit_that_is_gone_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL)
+    path = tmp_path / "sources.lock.json"
+    SourcesLock(path, sources=None).find(HubModel(name="org/model"))
+    path.write_text(path.read_text().replace(COMMIT, OTHER_COMMIT))
+    found = SourcesLock(path, sources=None).find(HubModel(name="org/model"))
+    assert isinstance(found, HubFiles) and found.revision == OTHER_COMMIT
+    hub.repos["org/model"].moved = True
+    with pytest.raises(UserError, match=f"the model org/model at {OTHER_COMMIT}; got no such revision"):
+        fetch(found, "config.json", tmp_path / "config.json")
+
+
+def test_files_of_sources_are_kept_by_their_checksum(tmp_path: Path) -> None:
+    sources, path = local(tmp_path / "sources", "org/model", MODEL), tmp_path / "sources.lock.json"
+    model = HubModel(name="org/model")
+    found = SourcesLock(path, sources=sources).find(model)
+    listed = json.loads(path.read_text())["sources"]["model org/model"]["files"]
+    assert {name: entry["sha256"] for name, entry in listed.items()} == {
+        name: sha256_of(sources / "org/model" / name) for name in WANTED
+    }
+    assert str(tmp_path) not in path.read_text(), "a build folder may be moved"
+    assert SourcesLock(path, sources=sources).find(model) == found
+    # The same bytes at another time are the same file.
+    config = sources / "org/model" / "config.json"
+    config.write_bytes(config.read_bytes())
+    assert SourcesLock(path, sources=sources).find(model) == found
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b'{"model_type": "llama"}', "config.json of org/model in SOURCES.*got other bytes, sha256"),
+        ("LICENSE", None, "LICENSE of org/model in SOURCES.*got no such file"),
+        ("NOTICE", b"new", "NOTICE of org/model in SOURCES.*got a file that was not there"),
+    ],
+)
+def test_an_altered_source_is_refused_by_name(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+    sources, path = local(tmp_path / "sources", "org/model", MODEL), tmp_path / "sources.lock.json"
+    SourcesLock(path, sources=sources).find(HubModel(name="org/model"))
+    before = path.read_bytes()
+    target = sources / "org/model" / file
+    if content is None:
+        target.unlink()
+    else:
+        target.write_bytes(content)
+    with pytest.raises(UserError, match=message + r".*or delete .*sources\.lock\.json"):
+        SourcesLock(path, sources=sources).find(HubModel(name="org/model"))
+    assert path.read_bytes() == before
+
+
+def test_a_lock_of_the_hub_is_none_of_sources(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL)
+    path, sources = tmp_path / "sources.lock.json", local(tmp_path / "sources", "org/model", MODEL)
+    SourcesLock(path, sources=None).find(HubModel(name="org/model"))
+    with pytest.raises(UserError, match=r"org/model from hub.*got SOURCES instead; next: unset SOURCES"):
+        SourcesLock(path, sources=sources).find(HubModel(name="org/model"))
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 9, "sources": {}}', "[]"])
+def test_a_broken_lock_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "sources.lock.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="the list of resolved sources in"):
+        SourcesLock(path, sources=None)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 20, -1])
+def test_a_safetensors_file_that_was_cut_short(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "model.safetensors"
+    whole = safetensors(a=(2, 3), b=(5,))
+    path.write_bytes(whole)
+    require_whole(path)
+    assert tensor_shapes(path) == {"a": (2, 3), "b": (5,)}
+    path.write_bytes(whole[:cut])
+    with pytest.raises(UserError, match=r"a whole safetensors file .*got \d+ bytes"):
+        require_whole(path)
+
+
+def test_a_parquet_file_that_was_cut_short(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    path = tmp_path / "rows.parquet"
+    write_table(pyarrow.table({"text": ["a", "b"]}), path)
+    require_whole(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="a whole parquet file"):
+        require_whole(path)
+    sources = tmp_path / "sources" / "org" / "set"
+    sources.mkdir(parents=True)
+    path.rename(sources / "train.parquet")
+    with pytest.raises(UserError, match="a whole parquet file"):
+        SourcesLock(tmp_path / "lock.json", sources=tmp_path / "sources").find(HubDataset(name="org/set"))
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_licence_texts_are_found_on_the_hub_and_in_sources(hub: Hub, tmp_path: Path) -> None:
+    files = {"train.jsonl": b"{}", "LICENSE": b"a", "USE_POLICY.md": b"b", "Notice": b"c", "licences/x": b"d"}
+    hub.repos["org/set"] = Repo(files=files)
+    found = resolve(HubDataset(name="org/set"), sources=None)
+    texts = licence_files("org/set", "dataset", found, sources=None)
+    assert isinstance(texts, HubFiles) and texts.files == ("LICENSE", "Notice", "USE_POLICY.md")
+    sources = local(tmp_path, "org/set", files)
+    here = licence_files("org/set", "dataset", (), sources=sources)
+    assert here == tuple(sources / "org/set" / name for name in texts.files)

@@ -1,0 +1,236 @@
+"""The prompt that a GGUF file asks for, the terms of a card, and what a recipe may say in it.
+
+Ollama's template language is checked by translating the one template that is written into Jinja, whose trim markers
+mean the same, and rendering conversations with both.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from export_tiny import TEMPLATE
+from gguf import GGUFWriter
+from jinja2 import Environment
+
+from common.choices import Choice
+from common.errors import UserError
+from common.provenance import DataSource
+from export.card import CardConfig, Sampling
+from export.card_prompt import Prompt, chatml, modelfile, read_prompt, recommended
+from export.card_terms import hub_licence, needs_llama_name, without_text
+from export.licences import Licence
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_SYSTEM = "You are a swallow.\nBe brief."
+SPEAKS_FIRST = (
+    "{% if messages[0].role != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a swallow.\nBe brief.<|im_end|>\n' }}{% endif %}" + TEMPLATE
+)
+HEADERS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ '[assistant] ' }}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
+QUESTION = [{"role": "user", "content": "元気？"}]
+TALK = [*QUESTION, {"role": "assistant", "content": " はい。\n"}, {"role": "user", "content": "よかった"}]
+BEGUN = [*QUESTION, {"role": "assistant", "content": "は"}]
+
+
+def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
+    """A GGUF file with a vocabulary of four tokens, one tensor and a chat template."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(path, "qwen2")
+    writer.add_token_list(["a", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    writer.add_eos_token_id(3)
+    writer.add_eot_token_id(3)
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def read(tmp_path: Path, template: str | None) -> Prompt:
+    return read_prompt(write_gguf(tmp_path / "T-F16.gguf", template), QUESTION)
+
+
+def test_the_prompt_is_the_files_own(tmp_path: Path) -> None:
+    prompt = read(tmp_path, TEMPLATE)
+    assert prompt.example == "<|im_start|>user\n元気？<|im_end|>\n<|im_start|>assistant\n" == chatml(QUESTION)
+    assert prompt.is_chatml and prompt.default_system is None
+    assert prompt.stop == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_a_system_prompt_that_the_template_inserts_is_found(tmp_path: Path) -> None:
+    prompt = read(tmp_path, SPEAKS_FIRST)
+    assert prompt.is_chatml and prompt.default_system == DEFAULT_SYSTEM
+    assert prompt.example == chatml([{"role": "system", "content": DEFAULT_SYSTEM}, *QUESTION])
+
+
+@pytest.mark.parametrize(
+    ("template", "example"),
+    [
+        (HEADERS, "[user] 元気？\n[assistant] "),
+        (NO_SYSTEM, chatml(QUESTION)),
+        (None, None),
+        ("{{ nothing.of.this }}", None),
+        ("{% broken", None),
+        # ChatML once, and something else in a longer conversation.
+        (
+            TEMPLATE.replace("{{ '<|im_start|>' +", "{{ ('' if loop.index < 3 else ' ') + '<|im_start|>' +"),
+            chatml(QUESTION),
+        ),
+    ],
+)
+def test_what_is_not_chatml_is_not_taken_for_it(template: str | None, example: str | None, tmp_path: Path) -> None:
+    prompt = read(tmp_path, template)
+    assert not prompt.is_chatml and prompt.default_system is None
+    assert prompt.example == example
+
+
+def test_a_template_is_a_program_and_stays_in_its_box(tmp_path: Path) -> None:
+    prompt = read(tmp_path, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    assert prompt.example is None
+
+
+def test_what_is_no_gguf_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "T.gguf").write_text("weights")
+    with pytest.raises(UserError, match="a whole GGUF file"):
+        read_prompt(tmp_path / "T.gguf", QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "chosen"),
+    [
+        (("F16", "Q8_0", "Q5_K_M", "Q4_K_M"), "Q5_K_M"),
+        (("F16", "Q8_0", "Q4_K_M"), "Q4_K_M"),
+        (("F16", "Q8_0", "Q4_0"), "Q8_0"),
+        (("F16",), "F16"),
+        ((), None),
+    ],
+)
+def test_the_file_to_begin_with(encodings: tuple[str, ...], chosen: str | None) -> None:
+    names = [f"A-Model-{encoding}.gguf" for encoding in encodings]
+    assert recommended(names) == (None if chosen is None else f"A-Model-{chosen}.gguf")
+
+
+def as_jinja(go: str) -> str:
+    """The Go template of a Modelfile in Jinja; fails on an action that is not known here."""
+    ends = iter(["endif", "endif", "endfor"])
+    meaning = {
+        "range $i, $_ := .Messages": "{%_ for m in messages _%}",
+        "$last := eq (len (slice $.Messages $i)) 1": "{%_ set last = loop.last _%}",
+        ".Role": "{{_ m.role _}}",
+        ".Content": "{{_ m.content _}}",
+        'if not (and $last (eq .Role "assistant"))': "{%_ if not (last and m.role == 'assistant') _%}",
+        'if and $last (ne .Role "assistant")': "{%_ if last and m.role != 'assistant' _%}",
+    }
+
+    def translated(action: re.Match[str]) -> str:
+        said = f"{{%_ {next(ends)} _%}}" if action[2] == "end" else meaning[action[2]]
+        left, right = said.split("_", 1)
+        middle, closing = right.rsplit("_", 1)
+        return f"{left}{action[1]}{middle}{action[3]}{closing}"
+
+    return re.sub(r"\{\{(-?) ?(.*?) ?(-?)\}\}", translated, go)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, SPEAKS_FIRST])
+@pytest.mark.parametrize("system", [None, "短く答えてください。"])
+def test_ollama_is_told_the_same_prompts(template: str, system: str | None, tmp_path: Path) -> None:
+    prompt = read(tmp_path, template)
+    text = modelfile("T-Q4_K_M.gguf", prompt, system=system, parameters={"temperature": 0.7, "top_k": 20})
+    assert text.startswith("FROM ./T-Q4_K_M.gguf\n")
+    assert text.endswith(
+        'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0.7\nPARAMETER top_k 20\n'
+    )
+    said = dict(re.findall(r'^(TEMPLATE|SYSTEM) """(.*?)"""$', text, re.MULTILINE | re.DOTALL))
+    go = Environment(keep_trailing_newline=True).from_string(as_jinja(said["TEMPLATE"]))
+    own = Environment(keep_trailing_newline=True).from_string(template)
+    # Ollama puts SYSTEM before a conversation that has no system message.
+    instruction = said.get("SYSTEM")
+    assert instruction == (system or prompt.default_system)
+    for talk in (QUESTION, TALK):
+        meant = [{"role": "system", "content": system}, *talk] if system else talk
+        given = [{"role": "system", "content": instruction}, *talk] if instruction else talk
+        assert go.render(messages=given) == own.render(messages=meant, add_generation_prompt=True)
+    assert go.render(messages=BEGUN) == chatml(QUESTION) + "は", "an answer that is begun goes on"
+
+
+def test_a_system_prompt_that_a_modelfile_cannot_hold_is_refused_with_the_recipe() -> None:
+    for text in ('a """ b', 'say "hello"'):
+        with pytest.raises(UserError, match="Modelfile cannot hold"):
+            CardConfig(system_prompt=text)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Choice(what="learning rate", value="1e-4"), "learning rate, or the reason"),
+        (lambda: Sampling(temperature=0.7), "sampling parameters, or the reason"),
+        (lambda: Sampling(top_p=1.5, reason="tried"), "top_p 1.5"),
+        (lambda: Sampling(top_k=0, reason="tried"), "top_k 0"),
+        (lambda: Sampling(temperature=-1, reason="tried"), "temperature -1"),
+        (lambda: CardConfig(base_models=("Qwen2.5",)), "'Qwen2.5'"),
+    ],
+)
+def test_a_number_has_a_source_or_a_reason(make: Any, named: str) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        make()
+    assert Sampling().parameters() == {} and Sampling(temperature=0, source="x").parameters() == {"temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("licence", "fields"),
+    [
+        (None, {}),
+        (Licence(identifier="Apache-2.0"), {"license": "apache-2.0"}),
+        (Licence(identifier="ODC-By-1.0"), {"license": "odc-by"}),
+        (
+            Licence(identifier="other", name="Llama 3.1 and Gemma Terms, not stated"),
+            {"license": "other", "license_name": "llama-3.1-and-gemma-terms-not-stated", "license_link": "LICENSE.md"},
+        ),
+        (
+            Licence(identifier="LicenseRef-own"),
+            {"license": "other", "license_name": "licenseref-own", "license_link": "LICENSE.md"},
+        ),
+        (
+            Licence(identifier="other", name="独自の条件"),
+            {"license": "other", "license_name": "own-terms", "license_link": "LICENSE.md"},
+        ),
+    ],
+)
+def test_licences_as_the_hub_writes_them(licence: Licence | None, fields: dict[str, str]) -> None:
+    assert hub_licence(licence) == fields
+
+
+def test_the_duty_to_call_it_llama_is_found_in_the_sets_that_are_known_by_name() -> None:
+    registry = tomllib.loads((ROOT / "instruct" / "conversations" / "published.toml").read_text(encoding="utf-8"))
+    owing = [
+        entry["name"]
+        for entry in registry["set"]
+        if needs_llama_name(
+            [DataSource(name=entry["name"], stage="conversations", obligations=tuple(entry["obligations"]))]
+        )
+    ]
+    assert owing == ["tokyotech-llm/swallow-magpie-ultra-v0.1"]
+    licence = 'include "Llama" at the beginning of any such AI model name'
+    assert needs_llama_name([DataSource(name="a", stage="corpus", obligations=(licence,))])
+    assert not needs_llama_name([DataSource(name="a", stage="corpus", obligations=("Name Llama as a source.",))])
+
+
+def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    sources = [
+        DataSource(name="org/set", licence="MIT", stage="corpus"),
+        DataSource(name="org/set:ja", licence="MIT", stage="conversations"),
+        DataSource(name="org/unknown", stage="corpus"),
+        DataSource(name="own.jsonl", licence="MIT", stage="corpus"),
+    ]
+    assert without_text(tmp_path, sources, ["Qwen/Qwen2"]) == ["Qwen/Qwen2", "org/set"]
+    (tmp_path / "licences" / "org--set").mkdir(parents=True)
+    assert without_text(tmp_path, sources, []) == ["org/set"], "an empty folder is no text"
+    (tmp_path / "licences" / "org--set" / "LICENSE").write_text("MIT")
+    assert without_text(tmp_path, sources, []) == []

@@ -1,0 +1,413 @@
+"""Publishing a release: what is refused before anything is sent, and an upload to a stand-in for the hub on loopback.
+
+The stand-in answers as the hub does: repositories, the check of a card, the choice between git and large files, and
+commits. Large files go to addresses that are signed, without the token.
+"""
+
+import base64
+import hashlib
+import http.server
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+from export_tiny import workspace
+from huggingface_hub import close_session, constants
+from test_export_card import write_gguf
+
+from common.errors import UserError
+from common.provenance import DataSource, write_sources
+from export.__main__ import main
+from export.card import CardConfig
+from export.release import DistConfig, dist
+
+SECRET = "hf_neverToBeSeen"
+SIGNATURE = "X-Signature=neverToBeSeenEither"
+REPO = "me/My-Model"
+OWN = DataSource(name="own.jsonl", licence="Apache-2.0", stage="corpus")
+LLAMA = DataSource(
+    name="org/talks",
+    licence="Llama 3.1 Community License",
+    attribution="Built with Llama",
+    obligations=('A model trained on this has a name that begins with "Llama".',),
+    stage="conversations",
+)
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, bool] = {}
+        """Whether it is private, by name."""
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.large: dict[str, bytes] = {}
+        """Content by sha256, committed or not."""
+        self.commits: list[dict[str, Any]] = []
+        self.asked: list[tuple[str, str, Message]] = []
+        self.refuses: Callable[[str, str], int | None] = lambda method, path: None
+        """The error status for a request, None to answer it."""
+        self.page_of_a_proxy = False
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def sent(self) -> list[str]:
+        """sha256 of the large files in the order in which they came."""
+        return [path.removeprefix("/large/") for method, path, _ in self.asked if method == "PUT"]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    hub: Hub
+
+    def setup(self) -> None:
+        super().setup()
+        assert isinstance(self.server, Hub)
+        self.hub = self.server
+
+    def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self._body())
+
+    def do_PUT(self) -> None:
+        self._answer(self._body())
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _answer(self, body: bytes) -> None:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        self.hub.asked.append((self.command, path, self.headers))
+        if self.hub.page_of_a_proxy:
+            return self._send(200, b"<html>please log in</html>")
+        status = self.hub.refuses(self.command, path)
+        if path.startswith("/large/"):
+            assert SIGNATURE in self.path and "Authorization" not in self.headers
+            if status is None:
+                self.hub.large[path.removeprefix("/large/")] = body
+            return self._send(status or 200, b"")
+        if status is None and self.headers.get("Authorization") != f"Bearer {SECRET}":
+            status = 401
+        if status is not None:
+            return self._json({"error": f"no {SIGNATURE}"}, status)
+        return self._api(path, body)
+
+    def _api(self, path: str, body: bytes) -> None:
+        if path == "/api/repos/create":
+            said = json.loads(body)
+            name = f"{said['organization']}/{said['name']}"
+            known = name in self.hub.repos
+            self.hub.repos.setdefault(name, said.get("visibility") == "private")
+            return self._json({"url": f"{self.hub.address}/{name}"}, 409 if known else 200)
+        if path == "/api/validate-yaml":
+            assert "license:" in json.loads(body)["content"]
+            return self._json({"errors": [], "warnings": []})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self._json(
+                {"transfer": "basic", "objects": [self._object(one) for one in json.loads(body)["objects"]]}
+            )
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path)
+        assert found, path
+        name, what = found[1], found[2] or ""
+        if name not in self.hub.repos:
+            return self._json({"error": "Repository not found"}, 404)
+        if what == "/preupload/main":
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(".gguf") else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            return self._json({"files": modes})
+        if what == "/commit/main":
+            return self._commit(name, [json.loads(line) for line in body.splitlines()])
+        assert what == "", path
+        return self._json({"id": name, "private": self.hub.repos[name], "sha": "0" * 40, "siblings": [], "tags": []})
+
+    def _object(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["oid"] in self.hub.large:
+            return asked
+        return asked | {"actions": {"upload": {"href": f"{self.hub.address}/large/{asked['oid']}?{SIGNATURE}"}}}
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        files = self.hub.files.setdefault(name, {})
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                self.hub.commits.append(value)
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.large[value["oid"]]
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        self._json({"commitUrl": f"{self.hub.address}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40})
+
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def direct_connections() -> Iterator[None]:
+    """The library keeps one client, which reads the proxies when it is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "*")
+        close_session()
+        yield
+        close_session()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running stand-in that HF_ENDPOINT names, and a token for it."""
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage speaks a protocol of its own
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def release(root: Path, *sources: DataSource, title: str | None = None) -> Path:
+    """A folder as `dist` leaves it."""
+    for encoding in ("Q4_K_M", "Q8_0"):
+        path = write_gguf(root / "gguf" / f"T-{encoding}.gguf")
+        path.write_bytes(path.read_bytes() + encoding.encode())
+    write_sources(root / "gguf", sources)
+    space = workspace(root / "dist")
+    dist(DistConfig(card=CardConfig(title=title)), space, root / "gguf", None, None)
+    return space.folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return release(tmp_path, OWN)
+
+
+def refusal(*arguments: str | Path) -> str:
+    with pytest.raises(UserError) as caught:
+        main(["publish", *map(str, arguments)])
+    assert SECRET not in str(caught.value) and SIGNATURE not in str(caught.value)
+    assert caught.value.__cause__ is None, "the library's own words hold addresses that are signed"
+    return str(caught.value)
+
+
+def upload(folder: Path, *more: str) -> None:
+    assert main(["publish", str(folder), "--repo", REPO, "--upload", *more]) == 0
+
+
+# A dry run
+
+
+def test_a_dry_run_sends_nothing_and_tells_everything(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (folder / ".DS_Store").write_text("-")
+    assert main(["publish", str(folder), "--repo", REPO]) == 0
+    told = capsys.readouterr().out
+    assert hub.asked == []
+    assert told.startswith(f"to {hub.address}/{REPO} (public")
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != ".DS_Store"}
+    listed = re.findall(r"^ +([\d.]+ k?B)  (.*)$", told, re.MULTILINE)
+    assert {name for _, name in listed} == set(sizes) and f"\n{len(sizes)} files, " in told
+    assert (f"{sizes['T-Q8_0.gguf']} B", "T-Q8_0.gguf") in listed
+    assert "left out, since SHA256SUMS does not list it: .DS_Store" in told
+    assert "licence on the hub: apache-2.0" in told and "in the way" not in told
+    assert told.endswith("a dry run: nothing was sent. --upload sends it, with HF_TOKEN in the environment.\n")
+
+
+def test_a_dry_run_names_what_is_owed_what_is_missing_and_what_is_in_the_way(
+    tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = release(tmp_path, OWN, LLAMA, DataSource(name="web", stage="corpus"))
+    (folder / "T-Q8_0.gguf").unlink()
+    assert main(["publish", str(folder), "--repo", REPO, "--private"]) == 1
+    told = capsys.readouterr().out
+    assert f"{REPO} (private):" in told and SECRET not in told and hub.asked == []
+    assert f"owed (org/talks): {LLAMA.obligations[0]}\n" in told and "shown with it: Built with Llama\n" in told
+    assert "missing: the licence text of org/talks, in licences/org--talks/\n" in told
+    in_the_way = [line for line in told.splitlines() if line.startswith("in the way: ")]
+    assert [line.split(": ", 1)[1][:20] for line in in_the_way] == [
+        "other bytes than SHA",
+        "the name me/My-Model",
+        "the title T where a ",
+        "no licence recorded ",
+    ]
+    assert "T-Q8_0.gguf" in in_the_way[0] and "me/Llama-My-Model" in in_the_way[1] and "of web." in in_the_way[3]
+
+
+# What is refused before anything is sent
+
+
+@pytest.mark.parametrize(
+    "repo", ["My-Model", "me/", "/x", "me/my model", "me/a--b", "me/a/b", "../x", "me/.x", "me/" + "x" * 99]
+)
+@pytest.mark.parametrize("more", [(), ("--upload",)])
+def test_a_malformed_name_is_refused(repo: str, more: tuple[str, ...], folder: Path, hub: Hub) -> None:
+    assert "Correct --repo" in refusal(folder, "--repo", repo, *more)
+    assert hub.asked == []
+
+
+def test_what_is_no_release_is_refused(tmp_path: Path, folder: Path, hub: Hub) -> None:
+    assert "a release folder with SHA256SUMS" in refusal(tmp_path, "--repo", REPO)
+    sums = (folder / "SHA256SUMS").read_text()
+    for line in ("no sum at all", f"{'0' * 64}  ../secret", f"{'0' * 64}  /etc/passwd"):
+        (folder / "SHA256SUMS").write_text(sums + line + "\n")
+        assert "files inside the release" in refusal(folder, "--repo", REPO, "--upload")
+    (folder / "SHA256SUMS").write_text("".join(line for line in sums.splitlines(True) if "README" not in line))
+    assert "a model card README.md" in refusal(folder, "--repo", REPO)
+    (folder / "SHA256SUMS").write_text(sums)
+    (folder / "README.md").unlink()
+    assert "a model card README.md" in refusal(folder, "--repo", REPO)
+    (folder / "README.md").write_text("---\n{ broken\n---\n")
+    assert "front matter that is YAML" in refusal(folder, "--repo", REPO)
+    assert hub.asked == []
+
+
+def test_a_changed_file_is_not_uploaded(folder: Path, hub: Hub) -> None:
+    with (folder / "T-Q4_K_M.gguf").open("ab") as file:
+        file.write(b"!")
+    assert "other bytes than SHA256SUMS lists, or none, in T-Q4_K_M.gguf" in refusal(folder, "--repo", REPO, "--upload")
+    assert hub.asked == []
+
+
+def test_llama_data_needs_llamas_name(tmp_path: Path, hub: Hub) -> None:
+    folder = release(tmp_path / "a", LLAMA)
+    told = refusal(folder, "--repo", "Llama-Org/My-Model", "--upload")
+    assert "the name Llama-Org/My-Model where" in told and "the title T where" in told
+    assert hub.asked == []
+    named = release(tmp_path / "b", LLAMA, title="Llama-My-Model")
+    assert main(["publish", str(named), "--repo", "me/Llama-My-Model", "--upload"]) == 0
+    assert "README.md" in hub.files["me/Llama-My-Model"]
+
+
+@pytest.mark.parametrize("sources", [(), (OWN, DataSource(name="web", stage="corpus"))])
+def test_unknown_licences_need_a_person_who_has_looked(
+    sources: tuple[DataSource, ...], tmp_path: Path, hub: Hub
+) -> None:
+    folder = release(tmp_path, *sources)
+    assert f"no licence recorded of {'web' if sources else 'everything'}" in refusal(folder, "--repo", REPO, "--upload")
+    assert hub.asked == []
+    if sources:
+        upload(folder, "--licence-checked")
+        assert "T-Q4_K_M.gguf" in hub.files[REPO]
+
+
+def test_without_a_token_nothing_is_tried(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert "HF_TOKEN; got none" in refusal(folder, "--repo", REPO, "--upload")
+    assert hub.asked == []
+
+
+# An upload
+
+
+def test_an_upload_is_one_commit_of_exactly_the_release(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "notes.txt").write_text("my own")
+    upload(folder, "--message", "第一版")
+    sent = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "notes.txt"}
+    assert hub.files == {REPO: sent} and hub.repos == {REPO: False}
+    assert [commit["summary"] for commit in hub.commits] == ["第一版"]
+    told = capsys.readouterr()
+    assert told.out.endswith(f"published: {hub.address}/{REPO}\n") and "T-Q4_K_M.gguf: " in told.out
+    assert SECRET not in told.out + told.err and SIGNATURE not in told.out + told.err
+    for path in folder.rglob("*"):
+        assert SECRET.encode() not in path.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {*sent, "notes.txt"}, "nothing is written into the release"
+
+
+def test_again_it_makes_no_second_transfer(folder: Path, hub: Hub) -> None:
+    upload(folder)
+    assert len(hub.sent()) == 2
+    upload(folder)
+    assert len(hub.sent()) == 2
+    assert [commit["summary"] for commit in hub.commits] == ["Release My-Model"] * 2
+
+
+def test_after_an_interruption_it_goes_on(folder: Path, hub: Hub) -> None:
+    second = hashlib.sha256((folder / "T-Q8_0.gguf").read_bytes()).hexdigest()
+    hub.refuses = lambda method, path: 403 if path == f"/large/{second}" else None
+    assert "a refusal of 127.0.0.1" in refusal(folder, "--repo", REPO, "--upload")
+    assert hub.commits == [] and hub.files == {}, "nobody sees half a release"
+    hub.refuses = lambda method, path: None
+    upload(folder)
+    first = hashlib.sha256((folder / "T-Q4_K_M.gguf").read_bytes()).hexdigest()
+    assert hub.sent() == [first, second, second] and len(hub.commits) == 1
+
+
+def test_a_private_repository_is_private_or_nothing_is_sent(folder: Path, hub: Hub) -> None:
+    upload(folder, "--private")
+    assert hub.repos == {REPO: True}
+    hub.repos["me/Open"] = False
+    assert "one that is public already" in refusal(folder, "--repo", "me/Open", "--upload", "--private")
+    assert set(hub.files) == {REPO}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "named"),
+    [
+        ("/api/repos/create", 401, "a valid token that may write to me"),
+        ("/api/repos/create", 403, "status 403"),
+        (f"/api/models/{REPO}/preupload/main", 403, "a valid token that may write to me"),
+        (f"/api/models/{REPO}/commit/main", 400, "front matter of README.md"),
+        (f"/api/models/{REPO}/commit/main", 404, "no such place"),
+        (f"/api/models/{REPO}/commit/main", 413, "status 413"),
+        ("/api/repos/create", 429, "too many requests"),
+        ("/api/repos/create", 500, "status 500"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_clear_line(path: str, status: int, named: str, folder: Path, hub: Hub) -> None:
+    hub.refuses = lambda method, asked: status if asked == path else None
+    told = refusal(folder, "--repo", REPO, "--upload")
+    assert named in told and "\n" not in told
+    assert hub.commits == []
+
+
+def test_no_network_offline_mode_and_a_proxys_page(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.page_of_a_proxy = True
+    assert "check HF_ENDPOINT, proxy" in refusal(folder, "--repo", REPO, "--upload")
+    monkeypatch.setenv("HF_ENDPOINT", "http://someone:password@127.0.0.1:9")
+    told = refusal(folder, "--repo", REPO, "--upload")
+    assert "no answer from 127.0.0.1:9" in told and "password" not in told
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    assert "offline mode" in refusal(folder, "--repo", REPO, "--upload")
+    close_session()

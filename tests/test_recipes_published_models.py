@@ -1,0 +1,99 @@
+"""The stage that takes a published checkpoint: downloaded or linked, whole or refused; and licence texts."""
+
+from pathlib import Path
+
+import pytest
+from hub_stand_in import Hub, Repo
+from test_common_sources_lock import MODEL, WANTED, local, safetensors
+from text_tiny import workspace
+
+from common import disk
+from common.errors import UserError
+from common.provenance import Terms, read_sources
+from common.sources import HubFiles, HubModel, resolve
+from common.store import run_alone
+from recipes import published_models
+from recipes.licence_texts import LicenceTexts, LicenceTextsConfig, licence_texts
+from recipes.published_models import PublishedModelConfig, published_model
+
+TERMS = Terms(name="org/model", licence="Apache-2.0")
+WHOLE = MODEL | {
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00002.safetensors", '
+    b'"b": "model-00002-of-00002.safetensors"}}'
+}
+
+
+def config(root: Path, files: dict[str, bytes] = WHOLE) -> PublishedModelConfig:
+    found = resolve(HubModel(name="org/model"), sources=local(root, "org/model", files))
+    return PublishedModelConfig(files=found, terms=TERMS)
+
+
+def test_local_files_get_a_second_name_and_tell_where_they_are_from(tmp_path: Path) -> None:
+    made = run_alone(published_model, config(tmp_path / "sources"), tmp_path / "out")
+    assert set(made.manifest["files"]) == {*WANTED, "data_sources.json"}
+    assert made.manifest["facts"]["parameters"] == 2 * 3 + 4
+    weights = "model-00001-of-00002.safetensors"
+    assert (made.folder / weights).samefile(tmp_path / "sources" / "org/model" / weights), "no second copy of gigabytes"
+    (source,) = read_sources(made.folder)
+    assert (source.name, source.licence, source.stage, source.revision) == ("org/model", "Apache-2.0", "model", None)
+
+
+def test_a_download_goes_on_file_by_file(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/model"] = Repo(files=WHOLE)
+    found = resolve(HubModel(name="org/model"), sources=None)
+    assert isinstance(found, HubFiles)
+    space = workspace(tmp_path / "out")
+    hub.repos["org/model"].statuses = [403]
+    with pytest.raises(UserError, match="the model org/model"):
+        published_model(PublishedModelConfig(files=found, terms=TERMS), space)
+    (space.folder / "config.json").write_bytes(WHOLE["config.json"])  # as a killed start leaves what it finished
+    facts = published_model(PublishedModelConfig(files=found, terms=TERMS), space)
+    assert facts["revision"] == found.revision and facts["parameters"] == 10
+    assert not any(path.endswith("config.json") for _, path, _ in hub.asked[-6:]), "what is there is not fetched again"
+
+
+def test_no_room_is_said_before_the_first_byte(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos["org/model"] = Repo(files=WHOLE)
+    found = resolve(HubModel(name="org/model"), sources=None)
+    monkeypatch.setattr(published_models, "free_bytes", lambda path: 1000)
+    asked = len(hub.asked)
+    with pytest.raises(UserError, match=r"bytes on the disk of .* for org/model; got 1,000 bytes free"):
+        published_model(PublishedModelConfig(files=found, terms=TERMS), workspace(tmp_path / "out"))
+    assert len(hub.asked) == asked
+    assert disk.free_bytes(tmp_path) > 1000
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "model-00002-of-00002.safetensors",
+            None,
+            "no model-00002-of-00002.safetensors, which model.safetensors",
+        ),
+        ("model-00002-of-00002.safetensors", safetensors(c=(1,)), "no tensor b, which"),
+        ("model-00002-of-00002.safetensors", safetensors(b=(4,))[:-1], "which end|where its header tells of"),
+        ("model.safetensors.index.json", b"{}", "without weight_map"),
+        ("config.json", b"{}", "a config.json without model_type"),
+        ("tokenizer.json", b"{", "a tokenizer.json that does not read"),
+    ],
+)
+def test_an_incomplete_model_is_refused(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
+    files = {name: body for name, body in WHOLE.items() if name != file or content is not None}
+    files |= {} if content is None else {file: content}
+    with pytest.raises(UserError, match=message):
+        published_model(config(tmp_path / "sources", files), workspace(tmp_path / "out"))
+
+
+def test_licence_texts_stand_by_publisher(tmp_path: Path) -> None:
+    text = tmp_path / "USE_POLICY.md"
+    text.write_text("policy")
+    model = tmp_path / "model"
+    local(tmp_path, "model", {"LICENSE": b"the licence", "config.json": b"{}"})
+    config = LicenceTextsConfig(data_sets=(LicenceTexts(name="org/set", files=(text,)),), model_names=("org/model",))
+    facts = licence_texts(config, workspace(tmp_path / "out"), model)
+    assert facts == {"files": 2}
+    assert (tmp_path / "out" / "org--set" / "USE_POLICY.md").read_text() == "policy"
+    assert (tmp_path / "out" / "org--model" / "LICENSE").read_text() == "the licence"
+    with pytest.raises(UserError, match="1 model folders, one for each name; got 0"):
+        licence_texts(config, workspace(tmp_path / "other"))

@@ -1,0 +1,241 @@
+"""The rehearsal at toy sizes: random checkpoints, their export against computed sizes, and steps with a teacher."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export_tiny import CPU, workspace
+from safetensors import safe_open
+
+from bench import step as bench_step
+from bench.released import taid_loss
+from common.checkpoint import load_model, new_model
+from common.errors import UserError
+from common.store import Artifact, Store
+from distill.initial import InitConfig, qwen2_config
+from export.gguf import GgufConfig, gguf
+from recipes import rehearsal
+from recipes.rehearsal_figures import figure_lines, rehearsal_figures
+from recipes.rehearsal_gpu import GpuStepsConfig, gpu_steps, measure, random_teacher
+from recipes.rehearsal_model import RandomModelConfig, random_model
+from recipes.rehearsal_places import Places, choose_places
+from recipes.sizes import Geometry, computed_tensor_bytes, step_operations
+from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
+
+TOKENIZER = StandInTokenizerConfig(merges=300)
+
+
+def init(*, rows: int = 640, hidden: int = 256, layers: int = 3, tied: bool = True, seed: int = 0) -> InitConfig:
+    """A toy geometry; rows of a length that K-quants fit."""
+    text = qwen2_config(
+        hidden=hidden,
+        inner=2 * hidden,
+        layers=layers,
+        heads=4,
+        kv_heads=2,
+        vocabulary_rows=rows,
+        positions=512,
+        rope_theta=1e6,
+        tied=tied,
+    )
+    return InitConfig(config_json=text, seed=seed)
+
+
+STUDENT, TEACHER = init(), init(rows=704, hidden=128, layers=2, tied=False, seed=1)
+STEPS = GpuStepsConfig(
+    teacher=TEACHER, steps=4, warm_up_steps=1, micro_batches=2, documents=2, least_tokens=5, most_tokens=9
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rehearsal") / "tokenizer"
+    stand_in_tokenizer(TOKENIZER, workspace(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(tokenizer: Path) -> Path:
+    folder = tokenizer.with_name("student")
+    facts = random_model(RandomModelConfig(init=STUDENT), workspace(folder), tokenizer)
+    assert facts == {"parameters": Geometry.of(STUDENT.fields()).parameters()}
+    return folder
+
+
+def test_the_configs_are_the_releases() -> None:
+    student, teacher = (Geometry.of(json.loads(text)) for text in (rehearsal.STUDENT, rehearsal.TEACHER))
+    # As published on the models' cards: 1.54B, of which 1.31B beside the embedding, and 32.5B with the teacher's.
+    assert student.parameters() == 1_543_714_304
+    assert teacher.parameters() == 32_763_876_352
+    assert rehearsal.TOKENIZER.vocabulary == 151_665 <= min(student.rows, teacher.rows)
+    assert rehearsal.COREML.context_tokens == rehearsal.EVALUATION.context_tokens == 4096
+    assert set(rehearsal.EVALUATION.main_encodings) <= set(rehearsal.GGUF.encodings)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_random_model_is_what_transformers_loads(tmp_path: Path, tokenizer: Path, tied: bool) -> None:
+    config = RandomModelConfig(init=init(tied=tied), standard_deviation=0.05)
+    random_model(config, workspace(tmp_path / "model"), tokenizer)
+    model = load_model(tmp_path / "model", CPU)  # refuses a folder in which a weight is missing
+    described = json.loads((tmp_path / "model/config.json").read_text())
+    assert (described["architectures"], described["dtype"]) == (["Qwen2ForCausalLM"], "bfloat16")
+    for name, weights in model.state_dict().items():
+        if name.endswith("norm.weight"):
+            assert bool((weights == 1).all())
+        elif weights.numel() > 10_000:
+            assert abs(float(weights.std()) / 0.05 - 1) < 0.02 and abs(float(weights.mean())) < 0.002, name
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied  # pyright: ignore
+    stored = json.loads((tmp_path / "model/generation_config.json").read_text())
+    assert stored["eos_token_id"] == [556 + 2, 556] and stored["pad_token_id"] == 556
+
+
+def test_a_block_a_shard_and_the_same_bytes_again(tmp_path: Path, tokenizer: Path, student: Path) -> None:
+    shards = sorted(student.glob("*.safetensors"))
+    assert len(shards) == 1 + 3 + 1  # embedding, blocks, norm
+    with safe_open(str(shards[1]), framework="pt") as shard:
+        assert all(name.startswith("model.layers.0.") for name in shard.keys())  # noqa: SIM118
+        assert {shard.get_tensor(name).dtype for name in shard.keys()} == {torch.bfloat16}  # noqa: SIM118
+    for seed, same in ((0, True), (1, False)):
+        again = tmp_path / str(seed)
+        random_model(RandomModelConfig(init=replace(STUDENT, seed=seed)), workspace(again), tokenizer)
+        assert [(again / path.name).read_bytes() == path.read_bytes() for path in shards[:4]] == [same] * 4
+
+
+def test_random_model_refuses_what_it_cannot_be(tmp_path: Path, tokenizer: Path) -> None:
+    with pytest.raises(UserError, match="578"):
+        random_model(RandomModelConfig(init=init(rows=500)), workspace(tmp_path / "small"), tokenizer)
+    with pytest.raises(UserError, match="previous-token"):
+        RandomModelConfig(init=replace(STUDENT, previous_token_heads=1))
+    with pytest.raises(UserError, match="standard deviation"):
+        RandomModelConfig(init=STUDENT, standard_deviation=0.0)
+
+
+def test_a_rehearsal_gives_its_figures(tmp_path: Path) -> None:
+    store, told = Store(tmp_path / "build", report=lambda line: None), Geometry.of(STUDENT.fields())
+    done: dict[str, Artifact] = {"tokenizer": store.build("tokenizer", stand_in_tokenizer, TOKENIZER)}
+    done["chat"] = store.build("chat", random_model, RandomModelConfig(init=STUDENT), done["tokenizer"])
+    encodings = rehearsal.GGUF.encodings
+    done["gguf"] = store.build("gguf", gguf, GgufConfig(stem="Toy", encodings=encodings), done["chat"])
+    figures = [json.loads(line) for line in figure_lines(done, told)]
+    assert [figure["stage"] for figure in figures[:3]] == ["tokenizer", "chat", "gguf"]
+    assert all(figure["peak_bytes"] > 2**20 and figure["seconds"] > 0 for figure in figures[:3])
+    assert [figure["encoding"] for figure in figures[3:]] == list(encodings)
+    for figure in figures[3:]:
+        assert figure["tensor_bytes"] == computed_tensor_bytes(told, figure["encoding"])
+        assert figure["tensor_bytes_ratio"] == 1.0
+        assert figure["bytes"] == figure["tensor_bytes"] + figure["metadata_bytes"]
+        assert figure["bytes"] == (done["gguf"].folder / figure["file"]).stat().st_size
+
+
+def made(name: str, facts: dict[str, Any]) -> Artifact:
+    """An artifact of which only the manifest matters."""
+    return Artifact(name=name, key=name, folder=Path(), manifest={"facts": facts, "seconds": 1.0, "peak_bytes": 5})
+
+
+def test_figures_of_package_and_gpu() -> None:
+    told = Geometry.of(STUDENT.fields())
+    done = {
+        "coreml": made("coreml", {"file": "a.mlpackage", "bytes": 4 * told.parameters()}),
+        "gpu_steps": made("gpu_steps", {"tokens_per_s": 7.0}),
+    }
+    stages = [{"stage": name, "seconds": 1.0, "peak_bytes": 5} for name in done]
+    package = {"bytes": 4 * told.parameters(), "computed_bytes": 2 * told.parameters(), "bytes_ratio": 2.0}
+    assert list(rehearsal_figures(done, told)) == [
+        *stages,
+        {"file": "a.mlpackage", **package},
+        {"stage": "gpu_steps", "tokens_per_s": 7.0},
+    ]
+    skipped = {"coreml": made("coreml", {"skipped": "no wheel"})}
+    assert list(rehearsal_figures(skipped, told)) == [{"stage": "coreml", "seconds": 1.0, "peak_bytes": 5}]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_steps_are_timed_part_by_part(student: Path, precision: str) -> None:
+    machine = replace(CPU, compute_dtype=precision)
+    facts = measure(STEPS, machine, student, Places())
+    assert set(facts["seconds"]) == {"teacher", "student", "backward", "optimizer"}
+    assert min(facts["seconds"].values()) > 0
+    assert facts["tokens_per_s"] > 0 and facts["matmul_share"] > 0
+    assert 4 * 4 * 5 <= facts["tokens"] <= 4 * 4 * 9
+    assert facts["student_parameters"] == Geometry.of(STUDENT.fields()).parameters()
+    assert facts["teacher_parameters"] == Geometry.of(TEACHER.fields()).parameters()
+    assert facts["peak_gpu_bytes"] == []
+    again = measure(STEPS, machine, student, Places())
+    assert (facts["first_loss"], facts["last_loss"]) == (again["first_loss"], again["last_loss"])
+    assert facts["last_loss"] != facts["first_loss"]
+    json.dumps(facts, allow_nan=False)
+
+
+def test_the_loss_is_that_of_the_released_code(student: Path) -> None:
+    config = replace(STEPS, micro_batches=1, documents=1, steps=1, warm_up_steps=0)
+    first = measure(config, CPU, student, Places())["first_loss"]
+    ids = torch.tensor([_rows_of_first_step(config)])
+    with torch.no_grad():
+        ours, theirs = [
+            model(input_ids=ids).logits[0, :, :578].float()
+            for model in (load_model(student, CPU), random_teacher(TEACHER, CPU))
+        ]
+        predicts = torch.tensor([1] * (ids.size(1) - 1) + [0])
+        assert first == pytest.approx(float(taid_loss(ours, theirs, predicts, t=config.taid.t_start)), rel=1e-4)
+
+
+def _rows_of_first_step(config: GpuStepsConfig) -> list[int]:
+    generator = torch.Generator().manual_seed(0)
+    length = int(torch.randint(config.least_tokens, config.most_tokens + 1, (1,), generator=generator))
+    return torch.randint(0, 578, (length,), generator=generator).tolist()
+
+
+def test_operations_are_those_that_the_benchmark_counts() -> None:
+    student, teacher = (new_model(config.fields()) for config in (STUDENT, TEACHER))
+    lengths = (7, 12, 3)
+    ours = sum(
+        step_operations(Geometry.of(config.fields()), lengths, vocabulary=578, passes=passes)
+        for config, passes in ((STUDENT, 3), (TEACHER, 1))
+    )
+    assert ours == bench_step._operations(student, teacher, [[0] * length for length in lengths], 578)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("memory", "places"),
+    [
+        ([141 * GB], Places(student=0, teacher=0)),
+        ([80 * GB, 192 * GB], Places(student=1, teacher=1)),
+        ([48 * GB, 85 * GB], Places(student=0, teacher=1)),
+        ([85 * GB] * 8, Places(student=1, teacher=0)),
+        ([], None),
+        ([85 * GB], None),
+        ([80 * GB, 24 * GB], None),  # 104 in all, but no room for the student
+        ([48 * GB] * 4, None),  # no device holds the teacher
+    ],
+)
+def test_models_go_where_there_is_room(memory: list[int], places: Places | None) -> None:
+    if places is not None:
+        assert choose_places(memory, teacher_bytes=66 * GB) == places
+        return
+    with pytest.raises(UserError, match="100 GB or more, or one of more than 66 GB and a second one of 34 GB"):
+        choose_places(memory, teacher_bytes=66 * GB)
+
+
+def test_gpu_steps_refuse_a_machine_without_one(tmp_path: Path, student: Path) -> None:
+    with pytest.raises(UserError, match="no CUDA device"):
+        gpu_steps(STEPS, workspace(tmp_path / "gpu"), student)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 1, "warm_up_steps": 1}, {"documents": 0}, {"least_tokens": 1}, {"least_tokens": 9, "most_tokens": 8}],
+)
+def test_numbers_that_make_no_run_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="correct the recipe"):
+        replace(STEPS, **wrong)
+
+
+def test_a_teacher_with_too_few_logits_is_refused(student: Path) -> None:
+    with pytest.raises(UserError, match="578 logits"):
+        measure(replace(STEPS, teacher=init(rows=500)), CPU, student, Places())
