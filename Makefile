@@ -8,11 +8,12 @@ PYTHON ?=
 RUN := .venv/bin/python -m
 SHELL := /bin/sh
 
-.PHONY: help .venv tinyswallow test check chat inspect compare figures
+.PHONY: help .venv tinyswallow plan test check chat inspect compare figures
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make tinyswallow [RECIPE=auto|mini|FILE.py]  build a recipe; the deliverables are left in dist/<recipe>/'
+	@echo 'make tinyswallow [RECIPE=auto|NAME|FILE.py]  build a recipe; the deliverables are left in dist/<recipe>/'
+	@echo 'make plan [RECIPE=auto|NAME|FILE.py]         what it would cost, before anything is spent (auto: the release)'
 	@echo 'make test, make check                        the whole suite; style, types, import layers, size budget'
 	@echo 'make chat [MODEL=FILE.gguf]                  talk to a model in the terminal'
 	@echo 'make inspect [RECIPE=mini]                   what training reads, with the loss mask in colour'
@@ -32,6 +33,9 @@ help:
 
 tinyswallow: .venv
 	@$(RUN) recipes '$(RECIPE)'
+
+plan: .venv
+	@$(RUN) recipes '$(RECIPE)' --plan
 
 test: .venv
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --durations=15

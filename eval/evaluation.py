@@ -78,9 +78,9 @@ class _Inputs:
 def evaluation(
     config: EvaluationConfig,
     workspace: Workspace,
-    teacher: Path,
-    student_before: Path,
-    base: Path,
+    teacher: Path | None,
+    student_before: Path | None,
+    base: Path | None,
     chat: Path,
     gguf: Path | None,
     coreml: Path | None,
@@ -92,8 +92,9 @@ def evaluation(
     Returns:
         `task_average` by artifact, `held_out_loss` by checkpoint, `stopped_share` of the chat form by artifact.
     """
+    checkpoints = {"teacher": teacher, "student_before": student_before, "base": base, CHAT: chat}
     inputs = _Inputs(
-        checkpoints={"teacher": teacher, "student_before": student_before, "base": base, CHAT: chat},
+        checkpoints={name: path for name, path in checkpoints.items() if path is not None},
         ggufs={path.name: path for path in sorted(gguf.glob("*.gguf"))} if gguf else {},
         packages={path.name: path for path in sorted(coreml.glob("*.mlpackage"))} if coreml else {},
         world=world,
@@ -276,6 +277,8 @@ def _paired(logs: Path, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = names | scores.paired_difference(logs / CHAT, logs / "base")
         yield row | {"ratio": ratio["ratio"], "ratio_interval": ratio["interval"]}
     for name, against in HELD_OUT_PAIRS:
+        if not {f"held_out-{name}", f"held_out-{against}"} <= measured.keys():
+            continue
         rows, other_rows = measured[f"held_out-{name}"], measured[f"held_out-{against}"]
         if scores.has_tokens(rows):
             difference = scores.loss_difference(rows, other_rows)

@@ -152,37 +152,30 @@ def _row(mark: Footprint, phone: dict[str, Any], context: int, date: str) -> dic
 
 
 def _gguf_footprint(path: Path) -> Footprint:
-    from gguf import GGUFReader
+    from common.gguf_header import read_header
 
+    fields = read_header(path).fields
     try:
-        reader = GGUFReader(path)
-
-        def value(key: str) -> Any:
-            found = reader.get_field(key)
-            return None if found is None else found.contents()
-
-        architecture = value("general.architecture")
-        layers, heads = value(f"{architecture}.block_count"), value(f"{architecture}.attention.head_count")
-        kv_heads = value(f"{architecture}.attention.head_count_kv") or heads
-        width = value(f"{architecture}.embedding_length")
-        head_size = value(f"{architecture}.attention.key_length") or width // heads
-        value_size = value(f"{architecture}.attention.value_length") or head_size
-        tokens = reader.get_field("tokenizer.ggml.tokens")
-        assert tokens is not None
+        of_model = f"{fields['general.architecture']}."
+        layers, heads = fields[f"{of_model}block_count"], fields[f"{of_model}attention.head_count"]
+        kv_heads = fields.get(f"{of_model}attention.head_count_kv") or heads
+        width = fields[f"{of_model}embedding_length"]
+        head_size = fields.get(f"{of_model}attention.key_length") or width // heads
+        value_size = fields.get(f"{of_model}attention.value_length") or head_size
         return Footprint(
             artifact=path.name,
             weights="mapped",
             weight_bytes=path.stat().st_size,
             kv_bytes_per_token=layers * kv_heads * (head_size + value_size) * KV_ELEMENT_BYTES,
-            vocabulary=len(tokens.data),
+            vocabulary=len(fields["tokenizer.ggml.tokens"]),
             width=width,
-            max_context_tokens=value(f"{architecture}.context_length"),
+            max_context_tokens=fields[f"{of_model}context_length"],
             ubatch_tokens=UBATCH_TOKENS,
         )
-    except (ValueError, IndexError, TypeError, AssertionError, KeyError) as error:
+    except (TypeError, ZeroDivisionError, KeyError) as error:
         raise UserError(
             wanted="a GGUF file with a language model's header",
-            got=f"{path.name}: {str(error) or 'a field is missing'}",
+            got=f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}",
             next_step="export the file again.",
         ) from error
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
                 "--encoding",
                 nargs="+",
                 action="extend",
-                help="F16, Q8_0 or Q4_K_M, a file each; default: all three",
+                help="F16, Q8_0, Q5_K_M or Q4_K_M, a file each; default: F16, Q8_0 and Q4_K_M",
             )
         else:
             command.add_argument("--weights", default="float16", help="float16, the default")

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gguf import GGUFReader
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import UserError
+from common.gguf_header import read_header
 
 Message = Mapping[str, str]
 
@@ -74,21 +74,12 @@ def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
     Raises:
         UserError: not a GGUF file.
     """
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise UserError(wanted="a whole GGUF file", got=f"{path}: {error}", next_step="Export it again.") from error
-
-    def value(name: str) -> object:
-        field = reader.get_field(f"tokenizer.{name}")
-        return None if field is None else field.contents()
-
-    tokens = value("ggml.tokens")
-    assert tokens is None or isinstance(tokens, list)
-    ends = [tokens[index] for index in (value("ggml.eos_token_id"), value("ggml.eot_token_id"))
-            if tokens and isinstance(index, int)]  # fmt: skip
-    ends += [_DOCUMENT_END] if _DOCUMENT_END in (tokens or []) else []
-    template = value("chat_template")
+    fields = read_header(path).fields
+    tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
+    ids = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    ends = [tokens[index] for index in ids if index is not None and index < len(tokens)]
+    ends += [_DOCUMENT_END] if _DOCUMENT_END in tokens else []
+    template = fields.get("tokenizer.chat_template")
     if not isinstance(template, str):
         return Prompt(example=None, is_chatml=False, default_system=None, stop=tuple(dict.fromkeys(ends)))
     is_chatml, default_system = _compare_with_chatml(template)

@@ -17,8 +17,6 @@ from gguf import (
     GGML_QUANT_VERSION,
     MODEL_ARCH,
     MODEL_ARCH_NAMES,
-    GGMLQuantizationType,
-    GGUFReader,
     GGUFType,
     GGUFWriter,
     LlamaFileType,
@@ -29,6 +27,7 @@ from gguf import (
 from torch import Tensor
 
 from common.errors import UserError
+from common.gguf_header import TensorPlace, read_header
 from common.metrics import progress
 from common.provenance import DataSource
 from export.checkpoint import EMBEDDING, Checkpoint, Rope
@@ -43,20 +42,11 @@ _ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorRecord:
-    """One tensor of a file: its encoding and shape, the row length last."""
-
-    type: str
-    shape: tuple[int, ...]
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class GgufContents:
     """What a GGUF file holds."""
 
     bytes: int
-    tensors: dict[str, TensorRecord]
+    tensors: dict[str, TensorPlace]
 
     @property
     def parameters(self) -> int:
@@ -125,19 +115,7 @@ def inspect(path: Path) -> GgufContents:
     Raises:
         UserError: not a GGUF file, or one that is cut short.
     """
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise UserError(wanted="a whole GGUF file", got=f"{path}: {error}", next_step="Export it again.") from error
-    tensors = {
-        tensor.name: TensorRecord(
-            type=GGMLQuantizationType(tensor.tensor_type).name,
-            shape=tuple(int(size) for size in reversed(tensor.shape)),
-            bytes=int(tensor.n_bytes),
-        )
-        for tensor in reader.tensors
-    }
-    return GgufContents(bytes=path.stat().st_size, tensors=tensors)
+    return GgufContents(bytes=path.stat().st_size, tensors=read_header(path).tensors)
 
 
 def _plan(checkpoint: Checkpoint, architecture: MODEL_ARCH) -> dict[str, tuple[str | None, tuple[int, ...]]]:

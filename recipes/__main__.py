@@ -1,13 +1,15 @@
 """`python -m recipes NAME|FILE.py [--until ARTIFACT]`: builds a recipe and publishes what it delivers.
 
-One line a stage; running it again finds every stage done. `--list` and `--show NAME` tell what there is; those who
-change the code need `--fingerprints`. It knows no stage: the pipeline stands in `recipes/recipe.py`.
+One line a stage; running it again finds every stage done. `--plan` prints what it would cost and spends nothing;
+`--list` and `--show NAME` tell what there is; those who change the code need `--fingerprints`. It knows no stage: the
+pipeline stands in `recipes/recipe.py`.
 """
 
 import argparse
 import dataclasses
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ def main(arguments: list[str]) -> None:
     """Parses `arguments` and does what they ask."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
+    if parsed.sources is not None:
+        os.environ["SOURCES"] = str(parsed.sources)  # whoever asks for the folder asks there, child processes too
     if parsed.list:
         for name, what in KNOWN.items():
             say(f"{name:<12}  {what}")
@@ -27,6 +31,8 @@ def main(arguments: list[str]) -> None:
         say("\n".join(shown(load(parsed.show, say=say))))
     elif parsed.fingerprints is not None:
         _rewrite_fingerprints(parsed.fingerprints, same_output=parsed.same_output, reason=parsed.reason)
+    elif parsed.recipe is not None and parsed.plan:
+        _plan(parsed.recipe, build_folder=parsed.build)
     elif parsed.recipe is not None:
         _build(parsed.recipe, until=parsed.until, build_folder=parsed.build, dist_folder=parsed.dist)
     else:
@@ -57,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="deliverables, in DIR/<recipe> (default: %(default)s)",
     )
+    parser.add_argument(
+        "--sources", type=Path, metavar="DIR", help="DIR/<org>/<name> stands in for the hub (default: $SOURCES)"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what it would cost; auto means the release")
     parser.add_argument("--list", action="store_true", help="print the known recipes")
     parser.add_argument("--show", metavar="NAME|FILE.py", help="print every number of a recipe")
     parser.add_argument(
@@ -74,12 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Path) -> None:
     start = time.perf_counter()
-    recipe = load(name, say=say)
+    asked, recipe = name, load(name, say=say, build_folder=build_folder)
     # After the name is known to be good: these load torch.
     from common.store import Store
+    from recipes.preflight import before_start
     from recipes.publish import publish
     from recipes.recipe import build
 
+    before_start(recipe, asked=asked, build_folder=build_folder, say=say, until=until)
     done = build(recipe, Store(build_folder, report=say), until=until)
     name, last = list(done.items())[-1]
     where = f"{name} in {last.folder}"
@@ -87,7 +99,30 @@ def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Pat
         published = dist_folder / recipe.name
         publish(done["dist"], published, say=say)
         where = f"deliverables in {published}, report in {published / 'report.html'}"
+    _say_figures(recipe, done)
     say(f"{'total':<16}  {time.perf_counter() - start:8.1f} s  {where}")
+
+
+def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
+    """What a rehearsal is for: its figures, as lines of JSON."""
+    from recipes.rehearsal_figures import figure_lines
+    from recipes.rehearsal_model import RandomModelConfig
+    from recipes.sizes import Geometry
+
+    if isinstance(recipe.chat, RandomModelConfig) and "dist" in done:
+        for line in figure_lines(done, Geometry.of(recipe.chat.init.fields())):
+            say(line)
+
+
+def _plan(name: str, *, build_folder: Path) -> None:
+    from common.sources import stand_in
+    from recipes.plan import plan_of
+    from recipes.plan_text import plan_lines
+    from recipes.preflight import RELEASE
+
+    recipe = load(RELEASE if name == "auto" else name, say=say)
+    for line in plan_lines(plan_of(recipe, build_folder=build_folder, sources=stand_in(None))):
+        say(line)
 
 
 def shown(recipe: Any) -> Iterator[str]:

@@ -18,15 +18,22 @@ from common.errors import UserError
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
-KNOWN = {"mini": "the embedded default: the release's code with toy numbers, no download"}
+KNOWN = {
+    "mini": "the embedded default: the release's code with toy numbers, no download",
+    "tinyswallow": "the release: Qwen2.5-32B-Instruct distilled into 1.5B; a large GPU for days, see --plan",
+    "rehearsal": "the release's true size with random weights: memory, files and time, no download",
+    "qwen3": "a stronger teacher into Qwen3-1.7B, without Gemma or Llama terms; see --plan",
+    "japanese_teacher": "the release with a teacher that was trained further on Japanese; see --plan",
+}
 """Recipe name to what it is; `recipes/<name>.py` has a function of the same name."""
 
 
-def load(wanted: str, *, say: Callable[[str], None]) -> "Recipe":
+def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("build")) -> "Recipe":
     """The recipe that `wanted` names: one of KNOWN, "auto", or a path that ends in `.py`.
 
     Args:
         say: told which recipe `auto` chose, and why.
+        build_folder: where it will be built; `auto` counts the room there.
 
     Raises:
         UserError: no such recipe, or a file that does not define one; names what is wrong in it and where.
@@ -34,9 +41,10 @@ def load(wanted: str, *, say: Callable[[str], None]) -> "Recipe":
     if wanted.endswith(".py"):
         return _load_file(Path(wanted))
     if wanted == "auto":
+        from common.sources import stand_in
         from recipes.preflight import choose, room_here
 
-        wanted, reason = choose(room_here(Path.cwd()))
+        wanted, reason = choose(room_here(build_folder), sources=stand_in(None))
         say(reason)
     if wanted not in KNOWN:
         raise UserError(

@@ -3,9 +3,10 @@
     world -> tokenizer -> corpus -> teacher -> student_before -> base -> conversations -> chat
           -> gguf, coreml -> evaluation -> report -> dist
 
-A model may be a published checkpoint in the place of a training run; its tokenizer then is the build's. What flows
-between stages is a folder with a `manifest.json`; `common.store` decides what is done already. A recipe is Python: a
-function that returns a `Recipe`. To vary one, `dataclasses.replace` it.
+A model may be a published checkpoint in the place of a training run; its tokenizer then is the build's. A rehearsal has
+random weights in the place of all models. What flows between stages is a folder with a `manifest.json`; `common.store`
+decides what is done already. A recipe is Python: a function that returns a `Recipe`. To vary one, `dataclasses.replace`
+it.
 """
 
 from contextlib import suppress
@@ -26,15 +27,20 @@ from export.gguf import GgufConfig, gguf
 from export.release import DistConfig, dist
 from instruct.conversations import ConversationsConfig, conversations
 from instruct.train import InstructConfig, instruct
+from recipes.benchmark_files import FILES_FOLDER, BenchmarkFilesConfig, benchmark_files
 from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 from recipes.hub_names import HubConversations, HubText, PublishedModel
 from recipes.licence_texts import LicenceTextsConfig, licence_texts
 from recipes.own_files import OwnFilesConfig, own_files
 from recipes.published_models import published_model
+from recipes.rehearsal_gpu import GpuStepsConfig, gpu_steps, has_room
+from recipes.rehearsal_model import RandomModelConfig, random_model
 from recipes.resolving import Resolved, Resolver
+from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
 from recipes.toy_world import WorldConfig, world
 
 ARTIFACTS = (
+    "benchmarks",
     "world",
     "tokenizer",
     "corpus",
@@ -45,13 +51,15 @@ ARTIFACTS = (
     "chat",
     "gguf",
     "coreml",
+    "gpu_steps",
     "evaluation",
     "report",
     "licences",
     "dist",
 )
-"""Names of the artifacts in the order in which they are built; what `--until` takes. A recipe with published models
-has no `tokenizer`, one without has no `licences`."""
+"""Names of the artifacts in the order in which they are built; what `--until` takes. A recipe has those that it needs:
+`benchmarks` where it scores by them and SOURCES does not hold them, `licences` where anything was published elsewhere,
+`gpu_steps` in a rehearsal where there is a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,17 +76,20 @@ class Recipe:
     """Conversations on the hub, where the world has none."""
     decontaminate: bool = False
     """Whether text and conversations are searched for items of the published benchmarks."""
-    tokenizer: TokenizerConfig | None
-    """None takes the published student's."""
+    tokenizer: TokenizerConfig | StandInTokenizerConfig | None
+    """To be trained, or made by rule; None takes the published student's."""
     corpus: CorpusConfig
-    teacher: DistillConfig | PublishedModel
-    """Pre-training of the teacher on all of train, or a model of the hub."""
-    student_before: DistillConfig | PublishedModel
+    teacher: DistillConfig | PublishedModel | None
+    """Pre-training of the teacher on all of train, or a model of the hub. None, as the next three, in a rehearsal."""
+    student_before: DistillConfig | PublishedModel | None
     """Pre-training of the student by itself, or a model of the hub."""
-    base: DistillConfig
+    base: DistillConfig | None
     """Distillation of the teacher into the student."""
-    conversations: ConversationsConfig
-    chat: InstructConfig
+    conversations: ConversationsConfig | None
+    chat: InstructConfig | RandomModelConfig
+    """Tuning on conversations, or random weights."""
+    gpu_steps: GpuStepsConfig | None = None
+    """Steps of the distillation at true size, where there is a GPU that holds them."""
     gguf: GgufConfig
     coreml: CoremlConfig
     evaluation: EvaluationConfig
@@ -92,7 +103,7 @@ class Recipe:
             raise _contradiction(
                 f"a report of recipe {self.name}", f"report.recipe {self.report.recipe!r}", "give both one name"
             )
-        _check_methods(self)
+        _check_models(self)
         _check_data(self)
         _check_sizes(self)
 
@@ -107,7 +118,16 @@ def _contradiction(wanted: str, got: str, next_step: str) -> UserError:
     return UserError(wanted=wanted, got=got, next_step=next_step)
 
 
-def _check_methods(recipe: Recipe) -> None:
+def _check_models(recipe: Recipe) -> None:
+    parts = {name: getattr(recipe, name) for name in ("teacher", "student_before", "base", "conversations")}
+    rehearsed = isinstance(recipe.chat, RandomModelConfig)
+    wrong = [name for name, part in parts.items() if (part is None) != rehearsed]
+    if wrong:
+        raise _contradiction(
+            f"{', '.join(parts)} where the chat model is trained, and none of them where it has random weights",
+            f"{', '.join(wrong)} {'set' if rehearsed else 'missing'}",
+            "change these or `chat`",
+        )
     for name, stage, with_teacher in (
         ("teacher", recipe.teacher, False),
         ("student_before", recipe.student_before, False),
@@ -116,7 +136,7 @@ def _check_methods(recipe: Recipe) -> None:
         if isinstance(stage, DistillConfig) and method(stage.method).needs_teacher != with_teacher:
             wanted = "a method with a teacher" if with_teacher else "a method without a teacher"
             raise _contradiction(f"{name} with {wanted}", stage.method, f"change {name}.method")
-    if recipe.base.init is not None:
+    if recipe.base is not None and recipe.base.init is not None:
         raise _contradiction("base without init, since it starts from student_before", "one", "set it to None")
 
 
@@ -139,9 +159,10 @@ def _check_data(recipe: Recipe) -> None:
 
 def _check_sizes(recipe: Recipe) -> None:
     """Geometry of the models that are trained in place against rows and tokenizer; that of others is in their files."""
-    sequence = max(recipe.corpus.sequence_tokens, recipe.conversations.sequence_tokens)
-    for name, stage in (("teacher", recipe.teacher), ("student_before", recipe.student_before)):
-        if isinstance(stage, PublishedModel):
+    sequence = max(part.sequence_tokens for part in (recipe.corpus, recipe.conversations) if part is not None)
+    stages = {"teacher": recipe.teacher, "student_before": recipe.student_before, "chat": recipe.chat}
+    for name, stage in stages.items():
+        if not isinstance(stage, DistillConfig | RandomModelConfig):
             continue
         if stage.init is None:
             raise _contradiction(f"{name}.init, the geometry of the untrained model", "None", "set it")
@@ -149,7 +170,7 @@ def _check_sizes(recipe: Recipe) -> None:
         _require(name, fields, "max_position_embeddings", sequence, "the longest rows")
         if recipe.tokenizer is not None:
             _require(name, fields, "vocab_size", recipe.tokenizer.vocabulary, "the tokenizer's vocabulary")
-        if name == "student_before":
+        if name != "teacher":
             _require(name, fields, "max_position_embeddings", recipe.coreml.context_tokens, "the Core ML context")
 
 
@@ -181,11 +202,12 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
     """
     if until is not None and until not in ARTIFACTS:
         raise UserError(wanted=f"an artifact out of {', '.join(ARTIFACTS)}", got=until, next_step="name one of these")
+    wants_benchmarks = recipe.decontaminate or isinstance(recipe.world, BenchmarkQuestionsConfig)
     resolved = Resolver(store.root, sources=stand_in(None)).resolve(
         models=recipe.models,
         text=recipe.text,
         conversations=recipe.instructions,
-        with_benchmarks=recipe.decontaminate or isinstance(recipe.world, BenchmarkQuestionsConfig),
+        with_benchmarks=wants_benchmarks,
     )
     done: dict[str, Artifact] = {}
 
@@ -196,6 +218,9 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
         return done[name]
 
     with suppress(_Until):
+        if wants_benchmarks and resolved.benchmarks is None:
+            fetched = step("benchmarks", benchmark_files, BenchmarkFilesConfig())
+            resolved = replace(resolved, benchmarks=fetched.folder / FILES_FOLDER)
         _pipeline(recipe, resolved, step)
     return done
 
@@ -205,20 +230,23 @@ def _pipeline(recipe: Recipe, resolved: Resolved, step: Any) -> None:
     texts = _world(recipe, resolved, step)
     own = [] if recipe.text else [texts]
     before = None if recipe.tokenizer else _published(step, "student_before", resolved)
-    tokenizer = before or step("tokenizer", train_tokenizer, recipe.tokenizer, texts)
+    tokenizer = before or _tokenizer(recipe, step, texts)
     packed = step("corpus", corpus, _corpus_config(recipe, resolved), *own, tokenizer)
-    talks = step("conversations", conversations, _conversations_config(recipe, resolved), *own, tokenizer)
 
-    if isinstance(recipe.teacher, PublishedModel):
-        teacher = _published(step, "teacher", resolved)
+    if isinstance(recipe.chat, RandomModelConfig):
+        talks = teacher = base = None
+        chat = step("chat", random_model, recipe.chat, tokenizer)
     else:
-        teacher = step("teacher", distill, recipe.teacher, packed, None, None)
-    before = before or step("student_before", distill, recipe.student_before, packed, None, None)
-    base = step("base", distill, recipe.base, packed, before, teacher)
-    chat = step("chat", instruct, recipe.chat, base, talks, packed if recipe.chat.replay_rows_per_step else None)
+        talks = step("conversations", conversations, _conversations_config(recipe, resolved), *own, tokenizer)
+        teacher = _model(recipe.teacher, "teacher", resolved, step, packed)
+        before = before or _model(recipe.student_before, "student_before", resolved, step, packed)
+        base = step("base", distill, recipe.base, packed, before, teacher)
+        chat = step("chat", instruct, recipe.chat, base, talks, packed if recipe.chat.replay_rows_per_step else None)
 
     ggufs = step("gguf", gguf, recipe.gguf, chat)
     package = step("coreml", coreml, recipe.coreml, chat)
+    if recipe.gpu_steps is not None and has_room(recipe.gpu_steps):
+        step("gpu_steps", gpu_steps, recipe.gpu_steps, chat)
 
     scores = step(
         "evaluation", evaluation, recipe.evaluation, teacher, before, base, chat, ggufs, package, texts, packed
@@ -238,6 +266,19 @@ def _world(recipe: Recipe, resolved: Resolved, step: Any) -> Artifact:
             return step("world", world, recipe.world)
 
 
+def _tokenizer(recipe: Recipe, step: Any, texts: Artifact) -> Artifact:
+    if isinstance(recipe.tokenizer, StandInTokenizerConfig):
+        return step("tokenizer", stand_in_tokenizer, recipe.tokenizer)
+    return step("tokenizer", train_tokenizer, recipe.tokenizer, texts)
+
+
+def _model(model: Any, name: str, resolved: Resolved, step: Any, packed: Artifact) -> Artifact:
+    """A published checkpoint, or one that is trained here."""
+    if isinstance(model, PublishedModel):
+        return _published(step, name, resolved)
+    return step(name, distill, model, packed, None, None)
+
+
 def _published(step: Any, name: str, resolved: Resolved) -> Artifact:
     return step(name, published_model, resolved.models[name])
 
@@ -249,12 +290,13 @@ def _corpus_config(recipe: Recipe, resolved: Resolved) -> CorpusConfig:
 
 def _conversations_config(recipe: Recipe, resolved: Resolved) -> ConversationsConfig:
     config = recipe.conversations
+    assert config is not None
     if recipe.instructions:
         config = replace(config, sources=resolved.conversations)
     return replace(config, benchmarks=resolved.benchmarks) if recipe.decontaminate else config
 
 
-def _licences(recipe: Recipe, resolved: Resolved, step: Any, models: dict[str, Artifact]) -> Artifact | None:
+def _licences(recipe: Recipe, resolved: Resolved, step: Any, models: dict[str, Artifact | None]) -> Artifact | None:
     """The publishers' licence texts, where anything came from a publisher."""
     if not (recipe.models or recipe.text or recipe.instructions):
         return None

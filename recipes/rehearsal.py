@@ -13,6 +13,7 @@ from eval.report import Licence, ReportConfig
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from export.release import DistConfig
+from recipes.recipe import Recipe
 from recipes.rehearsal_gpu import GpuStepsConfig
 from recipes.rehearsal_model import RandomModelConfig
 from recipes.stand_in_tokenizer import StandInTokenizerConfig
@@ -76,3 +77,24 @@ REPORT = ReportConfig(
     ),
 )
 DIST = DistConfig()
+
+
+def rehearsal() -> Recipe:
+    """Every number of the rehearsal."""
+    return Recipe(
+        name="rehearsal",
+        world=WORLD,
+        tokenizer=TOKENIZER,
+        corpus=CORPUS,
+        teacher=None,
+        student_before=None,
+        base=None,
+        conversations=None,
+        chat=MODEL,
+        gguf=GGUF,
+        coreml=COREML,
+        gpu_steps=GPU,
+        evaluation=EVALUATION,
+        report=REPORT,
+        dist=DIST,
+    )

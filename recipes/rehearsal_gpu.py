@@ -80,6 +80,23 @@ class GpuStepsConfig:
             )
 
 
+def has_room(config: GpuStepsConfig) -> bool:
+    """Whether this machine's GPUs hold both models."""
+    try:
+        _places(config, _memory_bytes())
+    except UserError:
+        return False
+    return True
+
+
+def _memory_bytes() -> list[int]:
+    return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+
+
+def _places(config: GpuStepsConfig, memory_bytes: list[int]) -> Places:
+    return choose_places(memory_bytes, teacher_bytes=2 * Geometry.of(config.teacher.fields()).parameters())
+
+
 @stage(version=1)
 def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> dict[str, Any]:
     """Runs the steps on this machine's GPUs and writes nothing but its facts.
@@ -90,11 +107,8 @@ def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> di
     Raises:
         UserError: no CUDA, or less memory on its devices than the two models need.
     """
-    memory: list[int] = []
-    if workspace.machine.device == "cuda":
-        memory = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
-    teacher_bytes = 2 * Geometry.of(config.teacher.fields()).parameters()
-    return measure(config, workspace.machine, student, choose_places(memory, teacher_bytes=teacher_bytes))
+    memory_bytes = _memory_bytes() if workspace.machine.device == "cuda" else []
+    return measure(config, workspace.machine, student, _places(config, memory_bytes))
 
 
 def measure(config: GpuStepsConfig, machine: Machine, student: Path, places: Places) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Resolved:
     text: tuple[TextSource, ...] = ()
     conversations: tuple[ConversationSource, ...] = ()
     benchmarks: Path | None = None
-    """Folder of the benchmark files."""
+    """Folder of the benchmark files in SOURCES; None where there is no SOURCES, or no need of them."""
     licences: tuple[LicenceTexts, ...] = ()
     """Licence texts of data sets; those of models lie in their folders."""
 
@@ -112,12 +112,14 @@ class Resolver:
     def _conversations(self, source: HubConversations) -> ConversationSource:
         return published_source(source.dataset, sources=self._sources, weight=source.weight, find=self._lock.find)
 
-    def _benchmarks(self) -> Path:
-        folder = None if self._sources is None else self._sources / BENCHMARKS_FOLDER
-        if folder is None or not folder.is_dir():
+    def _benchmarks(self) -> Path | None:
+        if self._sources is None:
+            return None
+        folder = self._sources / BENCHMARKS_FOLDER
+        if not folder.is_dir():
             raise UserError(
                 wanted=f"the benchmark files in the folder {BENCHMARKS_FOLDER} of SOURCES",
-                got="no SOURCES" if folder is None else f"no folder {folder}",
+                got=f"no folder {folder}",
                 next_step="docs/reproduce.md tells where they are published and how they lie there",
             )
         return folder

@@ -84,6 +84,8 @@ def compare(
     needs_teacher = {name: method(name).needs_teacher for name in dict.fromkeys((BASELINE, *methods))}
     if num_seeds < 1:
         raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
+    if recipe.base is None:
+        raise UserError(wanted="a recipe with a distillation", got=recipe.name, next_step="Name another recipe.")
     made = build(recipe, store, until="student_before")
     corpus, teacher, start = made["corpus"], made["teacher"], made["student_before"]
     runs: list[Run] = []

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
@@ -177,7 +177,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def running(monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
     """A running stand-in that HF_ENDPOINT names; waits between tries take no time."""
     monkeypatch.setenv("NO_PROXY", "*")
     close_session()  # the library keeps one client, which reads the proxies when it is made

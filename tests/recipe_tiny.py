@@ -1,6 +1,7 @@
 """The embedded recipe, shrunken until a whole run takes seconds: same stages, same code, other numbers."""
 
 from dataclasses import replace
+from typing import Any
 
 from distill.initial import InitConfig, qwen2_config
 from recipes.mini import mini
@@ -19,7 +20,7 @@ def _init(hidden: int, rows: int) -> InitConfig:
 
 def recipe() -> Recipe:
     """What `python -m recipes FILE.py` takes."""
-    full = mini()
+    full: Any = mini()
     short = {"steps": 6, "rows_per_step": 2, "micro_batch_rows": 2, "validate_every": 3, "checkpoint_every": 2}
     student = replace(full.student_before, **short, corpus_tokens=4000, init=_init(256, VOCABULARY + 64))
     return replace(

@@ -3,6 +3,7 @@
 The pipeline here is a toy of three stages in the place of `recipes.recipe`; the real one has its own tests.
 """
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from common.device import Machine
 from common.errors import UserError
 from common.store import Artifact, Store, Workspace, stage
 from recipes.__main__ import main, shown
-from recipes.loading import load
+from recipes.loading import KNOWN, load
 
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
@@ -35,6 +36,11 @@ class Recipe:
     deep: Deep = Deep()
     several: tuple[Deep, ...] = (Deep(rate=1.0), Deep(rate=2.0))
     file: Path = Path("a/b.txt")
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """None of the hub, so that no build asks for a yes."""
+        return {}
 
 
 @stage(version=1)
@@ -152,7 +158,9 @@ def test_without_links_files_are_copied(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_list_names_the_recipes_with_a_word_on_each(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list"])
-    assert re.fullmatch(r"mini +\S.*\n", capsys.readouterr().out)
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.fullmatch(r"(\w+) +\S.*", line)[1] for line in lines] == list(KNOWN)  # pyright: ignore[reportOptionalSubscript]
+    assert {"mini", "tinyswallow"} <= set(KNOWN)
 
 
 def test_show_prints_every_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,14 +183,41 @@ def test_auto_says_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
     mini = ModuleType("recipes.mini")
     mini.__dict__["mini"] = Recipe
     monkeypatch.setitem(sys.modules, "recipes.mini", mini)
+    monkeypatch.setattr("recipes.preflight.gpus_bytes", lambda: ())
     said: list[str] = []
     assert load("auto", say=said.append) == Recipe()
     assert len(said) == 1 and "mini" in said[0]
 
 
-@pytest.mark.parametrize("name", ["tinyswallow", "rehearsal", "nope", ""])
+def test_sources_are_named_by_option_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCES", "elsewhere")
+    main(["recipe.py", "--sources", "here", "--until", "corpus"])
+    assert os.environ["SOURCES"] == "here"
+
+
+def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    planned: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: planned.append((recipe, where)))
+    monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: ["operations"])
+    main(["recipe.py", "--plan", "--build", "there"])
+    assert capsys.readouterr().out == "operations\n"
+    ((recipe, where),) = planned
+    assert recipe == Recipe() and where["build_folder"] == Path("there")
+    assert sorted(path.name for path in Path().iterdir()) == ["recipe.py"]
+
+
+def test_auto_plans_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("recipes.__main__.load", lambda name, **others: loaded.append(name))
+    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: None)
+    monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: [])
+    main(["auto", "--plan"])
+    assert loaded == ["tinyswallow"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "nope", ""])
 def test_an_unknown_recipe_names_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=r"wanted a recipe: mini, auto, .*; got '" + name):
+    with pytest.raises(UserError, match=r"wanted a recipe: mini, tinyswallow, .*auto, .*; got '" + name):
         load(name, say=print)
 
 

@@ -1,64 +1,194 @@
-"""RECIPE=auto: the release's needs against independent counts, and the one line on machines of every kind."""
+"""Before a build: RECIPE=auto on machines of every kind, everything missing in one answer, and who says yes."""
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from recipes import preflight
-from recipes.preflight import GIB, Room, choose, release_needs
+from recipes.mini import mini
+from recipes.plan import needs_of, plan_of
+from recipes.plan_work import release_work
+from recipes.preflight import Room, before_start, choose, missing
+from recipes.recipe import Recipe
+from recipes.resizing import resized
+from recipes.tinyswallow import tinyswallow
 
-LARGE = Room(gpu_bytes=139 * GIB, ram_bytes=512 * GIB, disk_bytes=2_000 * GIB)
-
-
-def _qwen2_parameters(*, layers: int, width: int, inner: int, kv_width: int, rows: int, tied: bool) -> int:
-    """Weights of a Qwen2 model, matrix by matrix."""
-    attention = 2 * width * width + width + 2 * (width * kv_width + kv_width)
-    layer = attention + 3 * width * inner + 2 * width
-    return layers * layer + width + rows * width * (1 if tied else 2)
-
-
-def test_parameter_counts_equal_those_of_the_published_shapes() -> None:
-    teacher = _qwen2_parameters(layers=64, width=5120, inner=27648, kv_width=8 * 128, rows=152064, tied=False)
-    student = _qwen2_parameters(layers=28, width=1536, inner=8960, kv_width=2 * 128, rows=151936, tied=True)
-    assert teacher == preflight.TEACHER_PARAMETERS
-    assert student == preflight.STUDENT_PARAMETERS
+GB = 10**9
+LARGE = Room(gpus_bytes=(143_771 * 2**20,), ram_bytes=512 * GB, disk_bytes=2000 * GB)
+"""One H200 as its driver counts it."""
 
 
-def test_the_needs_hold_at_least_what_is_known_to_be_there() -> None:
-    needs = release_needs()
-    # The teacher in bf16 and the student in training, nothing else: a floor in GB from the sheets.
-    assert needs.gpu_bytes > 65e9 + 16 * 1.54e9
-    assert needs.ram_bytes > 16.9e9
-    # The download of the teacher and a checkpoint of the student.
-    assert needs.disk_bytes > 65e9 + 12 * 1.54e9
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal, no answers and no keys in the environment; no test asks the hub."""
+    for name in ("YES", "HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE", "SOURCES", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(preflight, "_unresolved", lambda *arguments: iter(()))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+
+
+def _on(monkeypatch: pytest.MonkeyPatch, here: Room) -> None:
+    monkeypatch.setattr(preflight, "room_here", lambda folder: here)
+
+
+def _with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    monkeypatch.setenv("LMSYS_SYNTH_PASSPHRASE", "planted words")
+    monkeypatch.setattr("shutil.which", lambda program: f"/bin/{program}")
 
 
 @pytest.mark.parametrize(
-    ("here", "says"),
+    ("here", "name", "says"),
     [
-        (LARGE, "enough here, but mini is the one recipe there is yet"),
-        (dataclasses.replace(LARGE, gpu_bytes=0), "too little GPU memory here, and mini"),
-        (dataclasses.replace(LARGE, ram_bytes=8 * GIB), "too little RAM here, and mini"),
-        (dataclasses.replace(LARGE, disk_bytes=8 * GIB), "too little disk here, and mini"),
-        (Room(gpu_bytes=0, ram_bytes=0, disk_bytes=0), "too little GPU memory and RAM and disk here, and mini"),
+        (LARGE, "tinyswallow", "enough here"),
+        (dataclasses.replace(LARGE, gpus_bytes=()), "mini", "too little GPU memory here"),
+        (dataclasses.replace(LARGE, gpus_bytes=(81_559 * 2**20,)), "mini", "too little GPU memory here"),
+        (dataclasses.replace(LARGE, gpus_bytes=(81_559 * 2**20,) * 2), "tinyswallow", "enough here"),
+        (dataclasses.replace(LARGE, gpus_bytes=(24_564 * 2**20,) * 8), "mini", "too little GPU memory here"),
+        (dataclasses.replace(LARGE, ram_bytes=8 * GB), "mini", "too little main memory here"),
+        (dataclasses.replace(LARGE, disk_bytes=8 * GB), "mini", "too little disk here"),
+        (Room(gpus_bytes=(), ram_bytes=0, disk_bytes=0), "mini", "too little GPU memory and main memory and disk here"),
     ],
 )
-def test_the_line_names_all_that_is_short_at_once(here: Room, says: str) -> None:
-    recipe, line = choose(here)
-    assert recipe == "mini"
-    assert line.startswith("RECIPE=auto builds mini: the release needs ")
-    assert line.count("\n") == 0
-    assert says in line
+def test_auto_says_which_and_why_in_one_line(here: Room, name: str, says: str) -> None:
+    chosen, line = choose(here)
+    assert chosen == name
+    assert line.startswith(f"RECIPE=auto builds {name}: the release needs ")
+    assert line.count("\n") == 0 and line.endswith(says)
 
 
 def test_the_line_puts_need_beside_what_is_here() -> None:
-    _, line = choose(dataclasses.replace(LARGE, gpu_bytes=79 * GIB))
-    needed_gib = release_needs().gpu_bytes / 2**30
-    assert f"{needed_gib:.0f} GiB of GPU memory (here 79)" in line
+    _, line = choose(dataclasses.replace(LARGE, gpus_bytes=(79 * GB,)))
+    needed = needs_of(release_work(sources=None)).gpu_bytes / GB
+    assert f"{needed:.0f} GB of GPU memory (here 79 GB)" in line
+
+
+def test_auto_takes_mini_where_sources_lack_the_release(tmp_path: Path) -> None:
+    name, line = choose(LARGE, sources=tmp_path)
+    assert name == "mini" and "Qwen/Qwen2.5" in line and "\n" not in line
+
+
+def test_everything_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    said: list[str] = []
+    with pytest.raises(UserError) as caught:
+        before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=said.append)
+    lines = [line for line in said if line.startswith("missing: ")]
+    assert len(lines) == 6
+    for words in (
+        "GB of GPU memory on one GPU.*got no GPU; next: take a machine with 1 x 141 GB",
+        "GB of main memory.*got 8 GB",
+        "GB on the disk of .*got 5 GB free.*--build",
+        "terms of lmsys/lmsys-chat-1m.*no HF_TOKEN in the environment.*accept the terms",
+        "the program gpg",
+        "LMSYS_SYNTH_PASSPHRASE.*got none.*publisher's script",
+    ):
+        assert sum(bool(re.search(words, line)) for line in lines) == 1, words
+    assert all("\n" not in line for line in lines)
+    for what in ("GPU memory", "main memory", "disk", "HF_TOKEN", "gpg", "LMSYS_SYNTH_PASSPHRASE"):
+        assert what in caught.value.got
+
+
+def test_one_thing_missing_is_the_error_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _with_keys(monkeypatch)
+    _on(monkeypatch, dataclasses.replace(LARGE, disk_bytes=50 * GB))
+    with pytest.raises(UserError, match=r"GB on the disk of .*; got 50 GB free"):
+        before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=lambda line: None)
+
+
+def test_data_alone_needs_no_room_for_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _with_keys(monkeypatch)
+    recipe = tinyswallow()
+    plan = plan_of(recipe, build_folder=tmp_path, sources=None)
+    poor = Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB)
+    assert list(missing(recipe, plan, poor, build_folder=tmp_path, until="conversations")) == []
+    assert len(list(missing(recipe, plan, poor, build_folder=tmp_path, until="base"))) == 3
+
+
+def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("SOURCES", str(tmp_path))
+    recipe = tinyswallow()
+    plan = plan_of(recipe, build_folder=tmp_path / "build", sources=tmp_path)
+    found = {one.what: str(one.error) for one in missing(recipe, plan, LARGE, build_folder=tmp_path / "build")}
+    assert len(found) == 8 and "\n" not in "".join(found.values())
+    for name in ("Qwen/Qwen2.5-32B-Instruct", "HuggingFaceFW/fineweb-2", "tokyotech-llm/swallow-gemma-magpie-v0.1"):
+        assert name in found[name] and "no folder" in found[name]
+    assert "docs/reproduce.md" in found["benchmarks"]
+
+
+def _started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, asked: str, recipe: Recipe | None = None
+) -> tuple[list[str], list[float]]:
+    """What a machine that holds the release says and how long it waits."""
+    _with_keys(monkeypatch)
+    _on(monkeypatch, LARGE)
+    said: list[str] = []
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    before_start(recipe or tinyswallow(), asked=asked, build_folder=tmp_path, say=said.append)
+    return said, slept
+
+
+def test_a_release_that_was_named_starts_without_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said, slept = _started(monkeypatch, tmp_path, asked="tinyswallow")
+    text = "\n".join(said)
+    assert slept == []
+    assert "h on one H200" in text and "disk: " in text and "downloads: " in text and "licence: " in text
+    assert "planted" not in text
+
+
+def test_auto_never_starts_the_release_without_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"RECIPE=auto never takes for granted; got no terminal.*YES=1"):
+        _started(monkeypatch, tmp_path, asked="auto")
+
+
+def test_auto_starts_it_with_a_yes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("YES", "1")
+    said, slept = _started(monkeypatch, tmp_path, asked="auto")
+    assert said and slept == []
+
+
+@pytest.mark.parametrize("asked", ["auto", "tinyswallow"])
+def test_on_a_terminal_it_waits_ten_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    said, slept = _started(monkeypatch, tmp_path, asked=asked)
+    assert slept == [10] and "Ctrl-C" in said[-1]
+
+
+def test_a_recipe_that_makes_its_own_models_is_never_asked_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert _started(monkeypatch, tmp_path, asked="auto", recipe=mini()) == ([], [])
+
+
+def test_of_several_processes_one_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert _started(monkeypatch, tmp_path, asked="auto") == ([], [])
+
+
+def test_a_toy_sized_release_of_sources_needs_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from published_sources import publish
+
+    monkeypatch.undo()
+    sources = publish(tmp_path / "sources", documents=20, conversations=10)
+    monkeypatch.setenv("SOURCES", str(sources))
+    monkeypatch.setenv("LMSYS_SYNTH_PASSPHRASE", "words")
+    sizes = {"base.steps": 6, "base.rows_per_step": 2, "chat.steps": 6, "chat.rows_per_step": 2}
+    recipe = resized(tinyswallow(), sizes)
+    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=24 * GB, disk_bytes=20 * GB))
+    said: list[str] = []
+    before_start(recipe, asked="recipe.py", build_folder=tmp_path / "build", say=said.append)
+    assert "downloads: none" in said
+    assert not any("missing" in line for line in said)
 
 
 def _fake_driver(folder: Path, answer: str, status: int) -> str:
@@ -70,22 +200,28 @@ def _fake_driver(folder: Path, answer: str, status: int) -> str:
 
 @pytest.mark.parametrize(
     ("answer", "status", "mebibytes"),
-    [("81559\\n", 0, 81559), ("81559\\n81559\\n", 0, 163118), ("[N/A]\\n", 0, 0), ("no driver\\n", 9, 0), ("", 0, 0)],
+    [
+        ("81559\\n", 0, [81559]),
+        ("81559\\n81559\\n", 0, [81559, 81559]),
+        ("[N/A]\\n", 0, []),
+        ("no driver\\n", 9, []),
+        ("", 0, []),
+    ],
 )
-def test_gpu_memory_is_the_sum_and_a_broken_driver_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int, mebibytes: int
+def test_gpu_memory_is_the_driver_s_and_a_broken_driver_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int, mebibytes: list[int]
 ) -> None:
     monkeypatch.setenv("PATH", _fake_driver(tmp_path, answer, status))
-    assert preflight.gpu_bytes() == mebibytes * 2**20
+    assert preflight.gpus_bytes() == tuple(size * 2**20 for size in mebibytes)
 
 
 def test_no_driver_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert preflight.gpu_bytes() == 0
+    assert preflight.gpus_bytes() == ()
 
 
 def test_room_here_agrees_with_the_system(tmp_path: Path) -> None:
-    room = preflight.room_here(tmp_path)
+    room = preflight.room_here(tmp_path / "not" / "there")
     block = os.statvfs(tmp_path)
     assert room.disk_bytes == pytest.approx(block.f_bavail * block.f_frsize, rel=0.05)
     meminfo = Path("/proc/meminfo")
@@ -94,11 +230,18 @@ def test_room_here_agrees_with_the_system(tmp_path: Path) -> None:
         assert room.ram_bytes == pytest.approx(total_kib * 1024, rel=0.05)
 
 
-def test_it_answers_without_loading_torch() -> None:
+def test_what_a_build_has_already_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "free_bytes", lambda path: 100)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "rows").write_bytes(b"x" * 50)
+    assert preflight.room_here(tmp_path).disk_bytes == 150
+
+
+def test_it_answers_without_loading_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from recipes.preflight import choose, room_here\n"
-        "print(*choose(room_here(Path.cwd()))); assert 'torch' not in sys.modules"
+        "print(*choose(room_here(Path('build')))); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("mini RECIPE=auto builds mini: the release needs ")
+    assert " RECIPE=auto builds " in done.stdout and ": the release needs " in done.stdout
     assert done.stdout.count("\n") == 1

@@ -94,6 +94,8 @@ def lead(report: Report) -> str:
     method = next((row["method"] for row in report["training"] if row["stage"] == "base"), None)
     files = [file["format"] for file in report["artifacts"]]
     num_ggufs, num_packages = files.count("GGUF"), files.count("Core ML")
+    if not stage(report, "teacher"):
+        return f"A model of {student} parameters, exported and measured; it was not trained here."
     made = [f"{num_ggufs} GGUF file{'s' * (num_ggufs != 1)}"] * (num_ggufs > 0) + ["a Core ML package"] * num_packages
     return (
         f"A Japanese chat model of {student} parameters, distilled from a teacher of {teacher} "

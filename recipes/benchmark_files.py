@@ -1,0 +1,104 @@
+"""The stage `benchmark_files`: the published benchmark files, each from its repository at one commit.
+
+Where SOURCES stands in for the hub, its folder `benchmarks` is used and nothing is fetched. Which files, from where and
+under which licence stands in `benchmark_files.toml`. They are for scoring and for finding their items in training
+text, and are no part of a release. It reads none of them.
+"""
+
+import hashlib
+import io
+import tarfile
+import tomllib
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from common.errors import UserError
+from common.sources.choosing import matches
+from common.store import Workspace, stage
+
+FILES_FOLDER = "files"
+"""Inside the artifact: one folder a benchmark, paths below it as in its repository."""
+REGISTRY_FILE = Path(__file__).with_name("benchmark_files.toml")
+MAX_ARCHIVE_BYTES = 2**29
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkFilesConfig:
+    """Where from."""
+
+    registry: Path = REGISTRY_FILE
+    """Counts by its content."""
+    address: str = "https://codeload.github.com"
+    """What gives `<repository>/tar.gz/<commit>`."""
+
+
+@stage(version=1)
+def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[str, Any]:
+    """Writes `files/<benchmark>/<path in the repository>`.
+
+    Returns:
+        `benchmarks`: {name: {repository, commit, licence, files}}, the last one their number.
+
+    Raises:
+        UserError: no network, no such commit, no such files in it, or a file with other bytes than known.
+    """
+    told: dict[str, Any] = {}
+    for name, entry in tomllib.loads(config.registry.read_text(encoding="utf-8")).items():
+        folder = workspace.folder / FILES_FOLDER / name
+        archive = _archive(f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}", name)
+        count = _extract(archive, folder, entry, name)
+        told[name] = {field: entry[field] for field in ("repository", "commit", "licence")} | {"files": count}
+    return {"benchmarks": told}
+
+
+def _archive(address: str, name: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
+            content: bytes = response.read(MAX_ARCHIVE_BYTES + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        status = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
+        raise _unavailable(name, f"no answer for {address} ({status})") from error
+    if len(content) > MAX_ARCHIVE_BYTES:
+        raise _unavailable(name, f"more than {MAX_ARCHIVE_BYTES:,} bytes from {address}")
+    return content
+
+
+def _extract(archive: bytes, folder: Path, entry: dict[str, Any], name: str) -> int:
+    """Writes the files that the registry names; returns how many."""
+    known: dict[str, str] = entry.get("sha256", {})
+    written: set[str] = set()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
+            for member in files:
+                inside = PurePosixPath(member.name)
+                path = "/".join(inside.parts[1:])  # the first part is the repository's own folder
+                if not member.isfile() or not any(matches(path, pattern) for pattern in entry["files"]):
+                    continue
+                extracted = files.extractfile(member)
+                assert extracted is not None
+                content = extracted.read()
+                if path in known and hashlib.sha256(content).hexdigest() != known[path]:
+                    raise _unavailable(name, f"{path} with other bytes than those that were checked")
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+                written.add(path)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise _unavailable(name, f"an archive that does not read ({type(error).__name__})") from error
+    missing = [pattern for pattern in entry["files"] if not any(matches(path, pattern) for path in written)]
+    missing += [path for path in known if path not in written]
+    if missing:
+        raise _unavailable(name, f"no {', '.join(missing)} in {entry['repository']}")
+    return len(written)
+
+
+def _unavailable(name: str, got: str) -> UserError:
+    return UserError(
+        wanted=f"the files of the benchmark {name} as published",
+        got=got,
+        next_step="check the network and start again, or put the files into DIR/benchmarks and say SOURCES=DIR",
+    )

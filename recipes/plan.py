@@ -1,0 +1,162 @@
+"""`make plan`: what a recipe would cost, as data, before anything is downloaded or spent.
+
+    plan = plan_of(tinyswallow(), build_folder=Path("build"), sources=None)
+
+Operations, hours, memory, disk, downloads, licences: computed from the recipe's numbers and the models' shapes by
+`plan_training`, `plan_files` and `plan_data`, and put together here. `plan_text` prints it, `preflight` decides by it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.plan_data import Download, Gate, TermsToAccept, downloads, gates, terms_to_accept
+from recipes.plan_files import PROCESS_BYTES, StageRoom, peak_disk_bytes, stage_rooms
+from recipes.plan_training import (
+    Gpu,
+    Operations,
+    Part,
+    cpu_bytes,
+    cpu_flop_per_s,
+    fits,
+    gpu_bytes,
+    gpu_parts,
+    largest_micro_batch,
+    operations,
+)
+from recipes.plan_work import Run, Work, work_of
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+MACHINES = ((1, 24), (1, 80), (1, 141), (2, 80), (8, 24), (8, 80), (8, 141))
+"""GPUs, and the memory of each in GB, for which a plan says what fits."""
+MOST_CPU_SECONDS = 7 * 24 * 3600
+"""Training that an unnamed processor would finish within this needs no GPU."""
+SYSTEM_BYTES = 4 * 2**30
+"""Main memory left to the system beside the largest stage. An estimate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """One training run."""
+
+    run: Run
+    operations: Operations
+    gpu_parts: tuple[Part, ...]
+    """Peak memory of one GPU that holds everything."""
+
+    @property
+    def gpu_bytes(self) -> int:
+        return sum(part.bytes for part in self.gpu_parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Whether all training runs have room on some GPUs, in one process."""
+
+    devices: int
+    memory_bytes: int
+    """Of each."""
+    fits: bool
+    largest_micro_batch_rows: tuple[int, ...]
+    """Of each run, 0 where not even one row has room."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a machine must have."""
+
+    gpu: bool
+    """Whether training needs a GPU at all."""
+    gpu_bytes: int
+    """Memory of one GPU that holds everything; 0 where none is needed."""
+    ram_bytes: int
+    ram_for: str
+    """The stage that takes most main memory."""
+    disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a recipe would cost."""
+
+    recipe: str
+    trainings: tuple[TrainingPlan, ...]
+    rooms: tuple[StageRoom, ...]
+    """Disk and main memory by stage."""
+    fits: tuple[Fit, ...]
+    needs: Needs
+    downloads: tuple[Download, ...]
+    gates: tuple[Gate, ...]
+    terms: tuple[TermsToAccept, ...]
+
+    @property
+    def operations(self) -> float:
+        """Of all training."""
+        return sum(training.operations.total for training in self.trainings)
+
+    @property
+    def download_bytes(self) -> int:
+        """Of everything whose size is known."""
+        return sum(download.bytes or 0 for download in self.downloads)
+
+    def hours(self, gpu: Gpu) -> float:
+        """Hours of all training on one GPU, whether or not it fits there."""
+        return gpu.hours(self.operations)
+
+
+def plan_of(recipe: "Recipe", *, build_folder: Path, sources: Path | None) -> Plan:
+    """The plan of a recipe.
+
+    Args:
+        recipe: any.
+        build_folder: where an earlier build may have left what it asked the hub for.
+        sources: the folder that stands in for the hub, or None.
+
+    Raises:
+        UserError: a published model of unknown geometry.
+    """
+    work = work_of(recipe, sources=sources)
+    return Plan(
+        recipe=recipe.name,
+        trainings=tuple(
+            TrainingPlan(run=run, operations=operations(run), gpu_parts=gpu_parts(run)) for run in work.runs
+        ),
+        rooms=stage_rooms(work),
+        fits=tuple(_fit(work, devices, gigabytes * 10**9) for devices, gigabytes in MACHINES if work.runs),
+        needs=needs_of(work),
+        downloads=downloads(work, recipe, build_folder=build_folder, sources=sources),
+        gates=gates(recipe, sources=sources),
+        terms=terms_to_accept(recipe),
+    )
+
+
+def needs_of(work: Work) -> Needs:
+    """What a machine must have for it."""
+    total = sum(operations(run).total for run in work.runs)
+    gpu = total > MOST_CPU_SECONDS * cpu_flop_per_s()
+    rooms = stage_rooms(work)
+    demands = {room.stage: room.ram_bytes or 0 for room in rooms}
+    for run in work.runs:
+        # Weights go from their files straight to the GPU; the trained student comes back once, to be written.
+        to_gpu = 4 * run.student.parameters()
+        demands[run.stage] = PROCESS_BYTES + (to_gpu if gpu else cpu_bytes(run))
+    most = max(demands, key=lambda stage: demands[stage])
+    return Needs(
+        gpu=gpu,
+        gpu_bytes=max((gpu_bytes(run) for run in work.runs), default=0) if gpu else 0,
+        ram_bytes=demands[most] + SYSTEM_BYTES,
+        ram_for=most,
+        disk_bytes=peak_disk_bytes(rooms),
+    )
+
+
+def _fit(work: Work, devices: int, memory_bytes: int) -> Fit:
+    rows = tuple(largest_micro_batch(run, memory_bytes=memory_bytes, devices=devices) for run in work.runs)
+    return Fit(
+        devices=devices,
+        memory_bytes=memory_bytes,
+        fits=all(fits(run, memory_bytes=memory_bytes, devices=devices) for run in work.runs),
+        largest_micro_batch_rows=rows,
+    )

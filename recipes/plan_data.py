@@ -1,0 +1,154 @@
+"""What a recipe takes from publishers: downloads, gated sets, licences to accept. It asks nobody on the network.
+
+Sizes of models follow from their shapes. Those of data sets stand in the lock beside the build once a build has asked
+for them; before that they are not known, and a plan says so. Terms are those of the recipe and of
+`instruct/conversations/published.toml`.
+"""
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.sources import LOCK_FILE, HubDataset
+from recipes.plan_files import model_folder_bytes
+from recipes.plan_training import BFLOAT16
+from recipes.plan_work import Work
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+PASSPHRASE_VARIABLE = "LMSYS_SYNTH_PASSPHRASE"
+"""What `instruct.conversations.lmsys` reads; named here because that module loads torch, and a test compares them."""
+TOKEN_VARIABLE = "HF_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Download:
+    """Files of one model or data set."""
+
+    name: str
+    bytes: int | None
+    """None where nobody has been asked yet."""
+    how: str
+    """Where the figure is from, or when it will be known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermsToAccept:
+    """The terms of one source."""
+
+    name: str
+    licence: str | None
+    """None = not stated by its publisher where we read."""
+    obligations: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """A set that its publisher gives only to whoever has accepted its terms, or only encrypted."""
+
+    name: str
+    why: str
+    variable: str
+    """Environment variable that opens it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the variable is set; whether it is the right one shows when it is used."""
+        return bool(os.environ.get(self.variable, "").strip())
+
+
+def downloads(work: Work, recipe: "Recipe", *, build_folder: Path, sources: Path | None) -> tuple[Download, ...]:
+    """What a first build fetches; with SOURCES nothing."""
+    if sources is not None:
+        return ()
+    models = [
+        Download(name=name, bytes=model_folder_bytes(shape, BFLOAT16), how="computed from its shapes, bf16")
+        for _, name, shape in work.published
+    ]
+    known = _lock(build_folder / LOCK_FILE)
+    sets = [
+        *((source.dataset, source.max_files) for source in recipe.text),
+        *((source.dataset, None) for source in recipe.instructions),
+    ]
+    originals = [(HubDataset(name=gate), None) for gate in _originals(recipe).values()]
+    return (*models, *(_set(dataset, limit, known) for dataset, limit in (*sets, *originals)))
+
+
+def gates(recipe: "Recipe", *, sources: Path | None) -> tuple[Gate, ...]:
+    """The gates before a recipe's sets. A folder of SOURCES that holds a set as conversations needs none."""
+    found: list[Gate] = []
+    for name, original in _originals(recipe).items():
+        if sources is None:
+            why = f"the instructions of {name} derive from it"
+            found.append(Gate(name=original, why=why, variable=TOKEN_VARIABLE))
+        if sources is None or _is_encrypted(name, sources / name):
+            found.append(Gate(name=name, why="its instructions are encrypted", variable=PASSPHRASE_VARIABLE))
+    return tuple(found)
+
+
+def _is_encrypted(name: str, folder: Path) -> bool:
+    """Whether a local copy holds the encrypted file and nothing that was made of it."""
+    readable: list[list[str]] = _registry()[name].get("local_files", [])
+    is_readable = any(all(any(folder.glob(pattern)) for pattern in patterns) for patterns in readable)
+    return not is_readable and any(folder.rglob("*.gpg"))
+
+
+def terms_to_accept(recipe: "Recipe") -> tuple[TermsToAccept, ...]:
+    """The terms of everything that a recipe takes, models first."""
+    stated = [model.terms for model in recipe.models.values()] + [source.terms for source in recipe.text]
+    listed = [TermsToAccept(name=one.name, licence=one.licence, obligations=one.obligations) for one in stated]
+    for source in recipe.instructions:
+        entry = _registry().get(source.dataset.name, {})
+        listed.append(
+            TermsToAccept(
+                name=source.dataset.name,
+                licence=entry.get("licence"),
+                obligations=tuple(entry.get("obligations", ())),
+            )
+        )
+    return tuple(listed)
+
+
+def _originals(recipe: "Recipe") -> dict[str, str]:
+    """The gated set behind each set that has one."""
+    registry = _registry()
+    names = [source.dataset.name for source in recipe.instructions]
+    return {name: registry[name]["original"] for name in names if "original" in registry.get(name, {})}
+
+
+def _registry() -> dict[str, dict[str, Any]]:
+    content = tomllib.loads((files("instruct") / "conversations" / "published.toml").read_text(encoding="utf-8"))
+    return {entry["name"]: entry for entry in content["set"]}
+
+
+def _set(dataset: HubDataset, max_files: int | None, known: dict[str, Any]) -> Download:
+    label = dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}"
+    entry = next((entry for name, entry in known.items() if _is_of(name, dataset)), None)
+    if entry is None or entry.get("from") != "hub":
+        part = "" if max_files is None else f"first {max_files} files; "
+        return Download(name=label, bytes=None, how=f"{part}asked when the build starts")
+    size, count = int(entry["files"]["bytes"]), len(entry["files"]["files"])
+    if max_files is None or max_files >= count:
+        return Download(name=label, bytes=size, how=f"{count} files, as the hub lists them")
+    return Download(
+        name=label, bytes=size * max_files // count, how=f"{max_files} of {count} files, taken to be of one size"
+    )
+
+
+def _is_of(entry_name: str, dataset: HubDataset) -> bool:
+    config = "" if dataset.config is None else f":{dataset.config}"
+    said = entry_name.removeprefix("dataset ").split(" ")[0].split("@")[0]
+    return entry_name.startswith("dataset ") and (said == f"{dataset.name}{config}" or said == dataset.name)
+
+
+def _lock(path: Path) -> dict[str, Any]:
+    """What a build has resolved; a file that does not read is the build's own error and nothing to a plan."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["sources"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,143 @@
+"""A plan in words and tables: all of it for `make plan`, a few lines before a build that costs something.
+
+GB are 10^9 bytes, as GPUs and disks are sold. It computes nothing.
+"""
+
+from collections.abc import Iterator
+
+from recipes.plan import Fit, Plan
+from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE, Download
+from recipes.plan_training import Gpu, gpus
+
+COMPUTED = (
+    "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; operations are those "
+    "of matrix products."
+)
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """The whole plan, for a terminal of 120 columns."""
+    yield f"Plan of the recipe {plan.recipe}"
+    yield COMPUTED
+    training = (_operations(plan), _hours(plan), _gpu_memory(plan), _fits(plan)) if plan.trainings else ()
+    for lines in (*training, _rooms(plan)):
+        yield ""
+        yield from lines
+    yield ""
+    yield from _downloads(plan)
+    yield from _gates(plan)
+    yield from _terms(plan)
+
+
+def short_lines(plan: Plan) -> Iterator[str]:
+    """Hours, disk, downloads and licences: what someone must know before it is spent."""
+    needs = plan.needs
+    if needs.gpu:
+        rates = "; ".join(f"{plan.hours(gpu):,.0f} h on one {gpu.name}" for gpu in _holding(plan))
+        yield f"{plan.recipe}: {plan.operations:.2e} operations: {rates or 'no named GPU holds it alone'}"
+        yield f"memory: {_gb(needs.gpu_bytes)} of GPU, {_gb(needs.ram_bytes)} of main memory"
+    yield f"disk: {_gb(needs.disk_bytes)} at most at one time"
+    unknown = [download.name for download in plan.downloads if download.bytes is None]
+    more = f", and {', '.join(unknown)}, whose sizes are asked when the build starts" if unknown else ""
+    yield f"downloads: {_gb(plan.download_bytes)}{more}" if plan.downloads else "downloads: none"
+    yield from _gates(plan)
+    for terms in plan.terms:
+        yield f"licence: {terms.name}: {terms.licence or 'not stated; read its card'}"
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:,.0f} GB" if count >= 10e9 else f"{count / 1e9:,.2f} GB"
+
+
+def _holding(plan: Plan) -> list[Gpu]:
+    return [gpu for gpu in gpus() if gpu.memory_bytes >= plan.needs.gpu_bytes]
+
+
+def _operations(plan: Plan) -> Iterator[str]:
+    columns = ("teacher forward", "student forward", "student backward", "recomputation", "all")
+    yield "Operations" + " " * 9 + f"{'tokens':>12}" + "".join(f"{column:>18}" for column in columns)
+    for training in plan.trainings:
+        done = training.operations
+        values = (done.teacher_forward, done.student_forward, done.student_backward, done.recomputation, done.total)
+        cells = "".join(f"{value:>18.3e}" if value else f"{0:>18}" for value in values)
+        yield f"  {training.run.stage:<17}{training.run.tokens / 1e9:>10.3f} B{cells}"
+    yield "  Rows taken as full, each of one document; heads cropped to the tokenizer's ids; nothing is computed twice."
+
+
+def _hours(plan: Plan) -> Iterator[str]:
+    yield "Hours of training on one GPU, the memory aside"
+    for gpu in gpus():
+        each = ", ".join(f"{run.run.stage} {gpu.hours(run.operations.total):,.2f}" for run in plan.trainings)
+        yield (
+            f"  {gpu.name:<16}{plan.hours(gpu):>10,.2f} h  ({each}) at {gpu.utilisation:.0%} of "
+            f"{gpu.peak_flop_per_s / 1e12:,.0f} TFLOP/s, {gpu.basis}"
+        )
+    yield "  Several GPUs in one process hold more, and are no faster: the teacher's layers wait for one another. One"
+    yield "  process for each GPU (torchrun) divides the hours, where each holds everything."
+
+
+def _gpu_memory(plan: Plan) -> Iterator[str]:
+    yield "Memory of one GPU that holds everything"
+    for training in plan.trainings:
+        run = training.run
+        rows = f"{run.micro_batch_rows} rows of {run.sequence_tokens:,} tokens at one time"
+        yield f"  {run.stage}: {_gb(training.gpu_bytes)}, {rows}"
+        for part in training.gpu_parts:
+            yield f"    {part.bytes / 1e9:>8.2f} GB  {part.what}"
+
+
+def _fits(plan: Plan) -> Iterator[str]:
+    yield "What fits, in one process (the teacher's layers over all GPUs, the student on the first)"
+    for fit in plan.fits:
+        verdict = "yes" if fit.fits else "no "
+        yield f"  {fit.devices} x {fit.memory_bytes / 1e9:>3.0f} GB  {verdict}  {_rows(plan, fit)}"
+
+
+def _rows(plan: Plan, fit: Fit) -> str:
+    each = [
+        f"{training.run.stage} {'has no room for one row' if rows == 0 else f'takes up to {rows} rows at one time'}"
+        for training, rows in zip(plan.trainings, fit.largest_micro_batch_rows, strict=True)
+    ]
+    return ", ".join(each)
+
+
+def _rooms(plan: Plan) -> Iterator[str]:
+    yield "Disk and main memory by stage"
+    for room in plan.rooms:
+        memory = "" if room.ram_bytes is None else f"; main memory {_gb(room.ram_bytes)} ({room.basis})"
+        time = "" if room.seconds is None else f"; {room.seconds:,.0f} s"
+        yield f"  {room.stage:<16}{_gb(room.kept_bytes):>10} kept, {_gb(room.scratch_bytes):>9} beside it{memory}{time}"
+    needs = plan.needs
+    yield f"  at most {_gb(needs.disk_bytes)} on the disk at one time; dist/ is links and adds nothing"
+    yield f"  main memory of {_gb(needs.ram_bytes)}: 4 GiB for the system (estimate), the rest for {needs.ram_for}"
+    if plan.trainings:
+        yield "  Corpus and conversations: at least this much, for the tokens that training reads; all that is read is"
+        yield "  packed, and one downloaded file of text lies there at a time."
+
+
+def _downloads(plan: Plan) -> Iterator[str]:
+    yield "Downloads" if plan.downloads else "Downloads: none"
+    for download in plan.downloads:
+        yield f"  {_size(download):>10}  {download.name} ({download.how})"
+
+
+def _size(download: Download) -> str:
+    return "not known" if download.bytes is None else _gb(download.bytes)
+
+
+def _gates(plan: Plan) -> Iterator[str]:
+    for gate in plan.gates:
+        state = "is set" if gate.is_open else "is not set"
+        yield f"gated: {gate.name} ({gate.why}); {_what(gate.variable)} {gate.variable} {state} here"
+
+
+def _what(variable: str) -> str:
+    return {TOKEN_VARIABLE: "the account's token", PASSPHRASE_VARIABLE: "the passphrase"}.get(variable, "the variable")
+
+
+def _terms(plan: Plan) -> Iterator[str]:
+    yield "Licences to accept" if plan.terms else "Licences to accept: none"
+    for terms in plan.terms:
+        yield f"  {terms.name}: {terms.licence or 'not stated by its publisher where we read'}"
+        for obligation in terms.obligations:
+            yield f"    {obligation}"

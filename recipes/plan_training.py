@@ -1,0 +1,215 @@
+"""What training costs: floating-point operations, bytes on each GPU, hours. Pure functions of a `Run`.
+
+Operations are those of the matrix products; what has no product (norms, softmax, the optimizer) is a few per cent and
+is in the utilisation. Nothing is computed twice: the fused loss forms the head's gradient within its forward pass, and
+no block is run again for its backward pass, so recomputation is 0. Bytes on a GPU are a count of the tensors that are
+known to be there, and an estimate where autograd decides; what each part is stands beside it.
+"""
+
+import tomllib
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from recipes.geometry import Geometry
+from recipes.plan_work import Run
+
+FLOAT32, BFLOAT16 = 4, 2
+TRAINED_BYTES = 16
+"""Bytes a trained parameter: float32 weight, gradient and the two moments of AdamW."""
+LOGIT_TEMPORARIES = 7
+"""Float32 tensors of a chunk's logits at one time on a GPU, where a chunk is one block: both sides, TAID's target, both
+log-softmaxes, one softmax and a product. Counted in `common.divergences.soft_cross_entropy`."""
+OVERHEAD_BYTES = 2 * 2**30
+"""Of each GPU in use: CUDA's context, its libraries' work spaces and what the allocator cannot use. An estimate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """A GPU by name."""
+
+    name: str
+    peak_flop_per_s: float
+    """Dense bf16 products."""
+    memory_bytes: int
+    utilisation: float
+    """Share of the peak that a step reaches."""
+    basis: str
+    """`assumed`, or by what the utilisation was measured."""
+    source: str
+    """Of peak and memory."""
+
+    def hours(self, operations: float) -> float:
+        """Hours for so many operations on one of it."""
+        return operations / (self.peak_flop_per_s * self.utilisation) / 3600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A summand with its name."""
+
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operations:
+    """Floating-point operations of a training run by pass."""
+
+    teacher_forward: float
+    student_forward: float
+    student_backward: float
+    """With the head's two products, which the fused loss computes within the forward pass."""
+    recomputation: float
+
+    @property
+    def total(self) -> float:
+        return self.teacher_forward + self.student_forward + self.student_backward + self.recomputation
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs of `hardware.toml`."""
+    return tuple(Gpu(**entry) for entry in _hardware()["gpu"])
+
+
+def cpu_flop_per_s() -> float:
+    """What an unnamed processor is assumed to reach."""
+    return float(_hardware()["cpu"]["flop_per_s"])
+
+
+@cache
+def _hardware() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
+
+
+def forward_operations(geometry: Geometry, *, ids: int, sequence_tokens: int) -> float:
+    """Operations of one token's forward pass, head included.
+
+    Args:
+        geometry: the model.
+        ids: rows of the head that are multiplied.
+        sequence_tokens: length of its row. A token sees half of it on average, if one document fills it: attention is
+            counted so, and shorter documents need less.
+    """
+    attention = 2 * 2 * (sequence_tokens / 2) * geometry.attention * geometry.layers
+    return 2 * (geometry.block_matrices() + ids * geometry.hidden) + attention
+
+
+def operations(run: Run) -> Operations:
+    """All operations of a run. A backward pass has two products where the forward pass has one."""
+    sizes = {"ids": run.ids, "sequence_tokens": run.sequence_tokens}
+    student = run.tokens * forward_operations(run.student, **sizes)
+    return Operations(
+        teacher_forward=0.0 if run.teacher is None else run.tokens * forward_operations(run.teacher, **sizes),
+        student_forward=student,
+        student_backward=2 * student,
+        recomputation=0.0,
+    )
+
+
+def kept_activation_bytes(geometry: Geometry) -> int:
+    """Bytes a token that autograd keeps for the backward pass of a block under bf16 autocast. An estimate.
+
+    Counted in a Qwen2 block of transformers with float32 weights: two norms keep their input and their product in
+    float32; the inputs of q, k, v, gate and up are kept once each, cast to bf16; attention keeps q, k, v (all heads)
+    and its output, and the output projection its input; the feed-forward part keeps gate, its SiLU, up and their
+    product.
+    """
+    norms = 2 * 2 * FLOAT32 * geometry.hidden
+    inputs = 5 * BFLOAT16 * geometry.hidden
+    attention = 5 * BFLOAT16 * geometry.attention
+    return norms + inputs + attention + 4 * BFLOAT16 * geometry.inner
+
+
+def student_parts(run: Run) -> tuple[Part, ...]:
+    """What the GPU holds that holds the student, the teacher's blocks and embedding apart."""
+    student, tokens = run.student, run.micro_batch_tokens
+    sides = 1 if run.teacher is None else 2
+    logit_bytes = sides * BFLOAT16 + LOGIT_TEMPORARIES * FLOAT32
+    head_gradients = 2 * FLOAT32 * student.rows * student.hidden
+    parts = [
+        Part(what="student: weights, gradients, AdamW", bytes=TRAINED_BYTES * student.parameters()),
+        Part(
+            what="student: its matrices in bf16 for the products",
+            bytes=BFLOAT16 * (student.block_matrices() + run.ids * student.hidden),
+        ),
+        Part(what="student: a micro-batch's gradients of embedding and head", bytes=head_gradients),
+        Part(
+            what=f"activations kept of {tokens:,} tokens (estimate)",
+            bytes=tokens * (student.layers * kept_activation_bytes(student) + 3 * FLOAT32 * student.hidden),
+        ),
+        Part(
+            what=f"logits of {min(run.chunk_tokens, tokens):,} tokens and the loss",
+            bytes=min(run.chunk_tokens, tokens) * run.ids * logit_bytes,
+        ),
+    ]
+    if run.teacher is not None:
+        parts.append(
+            Part(
+                what="teacher: hidden states and one block's work",
+                bytes=tokens * BFLOAT16 * (3 * run.teacher.inner + 5 * run.teacher.hidden),
+            )
+        )
+    return (*parts, Part(what="CUDA itself (estimate)", bytes=OVERHEAD_BYTES))
+
+
+def teacher_bytes(run: Run) -> int:
+    """The teacher's weights in bf16."""
+    return 0 if run.teacher is None else BFLOAT16 * run.teacher.parameters()
+
+
+def gpu_parts(run: Run) -> tuple[Part, ...]:
+    """Everything that one GPU holds if it holds all."""
+    if run.teacher is None:
+        return student_parts(run)
+    return (Part(what="teacher: weights in bf16", bytes=teacher_bytes(run)), *student_parts(run))
+
+
+def gpu_bytes(run: Run) -> int:
+    """Peak memory of a run on one GPU."""
+    return sum(part.bytes for part in gpu_parts(run))
+
+
+def fits(run: Run, *, memory_bytes: int, devices: int = 1) -> bool:
+    """Whether a run has room in one process: the student on the first GPU, the teacher's layers over all of them.
+
+    Args:
+        run: the run.
+        memory_bytes: of one GPU.
+        devices: GPUs of this memory.
+    """
+    own = sum(part.bytes for part in student_parts(run))
+    room = memory_bytes - own
+    if devices == 1 or run.teacher is None:
+        return gpu_bytes(run) <= memory_bytes
+    # A block is never divided, so on each GPU up to one block's bytes may stay free.
+    block = BFLOAT16 * run.teacher.block_matrices() // run.teacher.layers
+    work = run.micro_batch_tokens * BFLOAT16 * (3 * run.teacher.inner + 5 * run.teacher.hidden)
+    other = memory_bytes - OVERHEAD_BYTES - work - block
+    return room >= 0 and max(0, room - block) + (devices - 1) * max(0, other) >= teacher_bytes(run)
+
+
+def largest_micro_batch(run: Run, *, memory_bytes: int, devices: int = 1) -> int:
+    """The most rows that go through the models at one time there, up to those of a step; 0 where not even one."""
+    rows = takewhile(
+        lambda count: fits(replace(run, micro_batch_rows=count), memory_bytes=memory_bytes, devices=devices),
+        range(1, run.rows_per_step + 1),
+    )
+    return max(rows, default=0)
+
+
+def cpu_bytes(run: Run) -> int:
+    """Main memory of a run without a GPU, everything in float32: weights, state, and what autograd keeps. An estimate.
+
+    A float32 block keeps norms and projections without casts: 6 times its width, 5 times its attention's, 4 times its
+    inner width.
+    """
+    student, tokens = run.student, run.micro_batch_tokens
+    kept = student.layers * FLOAT32 * (6 * student.hidden + 5 * student.attention + 4 * student.inner)
+    teacher = 0 if run.teacher is None else FLOAT32 * run.teacher.parameters()
+    chunk = 2 * min(run.chunk_tokens, tokens) * run.ids * FLOAT32
+    head = 2 * FLOAT32 * student.rows * student.hidden
+    return teacher + TRAINED_BYTES * student.parameters() + tokens * kept + chunk + head

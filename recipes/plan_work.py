@@ -1,0 +1,209 @@
+"""What a plan must know of a recipe: models, training runs and exports as plain numbers.
+
+`RECIPE=auto` decides before torch loads, and a recipe cannot be had without it: `release_work` gives the release's
+numbers without its recipe, and a test holds the two together. It reads config.json files and nothing else.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from recipes.geometry import Geometry, geometry_of
+from recipes.hub_names import PublishedModel
+
+if TYPE_CHECKING:
+    from distill.train import DistillConfig
+    from instruct.train import InstructConfig
+    from recipes.recipe import Recipe
+
+QWEN_IDS = 151_665
+"""Ids of Qwen2.5's tokenizer; both models' heads are cropped to them. https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct,
+vocab.json and tokenizer_config.json: 151,643 and 22. Qwen3's has four more, which no figure of a plan shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training run."""
+
+    stage: str
+    """The artifact that it makes."""
+    student: Geometry
+    """What learns."""
+    teacher: Geometry | None
+    """What is only run forward, beside it."""
+    ids: int
+    """Rows of both heads that are multiplied."""
+    steps: int
+    """Optimizer steps."""
+    rows_per_step: int
+    """Packed rows of one step."""
+    sequence_tokens: int
+    """Tokens of a row."""
+    micro_batch_rows: int
+    """Rows that go through the models at one time."""
+    chunk_tokens: int
+    """Tokens whose logits exist at one time."""
+    save_bytes: int
+    """Bytes a weight in the finished checkpoint."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run, full rows: packing leaves a few per cent free."""
+        return self.steps * self.rows_per_step * self.sequence_tokens
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens that go through the models at one time, at most."""
+        return min(self.micro_batch_rows, self.rows_per_step) * self.sequence_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """A recipe in numbers."""
+
+    recipe: str
+    published: tuple[tuple[str, str, Geometry], ...]
+    """Artifact, name and geometry of each model that is taken from the hub or from SOURCES."""
+    linked: bool
+    """Whether SOURCES holds those models: then they are second names of its files and no further bytes."""
+    is_random: bool = False
+    """Whether the exported model has random weights, as in a rehearsal, and nothing is trained."""
+    runs: tuple[Run, ...]
+    """In the order in which they happen."""
+    exported: Geometry
+    """The model that becomes files for phones."""
+    ids: int
+    """Of the tokenizer."""
+    encodings: tuple[str, ...]
+    """GGUF files."""
+    corpus_tokens: int
+    """Tokens of the corpus that training reads, each once: the least that is packed."""
+    conversation_tokens: int
+    """Likewise of the conversations."""
+
+
+def work_of(recipe: "Recipe", *, sources: Path | None) -> Work:
+    """A recipe's numbers.
+
+    Args:
+        recipe: any.
+        sources: the folder that stands in for the hub, or None.
+
+    Raises:
+        UserError: a published model of unknown geometry.
+    """
+    # A recipe checks itself that the four come together, or not at all in a rehearsal.
+    base, talks, chat = recipe.base, recipe.conversations, recipe.chat
+    if base is None or talks is None or not hasattr(chat, "steps"):
+        return _rehearsal_work(recipe)
+    tuning = cast("InstructConfig", chat)
+    shapes = {name: geometry_of(model.model.name, sources=sources) for name, model in recipe.models.items()}
+    own = {"teacher": recipe.teacher, "student_before": recipe.student_before}
+    trained = {name: stage for name, stage in own.items() if stage and not isinstance(stage, PublishedModel)}
+    shapes |= {name: _of_init(stage) for name, stage in trained.items()}
+    teacher, student = shapes["teacher"], shapes["student_before"]
+    ids = min(_vocabulary(recipe), student.rows, teacher.rows)
+    text = recipe.corpus.sequence_tokens
+    runs = [_run(name, stage, shapes[name], None, ids, text) for name, stage in trained.items()]
+    runs.append(_run("base", base, student, teacher, ids, text))
+    chat_rows = tuning.rows_per_step + tuning.replay_rows_per_step
+    runs.append(_run("chat", tuning, student, None, ids, talks.sequence_tokens, rows_per_step=chat_rows))
+    read = zip([*trained.values(), base], runs[:-1], strict=True)
+    return Work(
+        recipe=recipe.name,
+        published=tuple((name, model.model.name, shapes[name]) for name, model in recipe.models.items()),
+        linked=sources is not None,
+        runs=tuple(runs),
+        exported=student,
+        ids=ids,
+        encodings=recipe.gguf.encodings,
+        # What a run reads again in a later epoch counts once.
+        corpus_tokens=max(min(stage.corpus_tokens or run.tokens, run.tokens) for stage, run in read),
+        conversation_tokens=tuning.steps * tuning.rows_per_step * talks.sequence_tokens,
+    )
+
+
+def release_work(*, sources: Path | None) -> Work:
+    """The numbers of `recipes.tinyswallow`, without loading it.
+
+    Raises:
+        UserError: a config.json in SOURCES that does not read.
+    """
+    teacher_name, student_name = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
+    teacher, student = (geometry_of(name, sources=sources) for name in (teacher_name, student_name))
+    ids = min(QWEN_IDS, student.rows, teacher.rows)
+    base = Run(
+        stage="base",
+        student=student,
+        teacher=teacher,
+        ids=ids,
+        steps=8000,
+        rows_per_step=64,
+        sequence_tokens=2048,
+        micro_batch_rows=4,
+        chunk_tokens=512,
+        save_bytes=2,
+    )
+    chat = replace(base, stage="chat", teacher=None, steps=1400, rows_per_step=128)
+    return Work(
+        recipe="tinyswallow",
+        published=(("student_before", student_name, student), ("teacher", teacher_name, teacher)),
+        linked=sources is not None,
+        runs=(base, chat),
+        exported=student,
+        ids=ids,
+        encodings=("Q5_K_M", "Q8_0", "Q4_K_M"),
+        corpus_tokens=base.tokens,
+        conversation_tokens=chat.tokens,
+    )
+
+
+def _rehearsal_work(recipe: "Recipe") -> Work:
+    """Exports alone, of a model of random weights."""
+    shape = _of_init(recipe.chat)
+    return Work(
+        recipe=recipe.name,
+        published=(),
+        linked=False,
+        is_random=True,
+        runs=(),
+        exported=shape,
+        ids=min(_vocabulary(recipe), shape.rows),
+        encodings=recipe.gguf.encodings,
+        corpus_tokens=0,
+        conversation_tokens=0,
+    )
+
+
+def _of_init(stage: Any) -> Geometry:
+    """The shape of a model that is made here, trained or random: both configs have an `init`."""
+    assert stage.init is not None, "a recipe refuses a model of its own without a geometry"
+    return Geometry.of(stage.init.fields())
+
+
+def _vocabulary(recipe: "Recipe") -> int:
+    return QWEN_IDS if recipe.tokenizer is None else recipe.tokenizer.vocabulary
+
+
+def _run(
+    name: str,
+    stage: "DistillConfig | InstructConfig",
+    student: Geometry,
+    teacher: Geometry | None,
+    ids: int,
+    sequence_tokens: int,
+    *,
+    rows_per_step: int | None = None,
+) -> Run:
+    return Run(
+        stage=name,
+        student=student,
+        teacher=teacher,
+        ids=ids,
+        steps=stage.steps,
+        rows_per_step=rows_per_step or stage.rows_per_step,
+        sequence_tokens=sequence_tokens,
+        micro_batch_rows=stage.micro_batch_rows,
+        chunk_tokens=stage.chunk_tokens,
+        save_bytes=2 if stage.save_dtype == "bfloat16" else 4,
+    )

@@ -1,0 +1,128 @@
+"""Benchmark files from their repositories: what is taken from an archive, and every way in which one is refused."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from text_tiny import workspace
+
+from common.errors import UserError
+from recipes.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
+
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {"data/a.json": b"[1]", "data/b.json": b"[2]", "data/deep/c.json": b"[3]", "README.md": b"# A benchmark"}
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar:
+        link = tarfile.TarInfo("repository-0123/data/link.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"repository-0123/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return made.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Its address, and what it answers by path."""
+    answers: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
+
+        def do_GET(self) -> None:
+            body = answers.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}", answers
+    running.shutdown()
+    running.server_close()
+
+
+def registry(folder: Path, *, patterns: str = '["data/*.json"]', sha256: str | None = None) -> Path:
+    path = folder / "registry.toml"
+    lines = ["[mine]", 'repository = "org/set"', f'commit = "{COMMIT}"', 'licence = "MIT"', f"files = {patterns}"]
+    lines += [] if sha256 is None else ["[mine.sha256]", f'"data/a.json" = "{sha256}"']
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_files_that_are_named_and_no_others(tmp_path: Path, server: tuple[str, dict[str, bytes]]) -> None:
+    address, answers = server
+    answers[f"/org/set/tar.gz/{COMMIT}"] = archive(FILES)
+    listed = registry(tmp_path, sha256=hashlib.sha256(b"[1]").hexdigest())
+    facts = benchmark_files(BenchmarkFilesConfig(registry=listed, address=address), workspace(tmp_path / "out"))
+    told = {"repository": "org/set", "commit": COMMIT, "licence": "MIT", "files": 2}
+    assert facts == {"benchmarks": {"mine": told}}
+    written = {path.relative_to(tmp_path / "out/files").as_posix() for path in (tmp_path / "out/files").rglob("*.*")}
+    assert written == {"mine/data/a.json", "mine/data/b.json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "patterns", "sha256", "message"),
+    [
+        (None, '["data/*.json"]', None, r"no answer for http.*\(status 404\)"),
+        (b"no archive", '["data/*.json"]', None, "an archive that does not read"),
+        (archive(FILES)[:60], '["data/*.json"]', None, "an archive that does not read|no data"),
+        (archive(FILES), '["data/*.json", "test/*.xml"]', None, r"no test/\*\.xml in org/set"),
+        (archive(FILES), '["data/*.json"]', "0" * 64, "data/a.json with other bytes than those that were checked"),
+        (archive({"data/b.json": b"[2]"}), '["data/*.json"]', "0" * 64, "no data/a.json in org/set"),
+    ],
+)
+def test_what_cannot_be_had_is_named(
+    tmp_path: Path,
+    server: tuple[str, dict[str, bytes]],
+    content: bytes | None,
+    patterns: str,
+    sha256: str | None,
+    message: str,
+) -> None:
+    address, answers = server
+    if content is not None:
+        answers[f"/org/set/tar.gz/{COMMIT}"] = content
+    config = BenchmarkFilesConfig(registry=registry(tmp_path, patterns=patterns, sha256=sha256), address=address)
+    with pytest.raises(UserError, match=f"the files of the benchmark mine as published; got ({message})"):
+        benchmark_files(config, workspace(tmp_path / "out"))
+
+
+def test_no_network(tmp_path: Path) -> None:
+    config = BenchmarkFilesConfig(registry=registry(tmp_path), address="http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"no answer for .*\(URLError\).*or put the files into DIR/benchmarks"):
+        benchmark_files(config, workspace(tmp_path / "out"))
+
+
+def test_the_registry_pins_every_repository_to_a_commit() -> None:
+    entries = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    assert {"jglue", "jmmlu", "jemhopqa", "niilc", "mgsm"} <= entries.keys()
+    for entry in entries.values():
+        assert len(bytes.fromhex(entry["commit"])) == 20 and entry["licence"] and entry["files"]
+        assert all(len(bytes.fromhex(digest)) == 32 for digest in entry.get("sha256", {}).values())
+
+
+@pytest.mark.shared_data
+def test_the_known_checksums_are_those_of_the_files_at_hand(shared_data: Path) -> None:
+    entries = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    here = {hashlib.sha256(path.read_bytes()).hexdigest() for path in shared_data.rglob("*") if path.is_file()}
+    known = {digest for entry in entries.values() for digest in entry.get("sha256", {}).values()}
+    assert len(known) == 8 and known <= here

@@ -1,0 +1,298 @@
+"""The plan of the release against figures worked out by hand, and what the other recipes' plans say.
+
+The hand calculation stands here in plain numbers, matrix by matrix; it uses nothing of the plan's own functions.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from recipes.geometry import KNOWN, Geometry, geometry_of
+from recipes.mini import mini
+from recipes.plan import Plan, needs_of, plan_of
+from recipes.plan_data import PASSPHRASE_VARIABLE
+from recipes.plan_files import export_rooms, peak_disk_bytes
+from recipes.plan_text import plan_lines, short_lines
+from recipes.plan_training import fits, gpu_parts, gpus, largest_micro_batch
+from recipes.plan_work import QWEN_IDS, release_work, work_of
+from recipes.qwen3 import qwen3
+from recipes.rehearsal import rehearsal
+from recipes.tinyswallow import tinyswallow
+
+# Weights of one block's matrices: q and o, k and v, gate, up and down.
+TEACHER_BLOCK = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27_648
+STUDENT_BLOCK = 2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960
+TEACHER = 32_763_876_352
+STUDENT = 1_543_714_304
+TOKENS = 8000 * 64 * 2048
+CHAT_TOKENS = 1400 * 128 * 2048
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return plan_of(tinyswallow(), build_folder=tmp_path_factory.mktemp("build"), sources=None)
+
+
+def _forward(layers: int, block: int, width: int, attention: int) -> float:
+    """Operations a token: two for each weight, and 1,024 keys on average, each twice (scores and values)."""
+    return 2 * layers * block + 2 * 151_665 * width + layers * 4 * 1024 * attention
+
+
+def test_weights_equal_those_that_the_publishers_state() -> None:
+    assert KNOWN["Qwen/Qwen2.5-32B-Instruct"].parameters() == TEACHER
+    assert KNOWN["Qwen/Qwen2.5-1.5B-Instruct"].parameters() == STUDENT
+    # "1.7B", and "32.8B" with "31.2B" outside embedding and head, on the cards of Qwen3.
+    assert KNOWN["Qwen/Qwen3-1.7B"].parameters() == pytest.approx(1.72e9, rel=0.005)
+    swallow = KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]
+    assert swallow.parameters() == pytest.approx(32.8e9, rel=0.002)
+    assert swallow.block_matrices() == pytest.approx(31.2e9, rel=0.002)
+
+
+def test_operations_equal_a_calculation_by_hand(release: Plan) -> None:
+    base, chat = (training.operations for training in release.trainings)
+    student = _forward(28, STUDENT_BLOCK, 1536, 1536)
+    assert base.teacher_forward == pytest.approx(TOKENS * _forward(64, TEACHER_BLOCK, 5120, 5120), rel=1e-12)
+    assert base.student_forward == pytest.approx(TOKENS * student, rel=1e-12)
+    assert base.student_backward == pytest.approx(2 * TOKENS * student, rel=1e-12)
+    assert base.recomputation == 0
+    assert chat.teacher_forward == 0
+    assert chat.total == pytest.approx(3 * CHAT_TOKENS * student, rel=1e-12)
+    # 62.4e9 matrix operations, 1.3e9 of attention and 1.6e9 of the head a token, times 1.05e9 tokens: 6.8e19.
+    assert base.teacher_forward == pytest.approx(6.85e19, rel=0.005)
+
+
+def test_hours_are_operations_over_rate(release: Plan) -> None:
+    rates = {gpu.name: gpu for gpu in gpus()}
+    assert release.hours(rates["H200"]) == pytest.approx((7.874e19 + 3.592e18) / (989.4e12 * 0.4) / 3600, rel=1e-3)
+    assert all(gpu.basis == "assumed" or "measured" in gpu.basis for gpu in gpus())
+    assert all(gpu.source for gpu in gpus())
+
+
+def test_gpu_memory_equals_a_sum_by_hand(release: Plan) -> None:
+    base = release.trainings[0]
+    tokens, chunk = 4 * 2048, 512
+    kept = 2 * 8 * 1536 + 5 * 2 * 1536 + 5 * 2 * 1536 + 4 * 2 * 8960  # a token, a block: norms, inputs, attention, MLP
+    by_hand = (
+        2 * TEACHER
+        + 16 * STUDENT
+        + 2 * (28 * STUDENT_BLOCK + 151_665 * 1536)
+        + 2 * 4 * 151_936 * 1536
+        + tokens * (28 * kept + 3 * 4 * 1536)
+        + chunk * 151_665 * (2 * 2 + 7 * 4)
+        + tokens * 2 * (3 * 27_648 + 5 * 5120)
+        + 2 * 2**30
+    )
+    assert base.gpu_bytes == by_hand
+    assert base.gpu_bytes == pytest.approx(131e9, rel=0.01)
+
+
+def test_what_fits(release: Plan) -> None:
+    verdicts = {(fit.devices, fit.memory_bytes // 10**9): fit.fits for fit in release.fits}
+    assert verdicts == {
+        (1, 24): False,  # the student's state alone takes 24.7 GB
+        (1, 80): False,
+        (1, 141): True,
+        (2, 80): True,
+        (8, 24): False,
+        (8, 80): True,
+        (8, 141): True,
+    }
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_the_largest_micro_batch_fits_and_one_row_more_does_not(devices: int) -> None:
+    base = release_work(sources=None).runs[0]
+    room = {"memory_bytes": 141 * 10**9, "devices": devices}
+    rows = largest_micro_batch(base, **room)
+    assert 1 <= rows < base.rows_per_step
+    assert fits(replace(base, micro_batch_rows=rows), **room)
+    assert not fits(replace(base, micro_batch_rows=rows + 1), **room)
+
+
+def test_several_gpus_never_hold_less_than_fewer(release: Plan) -> None:
+    base = release.trainings[0].run
+    held = [largest_micro_batch(base, memory_bytes=80 * 10**9, devices=devices) for devices in (1, 2, 4, 8)]
+    assert held == sorted(held)
+
+
+def test_disk_equals_a_sum_by_hand(release: Plan) -> None:
+    model, teacher = 2 * STUDENT + 11_500_000, 2 * TEACHER + 11_500_000
+    data = (TOKENS + CHAT_TOKENS) * (9 + 1.4)
+    # The most lies there while the chat model trains: all before it, its two checkpoints, its best weights.
+    by_hand = data + teacher + 3 * model + (2 * 12 + 4) * STUDENT
+    assert release.needs.disk_bytes == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_exports_of_the_true_size() -> None:
+    gguf, coreml = export_rooms(
+        KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], encodings=("F16", "Q8_0", "Q5_K_M", "Q4_K_M"), ids=151_665
+    )
+    sizes = {part.what: part.bytes for part in gguf.kept}
+    # https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct-GGUF/tree/main: 1.65 and 1.13 GB, of this geometry.
+    assert sizes["Q8_0.gguf"] == pytest.approx(1.65e9, rel=0.01)
+    assert sizes["Q5_K_M.gguf"] == pytest.approx(1.13e9, rel=0.01)
+    assert sizes["F16.gguf"] == pytest.approx(2 * STUDENT, rel=0.01)
+    assert gguf.scratch_bytes == 0
+    assert coreml.ram_bytes == 16_900_000_000 and coreml.seconds == 200
+    assert coreml.kept_bytes == pytest.approx(2 * STUDENT, rel=0.01)
+
+
+def test_an_encoding_without_rules_counts_as_much_as_float16() -> None:
+    shape = KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]
+    (named,) = export_rooms(shape, encodings=("Q4_0",), ids=QWEN_IDS)[0].kept
+    (f16,) = export_rooms(shape, encodings=("F16",), ids=QWEN_IDS)[0].kept
+    assert named.bytes == f16.bytes and "at most" in named.what
+
+
+def test_the_release_is_planned_alike_with_and_without_its_recipe() -> None:
+    assert work_of(tinyswallow(), sources=None) == release_work(sources=None)
+
+
+def test_downloads_gates_and_terms(release: Plan) -> None:
+    known = {download.name: download.bytes for download in release.downloads}
+    assert known["Qwen/Qwen2.5-32B-Instruct"] == pytest.approx(65.5e9, rel=0.01)
+    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] is None  # nobody has been asked
+    assert "lmsys/lmsys-chat-1m" in known
+    assert [gate.name for gate in release.gates] == ["lmsys/lmsys-chat-1m", "tokyotech-llm/lmsys-chat-1m-synth"]
+    licences = {terms.name: terms.licence for terms in release.terms}
+    assert licences["wikimedia/wikipedia"] == "CC-BY-SA-3.0"
+    assert licences["tokyotech-llm/swallow-gemma-magpie-v0.1"] is None
+    assert len(licences) == 7
+
+
+def test_the_passphrase_s_variable_is_the_one_that_is_read() -> None:
+    from instruct.conversations import lmsys
+
+    assert lmsys.PASSPHRASE_VARIABLE == PASSPHRASE_VARIABLE
+
+
+def test_sizes_of_sets_come_from_the_lock(tmp_path: Path) -> None:
+    def entry(size: int, count: int) -> dict[str, object]:
+        return {"from": "hub", "files": {"bytes": size, "files": [f"{number}.parquet" for number in range(count)]}}
+
+    sources = {
+        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan": entry(300 * 10**9, 100),
+        "dataset lmsys/lmsys-chat-1m **/*.parquet": entry(1_490_000_000, 6),
+    }
+    (tmp_path / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": sources}))
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
+    known = {download.name: download.bytes for download in plan.downloads}
+    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] == 9 * 10**9  # three files of a hundred
+    assert known["lmsys/lmsys-chat-1m"] == 1_490_000_000
+    assert known["wikimedia/wikipedia:20231101.ja"] is None
+
+
+def test_the_text_says_what_the_plan_knows(release: Plan) -> None:
+    text = "\n".join(plan_lines(release))
+    for said in (
+        "teacher forward",
+        "recomputation",
+        "assumed",
+        "H200",
+        "1 x 141 GB  yes",
+        "measured once at 1.5B",
+        "(estimate)",
+        "asked when the build starts",
+        "gated: lmsys/lmsys-chat-1m",
+        "Gemma Terms of Use",
+    ):
+        assert said in text
+    short = "\n".join(short_lines(release))
+    assert "h on one H200" in short and "disk: " in short and "downloads: 69 GB" in short and "licence: " in short
+
+
+def test_mini_costs_minutes_and_nothing_from_elsewhere(tmp_path: Path) -> None:
+    plan = plan_of(mini(), build_folder=tmp_path, sources=None)
+    assert [training.run.stage for training in plan.trainings] == ["teacher", "student_before", "base", "chat"]
+    # 560 steps of 8 rows of 256 tokens; blocks of 384 x 384 (2), 384 x 128 (2), 384 x 1024 (3); 2,048 ids; 128 keys.
+    block = 2 * 384 * 384 + 2 * 384 * 128 + 3 * 384 * 1024
+    forward = 2 * 2 * block + 2 * 2048 * 384 + 2 * 4 * 128 * 384
+    assert plan.trainings[0].operations.total == pytest.approx(3 * 560 * 8 * 256 * forward, rel=1e-12)
+    assert not plan.needs.gpu and plan.needs.gpu_bytes == 0
+    assert plan.needs.disk_bytes < 2e9 and plan.needs.ram_bytes < 8e9
+    assert (plan.downloads, plan.gates, plan.terms) == ((), (), ())
+    assert "Downloads: none" in "\n".join(plan_lines(plan))
+
+
+def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
+    plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
+    assert [room.stage for room in plan.rooms] == ["chat", "gguf", "coreml"]
+    assert plan.trainings == () and not plan.needs.gpu
+    assert plan.needs.ram_for == "coreml"
+    assert plan.needs.disk_bytes == peak_disk_bytes(plan.rooms)
+    assert "coreml" in "\n".join(plan_lines(plan))
+
+
+def test_qwen3_is_planned_too(tmp_path: Path) -> None:
+    plan = plan_of(qwen3(), build_folder=tmp_path, sources=None)
+    assert plan.gates == () and plan.needs.gpu
+    assert (
+        gpu_parts(plan.trainings[0].run)[0].bytes == 2 * KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"].parameters()
+    )
+
+
+def _sources(root: Path, config: Mapping[str, object]) -> Path:
+    for name in ("Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"):
+        (root / name).mkdir(parents=True)
+        (root / name / "config.json").write_text(json.dumps(config))
+    return root
+
+
+TINY = {
+    "model_type": "qwen2",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+
+
+def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
+    work = release_work(sources=_sources(tmp_path, TINY))
+    assert work.exported == Geometry.of(TINY)
+    assert work.exported.parameters() == 151_936 * 128 + 128 + 2 * (
+        2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256 + 128 + 2 * 64 + 2 * 128
+    )
+    assert needs_of(replace(work, runs=tuple(replace(run, steps=6) for run in work.runs))).gpu is False
+    # A billion tokens through even such a head are weeks on a processor.
+    assert needs_of(work).gpu is True
+
+
+def test_a_model_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="geometry of org/other"):
+        geometry_of("org/other", sources=None)
+    with pytest.raises(UserError, match=r"geometry of org/other.* and no .*config\.json"):
+        geometry_of("org/other", sources=tmp_path)
+    assert geometry_of("Qwen/Qwen3-1.7B", sources=tmp_path) == KNOWN["Qwen/Qwen3-1.7B"]
+    _sources(tmp_path, TINY | {"model_type": "bert"})
+    with pytest.raises(UserError, match="got bert"):
+        geometry_of("Qwen/Qwen2.5-1.5B-Instruct", sources=tmp_path)
+    (tmp_path / "Qwen/Qwen2.5-1.5B-Instruct" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="one that does not read"):
+        geometry_of("Qwen/Qwen2.5-1.5B-Instruct", sources=tmp_path)
+
+
+def test_a_set_that_lies_there_decrypted_has_no_gate(tmp_path: Path) -> None:
+    folder = _sources(tmp_path, TINY) / "tokyotech-llm" / "lmsys-chat-1m-synth" / "dataset"
+    folder.mkdir(parents=True)
+    encrypted = folder / "lmsys-chat-1m-first-turn-user-instructions-ja.jsonl.gz.gpg"
+    encrypted.touch()
+    (gate,) = plan_of(tinyswallow(), build_folder=tmp_path, sources=tmp_path).gates
+    assert gate.variable == "LMSYS_SYNTH_PASSPHRASE"
+    (folder / "lmsys-chat-1m-synth-sft.jsonl.gz").touch()
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=tmp_path)
+    assert plan.gates == () and plan.downloads == ()
+
+
+def test_planning_loads_no_torch() -> None:
+    code = "import sys, recipes.preflight, recipes.plan, recipes.plan_text\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,201 @@
+"""The release on sources of the published shapes: the recipe itself with other sizes, to the end; and what is refused.
+
+The long run is here in the shortest form that has every part of it; nothing but sizes differs from the release.
+"""
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
+from test_instruct_conversations_lmsys import ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
+
+from common.errors import UserError
+from common.sources import LOCK_FILE
+from common.store import Store
+from recipes.japanese_teacher import japanese_teacher
+from recipes.mini import mini
+from recipes.qwen3 import qwen3
+from recipes.recipe import build
+from recipes.rehearsal import rehearsal
+from recipes.resizing import SIZES, flattened, resized
+from recipes.tinyswallow import STEM, tinyswallow
+
+pytestmark = needs_gpg
+
+SMALL: dict[str, int | float] = {
+    "world.items_per_benchmark": 1,
+    "corpus.sequence_tokens": 256,
+    "corpus.shares.calibration": 0.02,
+    "corpus.shares.validation": 0.02,
+    "corpus.shares.test": 0.02,
+    "conversations.sequence_tokens": 256,
+    "conversations.shares.calibration": 0.02,
+    "conversations.shares.validation": 0.02,
+    "conversations.shares.test": 0.02,
+    "base.steps": 2,
+    "base.rows_per_step": 2,
+    "base.micro_batch_rows": 1,
+    "base.validate_every": 2,
+    "base.checkpoint_every": 1,
+    "chat.steps": 2,
+    "chat.rows_per_step": 2,
+    "chat.micro_batch_rows": 1,
+    "chat.validate_every": 2,
+    "chat.checkpoint_every": 1,
+    "coreml.context_tokens": 128,
+    "evaluation.items_per_shape": 1,
+    "evaluation.items_per_shape_other": 1,
+    "evaluation.fidelity_tokens": 32,
+    "evaluation.context_tokens": 128,
+    "evaluation.sample_questions": 0,
+    "evaluation.sample_max_tokens": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(tmp_path_factory.mktemp("release") / "sources", documents=60, conversations=30)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, sources: Path) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("SOURCES", str(sources))
+    monkeypatch.setenv(VARIABLE, SECRET)
+    return monkeypatch
+
+
+def test_nothing_but_sizes_differs() -> None:
+    whole, small = flattened(tinyswallow()), flattened(resized(tinyswallow(), SMALL))
+    assert whole.keys() == small.keys()
+    assert {name for name in whole if whole[name] != small[name]} == set(SMALL)
+    with pytest.raises(UserError, match=r"the name of a size.*got base\.optim\.learning_rate"):
+        resized(tinyswallow(), {"base.optim.learning_rate": 1})
+    with pytest.raises(UserError, match=r"the name of a field of the recipe; got base\.none\.steps"):
+        resized(tinyswallow(), {"base.none.steps": 1})
+    assert resized(tinyswallow(), {"text[0].max_files": 1}).text[0].max_files == 1
+    assert "steps" in SIZES
+
+
+def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch) -> None:
+    done = build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+    release = done["dist"].folder
+    files = {path.name for path in release.iterdir()}
+    assert {f"{STEM}-{encoding}.gguf" for encoding in ("Q5_K_M", "Q8_0", "Q4_K_M")} <= files
+    assert {"README.md", "LICENSE.md", "LICENSES.md", "DATA.md", "SHA256SUMS", "Modelfile", "report.html"} <= files
+    assert done["coreml"].manifest["facts"].get("skipped") or any(name.endswith(".mlpackage") for name in files)
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=release, check=True)
+
+    report = json.loads((release / "report.json").read_text(encoding="utf-8"))
+    assert {row["stage"] for row in report["training"]} == {"base", "chat"}, "published models were not trained here"
+    asked = {row["task"] for row in report["tasks"] if row["artifact"] == "chat"}
+    assert asked == {"jcommonsenseqa", "jmmlu", "jsquad", "jemhopqa", "niilc", "mgsm_ja", "average"}
+    names = {source["name"] for source in json.loads((release / "data_sources.json").read_text())["sources"]}
+    assert names == {TEACHER, STUDENT, WEB, "wikimedia/wikipedia", SET, f"{MAGPIE}:ja", GEMMA}
+    assert (release / "licences" / MAGPIE.replace("/", "--") / "USE_POLICY.md").is_file()
+    card = (release / "README.md").read_text(encoding="utf-8")
+    assert "zero-shot" in card and "Built with Llama" in card
+    for folder in (release, tmp_path / "build"):
+        for path in folder.rglob("*"):
+            if path.suffix in (".md", ".json", ".html", ".jsonl"):
+                text = path.read_text(encoding="utf-8", errors="replace")
+                assert SECRET not in text and str(sources) not in text, path
+
+    lock = json.loads((tmp_path / "build" / LOCK_FILE).read_text(encoding="utf-8"))["sources"]
+    assert {entry.split()[1].partition(":")[0] for entry in lock} >= {
+        TEACHER,
+        STUDENT,
+        WEB,
+        SET,
+        ORIGINAL,
+        MAGPIE,
+        GEMMA,
+    }
+
+
+def test_whatever_is_missing_is_named_at_once_before_any_work(
+    tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "sources"
+    shutil.copytree(sources, copy, copy_function=lambda one, other: Path(other).hardlink_to(one))
+    shutil.rmtree(copy / TEACHER)
+    shutil.rmtree(copy / GEMMA)
+    shutil.rmtree(copy / "benchmarks")
+    environment.setenv("SOURCES", str(copy))
+    with pytest.raises(UserError) as raised:
+        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+    for name in (TEACHER, GEMMA, "benchmarks"):
+        assert name in str(raised.value)
+    assert not any((tmp_path / "build").glob("world*")), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (f"{TEACHER}/model-00001-of-00004.safetensors", "cut", "a whole safetensors file"),
+        (f"{WEB}/data/jpn_Jpan/train/000_00001.parquet", "cut", "a whole parquet file"),
+        (f"{STUDENT}/config.json", "alter", f"config.json of {STUDENT} in SOURCES.*got other bytes"),
+        (f"{MAGPIE}/train_ja.jsonl", "alter", f"train_ja.jsonl of {MAGPIE} in SOURCES.*got other bytes"),
+        (f"{SET}/dataset/lmsys-chat-1m-first-turn-user-instructions-ja.jsonl.gz.gpg", "alter", "got other bytes"),
+    ],
+)
+def test_a_source_that_was_cut_or_altered_is_refused_by_name(
+    tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch, file: str, change: str, message: str
+) -> None:
+    copy = tmp_path / "sources"
+    shutil.copytree(sources, copy, copy_function=lambda one, other: Path(other).hardlink_to(one))
+    environment.setenv("SOURCES", str(copy))
+    folder = tmp_path / "build"
+    build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+    assert (folder / LOCK_FILE).is_file()
+    target = next(copy.glob(file)) if "*" in file else copy / file
+    if not target.is_file():
+        target = sorted(target.parent.glob("*.safetensors"))[0]
+    whole = target.read_bytes()
+    target.unlink()
+    target.write_bytes(whole[: len(whole) // 2] if change == "cut" else whole + b"\n")
+    with pytest.raises(UserError, match=message):
+        build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+    target.write_bytes(whole)
+    build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+
+
+def test_the_set_that_needs_a_passphrase_is_refused_before_the_teacher(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(VARIABLE, "wrong")
+    store = Store(tmp_path / "build")
+    with pytest.raises(UserError, match="passphrase"):
+        build(resized(tinyswallow(), SMALL), store)
+    assert not any((tmp_path / "build").glob("teacher*"))
+    assert any((tmp_path / "build").glob("corpus-*")), "what was finished is kept"
+
+
+def test_every_recipe_is_consistent_and_says_where_its_numbers_are_from() -> None:
+    for recipe in (tinyswallow(), qwen3(), japanese_teacher()):
+        assert recipe.dist.card is not None and recipe.report.choices == recipe.dist.card.choices
+        chosen = [choice for choice in recipe.report.choices if choice.source is None]
+        assert chosen and all(choice.reason for choice in chosen)
+    terms = [source.terms for source in qwen3().text]
+    assert not any("Llama" in str(each) or "Gemma" in str(each) for each in terms)
+    assert rehearsal().base is None and mini().base is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda recipe: {"text": ()}, "0 sets of text, 3 of conversations, world of BenchmarkQuestionsConfig"),
+        (lambda recipe: {"world": mini().world}, "2 sets of text, 3 of conversations, world of WorldConfig"),
+        (lambda recipe: {"tokenizer": mini().tokenizer}, "a tokenizer to train, or a published student.*got both"),
+        (lambda recipe: {"base": None}, "got base missing"),
+        (lambda recipe: {"chat": rehearsal().chat}, "got teacher, student_before, base, conversations set"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself(change: Any, message: str) -> None:
+    recipe = tinyswallow()
+    with pytest.raises(UserError, match=message):
+        replace(recipe, **change(recipe))
