@@ -72,8 +72,7 @@ def _hours(plan: Plan) -> Iterator[str]:
             f"  {gpu.name:<16}{plan.hours(gpu):>10,.2f} h  ({each}) at {gpu.utilisation:.0%} of "
             f"{gpu.peak_flop_per_s / 1e12:,.0f} TFLOP/s, {gpu.basis}"
         )
-    yield "  Several GPUs in one process hold more, and are no faster: the teacher's layers wait for one another. One"
-    yield "  process for each GPU (torchrun) divides the hours, where each holds everything."
+    yield "  Several GPUs hold more, and are no faster: the teacher's layers wait for one another."
 
 
 def _gpu_memory(plan: Plan) -> Iterator[str]:

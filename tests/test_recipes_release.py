@@ -3,20 +3,26 @@
 The long run is here in the shortest form that has every part of it; nothing but sizes differs from the release.
 """
 
+import errno
+import io
 import json
 import shutil
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stand_in import COMMIT, Hub, Repo
 from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
 from test_instruct_conversations_lmsys import ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 
 from common.errors import UserError
 from common.sources import LOCK_FILE
 from common.store import Store
+from recipes import recipe as recipe_module
+from recipes.benchmark_files import BenchmarkFilesConfig
 from recipes.japanese_teacher import japanese_teacher
 from recipes.mini import mini
 from recipes.qwen3 import qwen3
@@ -199,3 +205,81 @@ def test_a_recipe_that_contradicts_itself(change: Any, message: str) -> None:
     recipe = tinyswallow()
     with pytest.raises(UserError, match=message):
         replace(recipe, **change(recipe))
+
+
+def repositories(sources: Path) -> dict[str, Repo]:
+    """What the stand-in for the hub holds: everything in the folder, by `org/name`."""
+    found: dict[str, Repo] = {}
+    for org in sources.iterdir():
+        if org.name in ("tokenizer", "benchmarks"):
+            continue
+        for folder in org.iterdir():
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+            files |= {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            found[f"{org.name}/{folder.name}"] = Repo(files=files)
+    return found
+
+
+@pytest.fixture
+def hub_of_release(hub: Hub, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub with everything that the release wants, and benchmark files from an archive on loopback."""
+    hub.repos |= repositories(sources)
+    monkeypatch.delenv("SOURCES", raising=False)
+    monkeypatch.setenv(VARIABLE, SECRET)
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        archive.add(sources / "benchmarks", arcname="repository-0123")
+    (tmp_path / "web" / "org" / "set" / "tar.gz").mkdir(parents=True)
+    (tmp_path / "web" / "org" / "set" / "tar.gz" / COMMIT).write_bytes(made.getvalue())
+    registry = tmp_path / "registry.toml"
+    fields = ['repository = "org/set"', f'commit = "{COMMIT}"', 'licence = "MIT"', 'files = ["**/*.*"]']
+    registry.write_text("\n".join(["[all]", *fields]) + "\n")
+    config = BenchmarkFilesConfig(registry=registry, address=(tmp_path / "web").as_uri())
+    monkeypatch.setattr(recipe_module, "BenchmarkFilesConfig", lambda: config)
+    return hub
+
+
+def test_the_release_from_the_hub_with_broken_connections(tmp_path: Path, hub_of_release: Hub) -> None:
+    hub = hub_of_release
+    weights = next(name for name in hub.repos[STUDENT].files if name.endswith(".safetensors"))
+    hub.repos[STUDENT].cuts[weights] = [1000, 2000]
+    hub.repos[WEB].statuses.append(503)
+    store = Store(tmp_path / "build")
+    done = build(resized(tinyswallow(), SMALL), store, until="corpus")
+    assert done["student_before"].manifest["facts"]["revision"] == COMMIT
+    card = json.loads((done["corpus"].folder / "data_card.json").read_text(encoding="utf-8"))
+    assert {source["revision"] for source in card["sources"]} == {COMMIT}
+    assert all(source["rows_out"] for source in card["sources"])
+    asked = len(hub.asked)
+    again = build(resized(tinyswallow(), SMALL), store, until="corpus")
+    assert again["corpus"].key == done["corpus"].key
+    assert not any("/tree/" in path for _, path, _ in hub.asked[asked:] if TEACHER in path), "resolved once"
+
+
+def test_what_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path: Path, hub_of_release: Hub) -> None:
+    hub = hub_of_release
+    hub.repos[ORIGINAL].gated = hub.repos[ORIGINAL].hides_gate = True
+    del hub.repos[TEACHER]
+    with pytest.raises(UserError) as raised:
+        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+    text = str(raised.value)
+    assert f"your own copy of {ORIGINAL}" in text and "its terms are not accepted" in text and "HF_TOKEN" in text
+    assert f"the model {TEACHER}" in text and "no such model" in text
+    assert not hub.contents() and not list((tmp_path / "build").glob("*-*"))
+
+
+def test_a_full_disk_is_named_and_nothing_finished_is_lost(
+    tmp_path: Path, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "build")
+    build(resized(tinyswallow(), SMALL), store, until="student_before")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "build").glob("*/manifest.json")}
+
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distill.corpus.stage.write_kept", full)
+    with pytest.raises(UserError, match=r"room on the disk for .*; got a full disk"):
+        build(resized(tinyswallow(), SMALL), store, until="corpus")
+    monkeypatch.undo()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
