@@ -214,8 +214,8 @@ def repositories(sources: Path) -> dict[str, Repo]:
         if org.name in ("tokenizer", "benchmarks"):
             continue
         for folder in org.iterdir():
-            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
-            files |= {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            paths = [path for path in folder.rglob("*") if path.is_file()]
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
             found[f"{org.name}/{folder.name}"] = Repo(files=files)
     return found
 
