@@ -89,6 +89,7 @@ def test_the_files_that_are_named_and_no_others(tmp_path: Path, server: tuple[st
         (archive(FILES), '["data/*.json"]', "0" * 64, "data/a.json with other bytes than those that were checked"),
         (archive({"data/b.json": b"[2]"}), '["data/*.json"]', "0" * 64, "no data/a.json in org/set"),
     ],
+    ids=["absent", "no archive", "cut", "a pattern without files", "other bytes", "a file missing"],
 )
 def test_what_cannot_be_had_is_named(
     tmp_path: Path,
