@@ -4,6 +4,7 @@ It knows no stage and holds no fixture that only one file needs.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
+def loopback() -> None:
+    """For tests that serve or meet on 127.0.0.1: skips where even this interface is switched off."""
+    with socket.socket() as listening, socket.socket() as calling:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        try:
+            calling.connect(listening.getsockname())
+        except OSError:
+            pytest.skip("no loopback interface here")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, loopback: None) -> "Iterator[Hub]":
     """A stand-in for the model hub on loopback, named by HF_ENDPOINT."""
     from hub_stand_in import running
 

@@ -186,7 +186,7 @@ def direct_connections() -> Iterator[None]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, loopback: None) -> Iterator[Hub]:
     """A running stand-in that HF_ENDPOINT names, and a token for it."""
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -40,7 +40,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, bytes]]]:
+def server(loopback: None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Its address, and what it answers by path."""
     answers: dict[str, bytes] = {}
 
