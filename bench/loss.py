@@ -7,15 +7,22 @@ vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bench.measure import PRECISIONS, device_here, free_bytes, medians, peak_above, require_at_least_one, say
 from bench.released import taid_loss
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, TeacherHead, chunks, fused_linear_loss, head_product
-from distill.methods import method
+from common.chunk_passes import chunks
+from common.fused_linear_loss import (
+    TeacherHead,
+    default_chunk_tokens,
+    fused_linear_loss,
+    head_product,
+    logit_buffer,
+)
+from distill.methods import LossPass, method, pass_name
 
 T = 0.7
 _PRODUCT_TOKENS = 1024
@@ -33,7 +40,8 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--hidden", type=int, default=1536, metavar="N", help="hidden size of the student")
     verb.add_argument("--teacher-hidden", type=int, default=5120, metavar="N", help="hidden size of the teacher")
     verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="rows that both heads share")
-    verb.add_argument("--chunk-tokens", type=int, default=DEFAULT_CHUNK_TOKENS, metavar="N", help="of the fused loss")
+    verb.add_argument("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: 512, on CUDA 2048)")
+    verb.add_argument("--loss-pass", choices=get_args(LossPass), default="auto", help="how the fused loss is computed")
     verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
     verb.add_argument("--no-dense", action="store_true", help="leave the dense side out")
     verb.set_defaults(function=bench_loss)
@@ -46,6 +54,7 @@ class _Case:
         self.device = device_here()
         self.dtype = PRECISIONS[options.precision]
         self.vocabulary, self.chunk_tokens = options.vocabulary, options.chunk_tokens
+        self.loss_pass: LossPass = options.loss_pass
         generator = torch.Generator(self.device).manual_seed(0)
 
         def random(rows: int, columns: int, scale: float) -> Tensor:
@@ -80,12 +89,13 @@ class _Case:
             self.weight_VD,
             self.targets_N,
             self.weights_N,
-            method("taid").objective({"t": T}),
+            method("taid").kernel({"t": T}) if self.loss_pass == "triton" else method("taid").objective({"t": T}),
             vocabulary=self.vocabulary,
             denominator=float(len(self.targets_N)),
             teacher=self.teacher,
             chunk_tokens=self.chunk_tokens,
             compute_dtype=self.dtype,
+            loss_pass=pass_name(self.loss_pass),
         ).loss.backward()
 
     def dense(self) -> None:
@@ -98,11 +108,12 @@ class _Case:
     def prepare_products(self) -> None:
         """Everything that the bare products write to, so that they do nothing but multiply."""
         rows = min(_PRODUCT_TOKENS, len(self.hidden_ND))
+        head_VD = self.weight_VD.detach().to(self.dtype)
         self._buffers = {
             "hidden": self.hidden_ND.detach().to(self.dtype),
-            "head": self.weight_VD.detach().to(self.dtype),
-            "student": torch.ones(rows, self.vocabulary, dtype=self.dtype, device=self.device),
-            "teacher": torch.ones(rows, self.vocabulary, dtype=self.dtype, device=self.device),
+            "head": head_VD,
+            "student": logit_buffer(rows, self.vocabulary, like=head_VD).fill_(1.0),
+            "teacher": logit_buffer(rows, self.vocabulary, like=head_VD).fill_(1.0),
             "grad_hidden": torch.ones(rows, self.hidden_ND.size(1), dtype=self.dtype, device=self.device),
             "grad_head": torch.ones_like(self.weight_VD, dtype=self.dtype),
         }
@@ -127,6 +138,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         dense_extra_bytes, max_gradient_difference` (largest difference to the dense gradients, as a share of their
         largest entry); what did not fit is null, with `dense_reason`.
     """
+    options.chunk_tokens = options.chunk_tokens or default_chunk_tokens(device_here())
     require_at_least_one(
         tokens=options.tokens,
         hidden=options.hidden,
@@ -166,6 +178,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         "max_gradient_difference": difference,
         **({} if reason is None else {"dense_reason": reason}),
         "chunk_tokens": options.chunk_tokens,
+        "loss_pass": options.loss_pass,
         "device": torch.cuda.get_device_name() if case.device.type == "cuda" else "cpu",
     }
 

@@ -9,15 +9,19 @@ rounding. This module knows no teacher model, no method's name and no device.
 Gradients follow from `d q(u) / d z(v) = q(u) (1[u = v] - q(v))`: a value with `g(v) = d value / d q(v)` has the
 gradient `q * (g - sum_u q(u) g(u))`, in which any constant in g drops out.
 
-Every KL(a || b) is summed as `a (log a - log b) + (b - a)`. The second part sums to 0, and with it a rounding of the
-two normalisers, which shifts all of log a or log b at once, cancels to first order: near a = b, where the value is
-tiny, it keeps its digits.
+Two habits keep digits over 150,000 ids. Probabilities and log q - log p come from logits less their largest and from
+the normalisers, not from two log-softmaxes, whose roundings grow with |log q|. And every KL(a || b) is summed as
+`a (log a - log b) + (b - a)`: the second part sums to 0, and with it a rounding of the two normalisers, which shifts
+all of log a or log b at once, cancels to first order: near a = b, where the value is tiny, it keeps its digits.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+LARGEST_EXPONENT = 40.0
+"""exp(40) is 2e17: what is lost beyond are ids whose q is below 1e-38 / 2e17."""
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,11 +34,17 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         loss_N in nats, and its gradient `softmax(z) - onehot(target)`, both float32.
     """
-    log_q_NV = torch.log_softmax(logits_NV, dim=-1)
-    loss_N = -log_q_NV.gather(1, targets_N[:, None]).squeeze(1)
-    gradient_NV = log_q_NV.exp_()
+    shifted_NV, gradient_NV, norm_N1 = _exponentials(logits_NV)
+    loss_N = (norm_N1.log() - shifted_NV.gather(1, targets_N[:, None])).squeeze(1)
+    gradient_NV.div_(norm_N1)
     gradient_NV.scatter_add_(1, targets_N[:, None], gradient_NV.new_full((len(targets_N), 1), -1.0))
     return loss_N, gradient_NV
+
+
+def log_softmax(logits_NV: Tensor) -> Tensor:
+    """log q. torch's own adds exponentials up one by one: of 150,000 and a large one only four digits are right."""
+    shifted_NV, _, norm_N1 = _exponentials(logits_NV)
+    return shifted_NV.sub_(norm_N1.log())
 
 
 def soft_cross_entropy(student_NV: Tensor, target_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,22 +55,61 @@ def soft_cross_entropy(student_NV: Tensor, target_NV: Tensor) -> tuple[Tensor, T
     Returns:
         cross_entropy_N, kl_N, gradient_NV.
     """
-    log_q_NV = torch.log_softmax(student_NV, dim=-1)
-    log_p_NV = torch.log_softmax(target_NV, dim=-1)
-    p_NV = log_p_NV.exp()
-    cross_entropy_N = -(p_NV * log_q_NV).sum(-1)
-    terms_NV = log_p_NV.sub_(log_q_NV).mul_(p_NV)
-    gradient_NV = log_q_NV.exp_().sub_(p_NV)
-    return cross_entropy_N, terms_NV.add_(gradient_NV).sum(-1), gradient_NV
+    return tilted_cross_entropy(student_NV, target_NV - student_NV)
+
+
+def tilted_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`soft_cross_entropy` towards the target logits `student + tilt`, exact for a tilt of any size down to 0.
+
+    As a difference of two softmaxes q - p would be a small number made of large ones. With r = tilt, counted from its
+    mean under q, `p = q exp(r) / (1 + S)` with `S = sum q (exp(r) - 1)`: `q - p = -q (exp(r) - 1 - S) / (1 + S)`.
+
+    Args:
+        tilt_NV: used up.
+
+    Returns:
+        cross_entropy_N, kl_N, gradient_NV.
+    """
+    shifted_NV, q_NV, norm_N1 = _exponentials(student_NV)
+    q_NV.div_(norm_N1)
+    r_NV = tilt_NV.sub_((q_NV * tilt_NV).sum(-1, keepdim=True))
+    # exp(r) would overflow, or find its q rounded to 0: the softmaxes are far apart then, and their difference is good.
+    is_far_N = r_NV.amax(-1) > LARGEST_EXPONENT
+    compiling = torch.compiler.is_compiling()
+    if not compiling and bool(is_far_N.any()):
+        return _far_cross_entropy(shifted_NV, r_NV)
+    far = _far_cross_entropy(shifted_NV, r_NV) if compiling else None
+    excess_NV = r_NV.expm1()
+    excess_N1 = (q_NV * excess_NV).sum(-1, keepdim=True)
+    gradient_NV = excess_NV.sub_(excess_N1).mul_(q_NV).div_(-1.0 - excess_N1)
+    p_NV = q_NV.sub_(gradient_NV)
+    kl_N = r_NV.mul_(p_NV).sum(-1).sub_(excess_N1.log1p().squeeze(-1))
+    cross_entropy_N = norm_N1.log().squeeze(-1).sub_(shifted_NV.mul_(p_NV).sum(-1))
+    if far is None:
+        return cross_entropy_N, kl_N, gradient_NV
+    # A compiled function does not branch on data: each row is taken from the form that suits it.
+    return (
+        torch.where(is_far_N, far[0], cross_entropy_N),
+        torch.where(is_far_N, far[1], kl_N),
+        torch.where(is_far_N[:, None], far[2], gradient_NV),
+    )
+
+
+def _far_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`tilted_cross_entropy` by two softmaxes."""
+    student_shifted_NV, q_NV, student_norm_N1 = _exponentials(student_NV)
+    target_shifted_NV, p_NV, target_norm_N1 = _exponentials(student_NV + tilt_NV)
+    p_NV.div_(target_norm_N1)
+    cross_entropy_N = student_norm_N1.log().squeeze(-1) - (p_NV * student_shifted_NV).sum(-1)
+    p_over_q_NV = target_shifted_NV.sub_(student_shifted_NV).add_(_log_quotient(student_norm_N1, target_norm_N1))
+    gradient_NV = q_NV.div_(student_norm_N1).sub_(p_NV)
+    return cross_entropy_N, p_over_q_NV.mul_(p_NV).add_(gradient_NV).sum(-1), gradient_NV
 
 
 def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor]:
     """`KL(q || p) = sum q (log q - log p)`."""
-    log_q_NV = torch.log_softmax(student_NV, dim=-1)
-    log_p_NV = torch.log_softmax(teacher_NV, dim=-1)
-    ratio_NV = log_q_NV - log_p_NV
-    q_NV = log_q_NV.exp_()
-    return _kl_sum(q_NV, ratio_NV, log_p_NV.exp_()), _through_softmax(q_NV, ratio_NV)
+    q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
+    return _kl_sum(q_NV, q_over_p_NV, p_NV), _through_softmax(q_NV, q_over_p_NV)
 
 
 def jensen_shannon(student_NV: Tensor, teacher_NV: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
@@ -70,12 +119,9 @@ def jensen_shannon(student_NV: Tensor, teacher_NV: Tensor, *, beta: float) -> tu
         beta: share of the teacher in m, between 0 and 1, both excluded. The value tends to beta times the forward KL
             for a small beta, and to 1 - beta times the reverse KL for one near 1.
     """
-    log_q_NV = torch.log_softmax(student_NV, dim=-1)
-    log_p_NV = torch.log_softmax(teacher_NV, dim=-1)
-    difference_NV = log_q_NV - log_p_NV
-    p_over_m_NV = _log_over_mixture(difference_NV, share=beta)
-    q_over_m_NV = _log_over_mixture(difference_NV.neg_(), share=1.0 - beta)
-    q_NV, p_NV = log_q_NV.exp_(), log_p_NV.exp_()
+    q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
+    p_over_m_NV = _log_over_mixture(q_over_p_NV, share=beta)
+    q_over_m_NV = _log_over_mixture(q_over_p_NV.neg_(), share=1.0 - beta)
     m_NV = torch.lerp(q_NV, p_NV, beta)
     loss_N = beta * _kl_sum(p_NV, p_over_m_NV, m_NV) + (1.0 - beta) * _kl_sum(q_NV, q_over_m_NV, m_NV)
     return loss_N, _through_softmax(q_NV, q_over_m_NV.mul_(1.0 - beta))
@@ -83,8 +129,8 @@ def jensen_shannon(student_NV: Tensor, teacher_NV: Tensor, *, beta: float) -> tu
 
 def total_variation(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor]:
     """`1/2 sum |p - q|`, between 0 and 1; where q = p exactly its subgradient 0 is taken."""
-    q_NV = torch.softmax(student_NV, dim=-1)
-    difference_NV = q_NV - torch.softmax(teacher_NV, dim=-1)
+    q_NV, p_NV = (exponentials.div_(norm) for _, exponentials, norm in map(_exponentials, (student_NV, teacher_NV)))
+    difference_NV = q_NV - p_NV
     loss_N = 0.5 * difference_NV.abs().sum(-1)
     return loss_N, _through_softmax(q_NV, difference_NV.sign_().mul_(0.5))
 
@@ -95,13 +141,11 @@ def skew_forward_kl(student_NV: Tensor, teacher_NV: Tensor, *, skew: float) -> t
     Args:
         skew: share of the teacher in the second distribution, 0 to below 1.
     """
-    log_q_NV = torch.log_softmax(student_NV, dim=-1)
-    log_p_NV = torch.log_softmax(teacher_NV, dim=-1)
-    p_over_m_NV = _log_over_mixture(log_q_NV - log_p_NV, share=skew)
-    p_NV, q_NV = log_p_NV.exp_(), log_q_NV.exp()
+    q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
+    p_over_m_NV = _log_over_mixture(q_over_p_NV, share=skew)
     loss_N = _kl_sum(p_NV, p_over_m_NV, torch.lerp(q_NV, p_NV, skew))
-    # q p / m in log space: where p and q are both tiny, p / m alone may overflow.
-    pull_NV = p_over_m_NV.add_(log_q_NV).exp_().mul_(1.0 - skew)
+    # q p / m as p times q / m, which is at most 1 / (1 - skew): where both are tiny, p / m may overflow.
+    pull_NV = p_over_m_NV.add_(q_over_p_NV).exp_().mul_(p_NV).mul_(1.0 - skew)
     return loss_N, q_NV.mul_(pull_NV.sum(-1, keepdim=True)).sub_(pull_NV)
 
 
@@ -111,26 +155,50 @@ def skew_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, *, skew: float) -> t
     Args:
         skew: share of the student in the second distribution, 0 to below 1.
     """
-    log_q_NV = torch.log_softmax(student_NV, dim=-1)
-    log_p_NV = torch.log_softmax(teacher_NV, dim=-1)
-    q_over_m_NV = _log_over_mixture(log_p_NV - log_q_NV, share=skew)
-    p_NV, q_NV = log_p_NV.exp_(), log_q_NV.exp_()
+    q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
+    q_over_m_NV = _log_over_mixture(q_over_p_NV.neg_(), share=skew)
     loss_N = _kl_sum(q_NV, q_over_m_NV, torch.lerp(p_NV, q_NV, skew))
     # q / m is at most 1 / skew, so its exponential is safe.
     return loss_N, _through_softmax(q_NV, q_over_m_NV - q_over_m_NV.exp().mul_(skew) if skew else q_over_m_NV)
+
+
+def _exponentials(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits less each row's largest, their exponentials, and the sum of these, [N, 1]."""
+    shifted_NV = logits_NV - logits_NV.amax(-1, keepdim=True)
+    exponentials_NV = shifted_NV.exp()
+    return shifted_NV, exponentials_NV, exponentials_NV.sum(-1, keepdim=True)
+
+
+def _compared(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, p and log q - log p."""
+    student_shifted_NV, q_NV, student_norm_N1 = _exponentials(student_NV)
+    teacher_shifted_NV, p_NV, teacher_norm_N1 = _exponentials(teacher_NV)
+    q_over_p_NV = student_shifted_NV.sub_(teacher_shifted_NV).sub_(_log_quotient(student_norm_N1, teacher_norm_N1))
+    return q_NV.div_(student_norm_N1), p_NV.div_(teacher_norm_N1), q_over_p_NV
+
+
+def _log_quotient(a: Tensor, b: Tensor) -> Tensor:
+    """log(a / b), exact to the last digits where a is almost b."""
+    difference = a - b
+    return torch.log1p(difference.abs() / torch.minimum(a, b)).mul_(difference.sign())
 
 
 def _log_over_mixture(log_b_over_a_NV: Tensor, *, share: float) -> Tensor:
     """`log(a / (share a + (1 - share) b))`, from log(b / a): of size 1 where a matters, for logits of any size."""
     if share == 0.0:
         return -log_b_over_a_NV
-    log_share = log_b_over_a_NV.new_tensor(math.log(share))
-    return torch.logaddexp(log_share, log_b_over_a_NV + math.log1p(-share)).neg_()
+    if share == 1.0:
+        return torch.zeros_like(log_b_over_a_NV)
+    log_share = log_b_over_a_NV.new_full((), math.log(share))
+    log_mixture_NV = torch.logaddexp(log_share, log_b_over_a_NV + math.log1p(-share))
+    # Where b is almost a the logarithm is that of a number near 1.
+    near_NV = log_b_over_a_NV.clamp(-1.0, 1.0)
+    return torch.where(near_NV == log_b_over_a_NV, near_NV.expm1().mul_(1.0 - share).log1p_(), log_mixture_NV).neg_()
 
 
 def _kl_sum(a_NV: Tensor, log_ratio_NV: Tensor, b_NV: Tensor) -> Tensor:
     """KL(a || b) from a, log a - log b and b."""
-    return (a_NV * log_ratio_NV).add_(b_NV).sub_(a_NV).sum(-1)
+    return (b_NV - a_NV).addcmul_(a_NV, log_ratio_NV).sum(-1)
 
 
 def _through_softmax(q_NV: Tensor, slope_NV: Tensor) -> Tensor:

@@ -2,45 +2,30 @@
 
 For each chunk of tokens the head's product gives logits, an objective gives value and gradient at those logits, and
 two products carry the gradient to the hidden states and to the head's weight, all in the forward pass; the backward
-pass only hands the finished gradients on. The gradient takes the place of the student's logits in memory, and on a CPU
-the objective works on a few rows at a time, so that its temporaries stay in the cache. The weight's gradient is
-accumulated in float32. Tokens of weight 0 are left out before any product. Both heads are cropped to the shared
-vocabulary before the softmax, so that padded rows carry no mass.
+pass only hands the finished gradients on. The gradient takes the place of the student's logits in memory. The weight's
+gradient is accumulated in float32. Tokens of weight 0 are left out before any product. Both heads are cropped to the
+shared vocabulary before the softmax, so that padded rows carry no mass.
 
-The module holds the chunking and the products. It names no objective: cross-entropy comes from `common.divergences`,
-the distillation objectives from `distill.objectives`. Legend: N tokens, V shared vocabulary, D and E hidden sizes of
-student and teacher, C tokens of one chunk, R rows of one block.
+The module holds the chunking and the products; `common.chunk_passes` runs the objective over a chunk. It names no
+objective: cross-entropy comes from `common.divergences`, the distillation objectives from `distill.objectives`. Legend:
+N tokens, V shared vocabulary, D and E hidden sizes of student and teacher, C tokens of one chunk.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.chunk_passes import LOSS, InPlace, Objective, PassName, Sums, chunks, default_pass, evaluate
+
 DEFAULT_CHUNK_TOKENS = 512
 """Tokens of a chunk: 512 x 151,665 float32 logits are 0.29 GiB."""
-_BLOCK_LOGITS = 2**20
-"""Logits of a block on a CPU: 4 MiB of float32, so that a block's few temporaries fit the last cache."""
 _TILE_ROWS = 2**10
 """Rows of the head in one float32 product on a CPU: MKL takes 1.4 times as long for all 151,665 at once."""
 _WEIGHT_ROWS = 2**14
 """Rows of the head whose gradient is formed at one time where it cannot be added up in the product itself."""
-
-_LOSS = ""
-"""The loss itself among the sums; no objective names a value so."""
-
-
-class Objective(Protocol):
-    """One chunk of logits to per-token values and gradient."""
-
-    def __call__(
-        self, student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return loss_C, gradient_CV at the student's logits, and further per-token values to be averaged."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,10 +51,19 @@ class LinearLoss:
     logit_sums: dict[str, Tensor]
 
 
-def chunks(num_tokens: int, chunk_tokens: int) -> Iterator[slice]:
-    """Consecutive slices of at most `chunk_tokens` tokens."""
-    for start in range(0, num_tokens, chunk_tokens):
-        yield slice(start, min(start + chunk_tokens, num_tokens))
+def default_chunk_tokens(device: torch.device) -> int:
+    """More on a GPU, where the head's gradient is read and written in memory once for each chunk."""
+    return 4 * DEFAULT_CHUNK_TOKENS if device.type == "cuda" else DEFAULT_CHUNK_TOKENS
+
+
+def logit_buffer(num_tokens: int, vocabulary: int, *, like: Tensor) -> Tensor:
+    """Room for a chunk's logits [num_tokens, vocabulary], as `like` in dtype and device.
+
+    On CUDA rows begin at multiples of 128 bytes: with Qwen's odd 151,665 ids the products would else fall back to
+    kernels that read two bytes at a time.
+    """
+    row = -(-vocabulary // 64) * 64 if like.device.type == "cuda" else vocabulary
+    return like.new_empty(num_tokens, row)[:, :vocabulary]
 
 
 def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
@@ -79,45 +73,6 @@ def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
     for rows in chunks(len(head_VD), _TILE_ROWS):
         torch.mm(hidden_CD, head_VD[rows].t(), out=out_CV[:, rows])
     return out_CV
-
-
-class _Sums(dict[str, Tensor]):
-    """Scalars that add up, in float64 where the device has it."""
-
-    def __init__(self, like: Tensor) -> None:
-        super().__init__()
-        self._zero = like.new_zeros((), dtype=torch.float64 if like.device.type != "mps" else torch.float32)
-
-    def add(self, name: str, value: Tensor) -> None:
-        self[name] = self.get(name, self._zero) + value.to(self._zero.dtype)
-
-
-def _evaluate(
-    objective: Objective,
-    student_CV: Tensor,
-    teacher_CV: Tensor | None,
-    targets_C: Tensor,
-    weights_C: Tensor,
-    denominator: float,
-    sums: _Sums,
-    logit_sums: _Sums,
-) -> Tensor:
-    """Adds a chunk's values to the sums and turns its student logits, in place, into their weighted gradient."""
-    on_cpu = student_CV.device.type == "cpu"
-    rows = max(1, _BLOCK_LOGITS // student_CV.size(1)) if on_cpu else len(student_CV)
-    for block in chunks(len(student_CV), rows):
-        student_RV = student_CV[block].float()
-        teacher_RV = None if teacher_CV is None else teacher_CV[block].float()
-        weights_R = weights_C[block]
-        loss_R, gradient_RV, extras = objective(student_RV, teacher_RV, targets_C[block])
-        sums.add(_LOSS, (loss_R * weights_R).sum())
-        for name, value_R in extras.items():
-            sums.add(name, (value_R * weights_R).sum())
-        logit_sums.add("student", student_RV.sum())
-        if teacher_RV is not None:
-            logit_sums.add("teacher", teacher_RV.sum())
-        student_CV[block] = gradient_RV.mul_((weights_R / denominator)[:, None])
-    return student_CV
 
 
 def _add_weight_gradient(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor, *, first: bool) -> None:
@@ -143,14 +98,15 @@ class _FusedLinearLoss(torch.autograd.Function):
         weight_WD: Tensor,
         targets_N: Tensor,
         weights_N: Tensor,
-        objective: Objective,
+        objective: Objective | InPlace,
         teacher: TeacherHead | None,
         vocabulary: int,
         denominator: float,
         chunk_tokens: int,
         compute_dtype: torch.dtype,
-        sums: _Sums,
-        logit_sums: _Sums,
+        loss_pass: PassName,
+        sums: Sums,
+        logit_sums: Sums,
     ) -> Tensor:
         head_VD = weight_WD[:vocabulary].to(compute_dtype)
         teacher_head_VE = None if teacher is None else teacher.weight_WE[:vocabulary].to(compute_dtype)
@@ -158,38 +114,38 @@ class _FusedLinearLoss(torch.autograd.Function):
         grad_hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
-        sums.add(_LOSS, weights_N.new_zeros(()))
         # One buffer a side for all chunks: fresh memory of this size costs as much as a pass over it.
-        shape = min(chunk_tokens, len(valid_N)), vocabulary
-        student_buffer_CV = hidden_ND.new_empty(shape, dtype=compute_dtype)
-        teacher_buffer_CV = None if teacher is None else torch.empty_like(student_buffer_CV)
-        for part in chunks(len(valid_N), chunk_tokens):
+        most = min(chunk_tokens, len(valid_N))
+        student_buffer_CV = logit_buffer(most, vocabulary, like=head_VD)
+        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocabulary, like=head_VD)
+        # Without a valid token one empty chunk names the further values: all processes add up the same ones.
+        for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
             hidden_CD = hidden_ND[rows_C].to(compute_dtype)
             teacher_logits_CV = None
             if teacher is not None and teacher_head_VE is not None and teacher_buffer_CV is not None:
                 teacher_hidden_CE = teacher.hidden_NE[rows_C].to(compute_dtype)
                 teacher_logits_CV = head_product(teacher_hidden_CE, teacher_head_VE, teacher_buffer_CV[: len(rows_C)])
-            gradient_CV = _evaluate(
+            gradient_CV = evaluate(
                 objective,
                 head_product(hidden_CD, head_VD, student_buffer_CV[: len(rows_C)]),
                 teacher_logits_CV,
                 targets_N[rows_C],
                 weights_N[rows_C],
-                denominator,
-                sums,
-                logit_sums,
+                denominator=denominator,
+                sums=sums,
+                logit_sums=logit_sums,
+                name=loss_pass if len(rows_C) else "whole",
             )
             if grad_hidden_ND is not None:
                 grad_hidden_ND[rows_C] = torch.mm(gradient_CV, head_VD).to(hidden_ND.dtype)
             if grad_weight_WD is not None:
                 _add_weight_gradient(grad_weight_WD[:vocabulary], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:
-            # Rows that no product has written: the padding, and all of them where no token counts.
-            grad_weight_WD[vocabulary if len(valid_N) else 0 :] = 0.0
+            grad_weight_WD[vocabulary:] = 0.0
             grad_weight_WD = grad_weight_WD.to(weight_WD.dtype)
         ctx.gradients = grad_hidden_ND, grad_weight_WD
-        return (sums.pop(_LOSS) / denominator).float()
+        return (sums.pop(LOSS) / denominator).float()
 
     @staticmethod
     @once_differentiable
@@ -201,7 +157,7 @@ class _FusedLinearLoss(torch.autograd.Function):
             raise RuntimeError("the fused loss gives its gradients away: backward runs once for each forward pass")
         if grad_output.device.type != "cpu" or float(grad_output) != 1.0:
             gradients = [None if gradient is None else gradient.mul_(grad_output) for gradient in gradients]
-        return *gradients, *([None] * 10)
+        return *gradients, *([None] * 11)
 
 
 def fused_linear_loss(
@@ -209,13 +165,14 @@ def fused_linear_loss(
     weight_WD: Tensor,
     targets_N: Tensor,
     weights_N: Tensor,
-    objective: Objective,
+    objective: Objective | InPlace,
     *,
     vocabulary: int,
     denominator: float,
     teacher: TeacherHead | None = None,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     compute_dtype: torch.dtype = torch.float32,
+    loss_pass: PassName | None = None,
 ) -> LinearLoss:
     """Weighted mean of an objective over the tokens of a micro-batch, with gradient to hidden states and head.
 
@@ -230,12 +187,13 @@ def fused_linear_loss(
         teacher: the teacher's hidden states and head, or None.
         chunk_tokens: tokens whose logits exist at one time.
         compute_dtype: dtype of the matrix products; values and softmax are float32.
+        loss_pass: how the objective is run over a chunk; None takes what suits the device.
 
     Returns:
         The loss and the objective's further sums. With no valid token the loss and every gradient are 0. Its backward
         pass can be run once.
     """
-    sums, logit_sums = _Sums(weights_N), _Sums(weights_N)
+    sums, logit_sums = Sums(weights_N), Sums(weights_N)
     loss: Tensor = _FusedLinearLoss.apply(  # pyright: ignore[reportAssignmentType]
         hidden_ND,
         weight_WD,
@@ -247,6 +205,7 @@ def fused_linear_loss(
         denominator,
         chunk_tokens,
         compute_dtype,
+        loss_pass or default_pass(hidden_ND.device),
         sums,
         logit_sums,
     )

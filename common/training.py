@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.checkpoint import TrainingState, head_weight, hidden_states, resume_training, save_training
+from common.chunk_passes import chunks
 from common.device import Machine
 from common.divergences import cross_entropy
 from common.errors import UserError
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, chunks, head_product
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, head_product
 from common.launch import Team
 from common.optim import Optimizers
 from common.packing import PackedRows, RealTokens
@@ -81,8 +82,11 @@ def require_finite(loss: float, gradient_norm: float, *, step: int) -> None:
             )
 
 
-def require_finite_logits(logit_sums: Mapping[str, Tensor], *, step: int) -> None:
+def require_finite_logits(logit_sums: Mapping[str, Tensor | float], *, step: int) -> None:
     """Stop before the optimizer when a logit is infinite or NaN, and name whose.
+
+    Args:
+        logit_sums: sums by side; of several processes the sums over all, so that all of them stop.
 
     Raises:
         UserError: naming the step and the tensor.

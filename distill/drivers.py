@@ -81,8 +81,8 @@ class _Taid:
 
 
 class _Ctkd:
-    def __init__(self, config: CtkdConfig) -> None:
-        self._config = config
+    def __init__(self, config: CtkdConfig, lm_weight: float) -> None:
+        self._config, self._share = config, 1.0 - lm_weight
 
     def initial(self) -> State:
         return ctkd.initial_state(self._config)
@@ -97,14 +97,16 @@ class _Ctkd:
         return {}
 
     def after(self, state: CtkdState, means: Mapping[str, float], *, step: int, steps: int) -> State:
-        return ctkd.next_state(state, means["temperature_gradient"], step=step, steps=steps, config=self._config)
+        # Of the loss as it is, in which the objective has only its share.
+        gradient = self._share * means["temperature_gradient"]
+        return ctkd.next_state(state, gradient, step=step, steps=steps, config=self._config)
 
 
-def driver_of(method: Method, taid_config: TaidConfig, ctkd_config: CtkdConfig) -> Driver:
-    """The driver that a method names."""
+def driver_of(method: Method, taid_config: TaidConfig, ctkd_config: CtkdConfig, *, lm_weight: float = 0.0) -> Driver:
+    """The driver that a method names, for a loss in which language modelling has the share `lm_weight`."""
     if method.driver == "taid":
         return _Taid(taid_config)
-    return _Ctkd(ctkd_config) if method.driver == "ctkd" else _Nothing()
+    return _Ctkd(ctkd_config, lm_weight) if method.driver == "ctkd" else _Nothing()
 
 
 def saved(state: State) -> dict[str, Any] | None:

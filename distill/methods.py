@@ -11,11 +11,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from common.chunk_passes import InPlace, Objective, PassName
 from common.divergences import cross_entropy
 from common.errors import UserError
-from common.fused_linear_loss import Objective
 from distill import objectives
 from distill.objectives import ChunkResult
+
+LossPass = Literal["auto", PassName, "triton"]
+"""How the objective is run over a chunk of logits; `auto` takes what suits the device (`common.chunk_passes`)."""
 
 Settings = tuple[tuple[str, float], ...]
 """(name, value) of an objective's settings that differ from their defaults, in the order of the names."""
@@ -64,11 +67,23 @@ class Method:
     """What gives the objective a new argument in each step: TAID its t, CTKD its temperature."""
     ranges: Mapping[str, Between] = field(default_factory=dict[str, Between])
     """The objective's settings; their defaults are the function's own."""
+    value: frozenset[Literal["cross_entropy", "kl"]] = frozenset()
+    """Which of these the objective's value is; the log has the other under its name where the objective knows it."""
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it is a Triton kernel as well (`distill.taid_kernel`): TAID, and forward KL as its end."""
+        return self.needs_teacher and bool(self.value)
 
     @property
     def softens(self) -> bool:
         """Whether a temperature for both sides makes sense: there is a teacher, and no temperature of its own."""
         return self.needs_teacher and self.driver != "ctkd"
+
+    def kernel(self, arguments: Mapping[str, Any]) -> InPlace:
+        """The same as a Triton kernel, where `has_kernel`; UserError without Triton."""
+        (value,) = self.value
+        return _kernel(arguments.get("t", 1.0), value)
 
     def objective(
         self,
@@ -96,13 +111,29 @@ class Method:
         return softened if lm_weight == 0.0 else _mixed(softened, lm_weight)
 
 
+def _kernel(t: float, value: str) -> InPlace:
+    try:
+        from distill.taid_kernel import taid_in_place
+    except ImportError as error:
+        raise UserError(
+            wanted="Triton for the loss pass triton", got=str(error), next_step="install triton, or take auto"
+        ) from error
+    return taid_in_place(t, value=value)
+
+
+def pass_name(loss_pass: LossPass) -> PassName | None:
+    """What `fused_linear_loss` is told: None where the device or the objective itself decides."""
+    return None if loss_pass == "auto" or loss_pass == "triton" else loss_pass
+
+
 def _softened(objective: Objective, temperature: float) -> Objective:
     """`T^2` times the objective of logits divided by T."""
 
     def softened(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
         teacher_CV = None if teacher_logits_CV is None else teacher_logits_CV / temperature
         loss_C, gradient_CV, extras = objective(student_logits_CV / temperature, teacher_CV, targets_C)
-        return loss_C * temperature**2, gradient_CV.mul_(temperature), extras
+        scaled = {name: value_C * temperature**2 for name, value_C in extras.items() if name in ("cross_entropy", "kl")}
+        return loss_C * temperature**2, gradient_CV.mul_(temperature), extras | scaled
 
     return softened
 
@@ -123,8 +154,11 @@ DISTILLATION_LOSS = "distillation_loss"
 """In the log: the objective's own value, where the language-modelling loss is mixed in."""
 
 METHODS: dict[str, Method] = {
-    "cross_entropy": Method(function=objectives.cross_entropy, needs_teacher=False),
-    "forward_kl": Method(function=objectives.forward_kl),
+    # Towards text, whose entropy is 0, cross-entropy and KL are the same.
+    "cross_entropy": Method(
+        function=objectives.cross_entropy, needs_teacher=False, value=frozenset(("cross_entropy", "kl"))
+    ),
+    "forward_kl": Method(function=objectives.forward_kl, value=frozenset(("kl",))),
     "reverse_kl": Method(function=objectives.reverse_kl),
     "jensen_shannon": Method(function=objectives.jensen_shannon, ranges={"beta": OPEN_SHARE}),
     "total_variation": Method(function=objectives.total_variation),
@@ -134,9 +168,13 @@ METHODS: dict[str, Method] = {
     "ctkd": Method(function=objectives.ctkd, driver="ctkd"),
     "decoupled_kd": Method(function=objectives.decoupled_kd, ranges={"target_weight": WEIGHT, "other_weight": WEIGHT}),
     "decoupled_top_k": Method(function=objectives.decoupled_top_k, ranges={"k": COUNT, "kept_temperature": POSITIVE}),
-    "taid": Method(function=objectives.taid, driver="taid"),
+    "taid": Method(function=objectives.taid, driver="taid", value=frozenset(("cross_entropy",))),
     "taid_labels": Method(
-        function=objectives.taid_labels, needs_teacher=False, driver="taid", ranges={"smoothing": OPEN_SHARE}
+        function=objectives.taid_labels,
+        needs_teacher=False,
+        driver="taid",
+        ranges={"smoothing": OPEN_SHARE},
+        value=frozenset(("cross_entropy",)),
     ),
 }
 
@@ -178,6 +216,20 @@ def require_settings(name: str, settings: Settings) -> None:
             raise UserError(
                 wanted=f"{setting} {ranges[setting]}", got=f"{value:g}", next_step=f"mend the settings of {name}"
             )
+
+
+def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_weight: float) -> None:
+    """Refuse the Triton kernel for a loss that it does not compute.
+
+    Raises:
+        UserError: another method than TAID and forward KL, a temperature, or a language-modelling loss mixed in.
+    """
+    if loss_pass == "triton" and (not method(name).has_kernel or temperature != 1.0 or lm_weight > 0.0):
+        raise UserError(
+            wanted="taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton",
+            got=f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}",
+            next_step="take the loss pass auto",
+        )
 
 
 def parse_settings(name: str, texts: list[str]) -> Settings:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from common import divergences
-from common.divergences import soft_cross_entropy
+from common.divergences import log_softmax, soft_cross_entropy, tilted_cross_entropy
 from common.errors import UserError
-from distill.taid import target
+from distill.taid import tilt
 
 ChunkResult = tuple[Tensor, Tensor, dict[str, Tensor]]
 
@@ -58,31 +58,31 @@ def skew_reverse_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *
     return *divergences.skew_reverse_kl(student_CV, teacher_CV, skew=skew), {}
 
 
-def taid(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, t: float | Tensor) -> ChunkResult:
+def taid(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, t: float) -> ChunkResult:
     """Cross-entropy towards TAID's intermediate distribution (arXiv 2501.16937, eq. 3 and 4).
 
     The target is `softmax((1 - t) z_s + t z_T)` with the student's logits held constant. The loss is the released
     code's cross-entropy; `kl` in the log has the target's entropy subtracted and the same gradient.
     """
-    cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, target(student_CV, teacher_CV, t))
+    cross_entropy_C, kl_C, gradient_CV = tilted_cross_entropy(student_CV, tilt(student_CV, teacher_CV, t))
     return cross_entropy_C, gradient_CV, {"kl": kl_C}
 
 
 def taid_labels(
-    student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, *, t: float | Tensor, smoothing: float = 0.1
+    student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, *, t: float, smoothing: float = 0.1
 ) -> ChunkResult:
     """TAID without a teacher: the target is `q^(1 - t) y_eps^t`, normalised, with the smoothed label y_eps.
 
     `y_eps = (1 - smoothing) onehot(y) + smoothing / V`. With smoothing 0 the geometric mean is the label itself for
     every t above 0 (`docs/taid.md`), so smoothing must be above 0.
     """
-    # log y_eps is one constant but for the label, and a constant drops out of the softmax. Log-probabilities are mixed,
-    # not logits: of large ones the product with 1 - t would keep too few digits.
+    # log y_eps is one constant but for the label, and a constant drops out of the softmax. The student's logits are
+    # counted from their largest, so that near it their product with t keeps its digits.
     floor = smoothing / student_CV.size(-1)
     lift = math.log((1.0 - smoothing + floor) / floor)
-    target_CV = torch.log_softmax(student_CV, dim=-1).mul_(1.0 - t)
-    target_CV.scatter_add_(1, targets_C[:, None], target_CV.new_ones(len(targets_C), 1).mul_(lift * t))
-    cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, target_CV)
+    shifted_CV = student_CV - student_CV.amax(-1, keepdim=True)
+    labels_CV = torch.zeros_like(student_CV).scatter_(1, targets_C[:, None], lift)
+    cross_entropy_C, kl_C, gradient_CV = tilted_cross_entropy(shifted_CV, tilt(shifted_CV, labels_CV, t))
     return cross_entropy_C, gradient_CV, {"kl": kl_C}
 
 
@@ -112,11 +112,10 @@ def ctkd(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, temperatu
     `temperature_gradient` in the log is the derivative of the value with respect to T, through p_T as well; the loop
     turns T against the student with it (`distill.ctkd`).
     """
-    log_p_CV = torch.log_softmax(teacher_CV / temperature, dim=-1)
-    log_q_CV = torch.log_softmax(student_CV / temperature, dim=-1)
-    p_CV, q_CV = log_p_CV.exp(), log_q_CV.exp()
-    ratio_CV, gradient_CV = log_p_CV - log_q_CV, q_CV - p_CV
-    kl_C = (p_CV * ratio_CV).add_(gradient_CV).sum(-1)
+    student_CV, teacher_CV = student_CV / temperature, teacher_CV / temperature
+    _, kl_C, gradient_CV = soft_cross_entropy(student_CV, teacher_CV)
+    log_q_CV, log_p_CV = log_softmax(student_CV), log_softmax(teacher_CV)
+    p_CV, ratio_CV = log_p_CV.exp(), log_p_CV - log_q_CV
     # d KL / d (1/T) = Cov_p(z_T, log p - log q) - (E_p z_s - E_q z_s). Logits enter as T log p and T log q: from each
     # row's constant neither term depends, and without it large logits do not cancel.
     centred_CV = log_p_CV - (p_CV * log_p_CV).sum(-1, keepdim=True)
@@ -174,24 +173,34 @@ def _kl_of_masses(student_CV: Tensor, teacher_CV: Tensor, inside_CV: Tensor) -> 
 
     With the masses P and Q of the set, the gradient is `(Q - P) q(v) / Q` inside and `(P - Q) q(v) / (1 - Q)` outside.
     """
-    log_p_CV, log_q_CV = torch.log_softmax(teacher_CV, dim=-1), torch.log_softmax(student_CV, dim=-1)
+    log_p_CV, log_q_CV = log_softmax(teacher_CV), log_softmax(student_CV)
     masks = (inside_CV, ~inside_CV)
     log_p_in_C, log_p_out_C = (log_p_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
     log_q_in_C, log_q_out_C = (log_q_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
-    excess_in_C, excess_out_C = log_q_in_C.exp() - log_p_in_C.exp(), log_q_out_C.exp() - log_p_out_C.exp()
-    loss_C = (log_p_in_C.exp() * (log_p_in_C - log_q_in_C)).add_(excess_in_C)
-    loss_C += (log_p_out_C.exp() * (log_p_out_C - log_q_out_C)).add_(excess_out_C)
-    # Q - P is taken on the side whose masses are small: near 1 the difference of two has no digits left.
-    excess_C = torch.where(log_p_in_C < log_p_out_C, excess_in_C, -excess_out_C)[:, None]
+    # Q - P is taken from single ids, and on the side whose masses are small: near 1 two masses have no digits left.
+    _, _, difference_CV = soft_cross_entropy(student_CV, teacher_CV)
+    excess_in_C, excess_out_C = (difference_CV.masked_fill(~mask_CV, 0.0).sum(-1) for mask_CV in masks)
+    excess_C = torch.where(log_p_in_C < log_p_out_C, excess_in_C, -excess_out_C)
+    loss_C = _mass_kl(log_p_in_C, log_q_in_C, excess_C) + _mass_kl(log_p_out_C, log_q_out_C, -excess_C)
+    excess_C = excess_C[:, None]
     inside_gradient_CV = torch.softmax(student_CV.masked_fill(~inside_CV, -torch.inf), dim=-1).mul_(excess_C)
     outside_gradient_CV = torch.softmax(student_CV.masked_fill(inside_CV, -torch.inf), dim=-1).mul_(excess_C)
     return loss_C, inside_gradient_CV.sub_(outside_gradient_CV)
 
 
+def _mass_kl(log_p_C: Tensor, log_q_C: Tensor, excess_C: Tensor) -> Tensor:
+    """`P log(P / Q) + Q - P` of two masses, from their logarithms and Q - P."""
+    p_C = log_p_C.exp()
+    relative_C = excess_C / p_C.clamp(min=torch.finfo(p_C.dtype).tiny)
+    near_C = relative_C.clamp(-0.5, 0.5)
+    plain_C = (p_C * (log_p_C - log_q_C)).add_(excess_C)
+    return torch.where(near_C == relative_C, (near_C - near_C.log1p()).mul_(p_C), plain_C)
+
+
 def _kl_without(student_CV: Tensor, teacher_CV: Tensor, without_CV: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p' || q') of the distributions over all ids but some, and its gradient, 0 at those."""
-    log_q_CV = torch.log_softmax(student_CV.masked_fill(without_CV, -torch.inf), dim=-1)
-    log_p_CV = torch.log_softmax(teacher_CV.masked_fill(without_CV, -torch.inf), dim=-1)
+    log_q_CV = log_softmax(student_CV.masked_fill(without_CV, -torch.inf))
+    log_p_CV = log_softmax(teacher_CV.masked_fill(without_CV, -torch.inf))
     p_CV = log_p_CV.exp()
     terms_CV = log_p_CV.sub_(log_q_CV).masked_fill_(without_CV, 0.0).mul_(p_CV)
     gradient_CV = log_q_CV.exp_().sub_(p_CV)

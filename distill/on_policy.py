@@ -205,7 +205,7 @@ class OnPolicy:
         if own >= self._share.probability or not prompts:
             return real
         if self._replays(old, len(prompts), done=(step + 1) / steps):
-            chosen = random.choice(len(self._buffer), size=len(prompts), replace=False)
+            chosen = random.choice(len(self._buffer), size=min(len(prompts), len(self._buffer)), replace=False)
             return as_real_tokens([self._buffer[place] for place in chosen])
         written = self._write(prompts, seed=int(random.integers(2**31)))
         self._buffer = [*self._buffer, *written][-self._config.buffer_documents :]
@@ -214,11 +214,12 @@ class OnPolicy:
     def _replays(self, drawn: float, wanted_documents: int, *, done: float) -> bool:
         """Whether a batch comes from the buffer, by a number drawn from 0 to 1 and the share of the run that is done.
 
-        An adaptive share writes anew until the buffer is full, with a chance of 1 - n/N in step n of N after that.
+        An adaptive share writes anew until the buffer is full, with a chance of 1 - n/N in step n of N after that. A
+        buffer smaller than a batch replays all that it holds.
         """
         config = self._config
         replay, full = (done, config.buffer_documents) if self.adapts else (config.replay, wanted_documents)
-        return drawn < replay and len(self._buffer) >= max(full, wanted_documents)
+        return drawn < replay and len(self._buffer) >= min(max(full, wanted_documents), config.buffer_documents)
 
     @torch.no_grad()
     def _write(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Written]:

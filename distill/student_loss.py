@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from common.checkpoint import head_weight, hidden_states
+from common.chunk_passes import InPlace, Objective, PassName
 from common.device import Machine
-from common.fused_linear_loss import LinearLoss, Objective, fused_linear_loss
+from common.fused_linear_loss import LinearLoss, fused_linear_loss
 from common.packing import RealTokens
+from distill.methods import LossPass, pass_name
 from distill.teacher import TeacherSignal
 
 if TYPE_CHECKING:
@@ -29,14 +31,16 @@ class StudentLoss(nn.Module):
         vocabulary: int,
         chunk_tokens: int,
         machine: Machine,
+        loss_pass: LossPass = "auto",
     ) -> None:
-        """Takes the student, the teacher or None, and V, the ids that both tokenizers own."""
+        """Takes the student, the teacher or None, and V, the ids that both tokenizers own; see `fused_linear_loss`."""
         super().__init__()
         self.model = model
         self._teacher, self._vocabulary = teacher, vocabulary
         self._chunk_tokens, self._machine = chunk_tokens, machine
+        self._loss_pass: PassName | None = pass_name(loss_pass)
 
-    def forward(self, real: RealTokens, objective: Objective, denominator: float) -> LinearLoss:
+    def forward(self, real: RealTokens, objective: Objective | InPlace, denominator: float) -> LinearLoss:
         """The sum over the tokens, each by its weight, divided by `denominator`."""
         device = self._machine.torch_device
         return fused_linear_loss(
@@ -50,4 +54,5 @@ class StudentLoss(nn.Module):
             teacher=None if self._teacher is None else self._teacher(real),
             chunk_tokens=self._chunk_tokens,
             compute_dtype=self._machine.torch_dtype,
+            loss_pass=self._loss_pass,
         )

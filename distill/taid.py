@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from common.errors import UserError
@@ -147,9 +146,10 @@ def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
     )
 
 
-def target(student_NV: Tensor, teacher_NV: Tensor, t: float | Tensor) -> Tensor:
-    """Logits of the intermediate distribution, `(1 - t) z_s + t z_T` [N, V]; a constant for the gradient (eq. 3).
+def tilt(student_NV: Tensor, teacher_NV: Tensor, t: float) -> Tensor:
+    """What TAID adds to the student's logits, `t (z_T - z_s)` [N, V].
 
-    Mixing log-probabilities instead gives the same distribution: they differ from logits by a constant of each row.
+    The intermediate distribution is `softmax((1 - t) z_s + t z_T)` (eq. 3), a constant for the gradient. Mixing
+    log-probabilities instead gives the same one: they differ from logits by a constant of each row.
     """
-    return torch.lerp(student_NV.detach(), teacher_NV, t)
+    return (teacher_NV - student_NV.detach()).mul_(t)

@@ -4,6 +4,7 @@
 teacher computes them as the batch comes; logits are only ever made chunk by chunk, in `common.fused_linear_loss`.
 """
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,18 +72,14 @@ def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
     Raises:
         UserError: the first id whose token differs, or unequal numbers of ids.
     """
-    teacher = Tokenizer.load(teacher_folder)
-    if teacher.size != student.size:
-        raise UserError(
-            wanted=f"a teacher with the student's {student.size} token ids",
-            got=f"{teacher.size} in {teacher_folder}",
-            next_step="take a teacher of the same tokenizer family",
-        )
-    ours, theirs = student.tokens(), teacher.tokens()
-    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+    ours, theirs = student.tokens(), Tokenizer.load(teacher_folder).tokens()
+    for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs)):
         if mine != other:
+            sides = ("no token" if token is None else repr(token) for token in (mine, other))
             raise UserError(
-                wanted="teacher and student with the same tokenizer",
-                got=f"id {index} is {mine!r} for the student and {other!r} for the teacher",
+                wanted=f"a teacher with the student's {len(ours)} token ids",
+                got="id {} is {} for the student and {} for the teacher, {} ids, in {}".format(
+                    index, *sides, len(theirs), teacher_folder
+                ),
                 next_step="take a teacher of the same tokenizer family",
             )

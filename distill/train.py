@@ -7,6 +7,7 @@ name (`distill.methods`) and the optimizer only as "step". Several processes may
 
 import contextlib
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from common.checkpoint import TrainingState, save_model
+from common.chunk_passes import InPlace, Objective
 from common.device import Machine
 from common.errors import UserError
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, Objective
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss
 from common.launch import Team
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
@@ -39,7 +41,7 @@ from common.training import (
 from distill.ctkd import CtkdConfig
 from distill.drivers import Driver, State, driver_of, saved
 from distill.initial import InitConfig, open_student
-from distill.methods import Settings, method, require_settings
+from distill.methods import LossPass, Settings, method, require_loss_pass, require_settings
 from distill.on_policy import OnPolicy, OnPolicyConfig
 from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig, alpha_warning
@@ -89,6 +91,8 @@ class DistillConfig:
     """Optimizer steps between two checkpoints to resume from."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     """Tokens whose logits exist at one time."""
+    loss_pass: LossPass = "auto"
+    """How the loss is computed from a chunk's logits; they differ in speed, and in a result's last digits."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the checkpoint's weights."""
     seed: int = 0
@@ -97,6 +101,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         chosen = method(self.method)
         require_settings(self.method, self.settings)
+        require_loss_pass(self.method, self.loss_pass, temperature=self.temperature, lm_weight=self.lm_weight)
         if not self.temperature > 0.0 or (self.temperature != 1.0 and not chosen.softens):
             raise UserError(
                 wanted="a temperature above 0, and 1 for methods without a teacher or with a temperature of their own",
@@ -116,6 +121,13 @@ class DistillConfig:
         if low:
             wanted = "steps, rows, tokens and intervals of at least 1"
             raise UserError(wanted=wanted, got=", ".join(low), next_step="mend the settings")
+
+    def objective(self, arguments: dict[str, float]) -> Objective | InPlace:
+        """The loss of one optimizer step, with what the method's driver gives it."""
+        chosen = method(self.method)
+        if self.loss_pass == "triton":
+            return chosen.kernel(arguments)
+        return chosen.objective(arguments, self.settings, temperature=self.temperature, lm_weight=self.lm_weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +163,7 @@ class _Run:
         return held_out_loss(self.model, self.validation, self.machine, vocabulary=size, step=step, team=self.team)
 
 
-def _optimize(run: _Run, batches: list[RealTokens], objective: Objective, step: int) -> dict[str, float]:
+def _optimize(run: _Run, batches: list[RealTokens], objective: Objective | InPlace, step: int) -> dict[str, float]:
     """One optimizer step; returns its mean loss, the objective's further means and its real tokens.
 
     Without a valid token in the whole step the loss is 0 and the weights stay as they are.
@@ -163,17 +175,19 @@ def _optimize(run: _Run, batches: list[RealTokens], objective: Objective, step: 
         batches = [run.on_policy.mixed(real, index=index, **place) for index, real in enumerate(batches)]
     weight = team.totals({"weight": weight_of(batches)})["weight"]
     denominator = max(weight, TINY_WEIGHT)
-    sums: dict[str, float] = {"loss": 0.0}
+    sums, logit_sums = {"loss": 0.0}, defaultdict[str, float](float)
     for index, real in enumerate(batches):
         with team.accumulating(run.loss) if index + 1 < len(batches) else contextlib.nullcontext():
             # Gradients are averaged over the processes, and the loss is a sum over them.
             result: LinearLoss = run.loss(real, objective, denominator / team.size)
             result.loss.backward()
-        require_finite_logits(result.logit_sums, step=step + 1)
+        for side, total in result.logit_sums.items():
+            logit_sums[side] += float(total)
         sums["loss"] += float(result.loss.detach()) / team.size
         for name, total in result.sums.items():
             sums[name] = sums.get(name, 0.0) + float(total) / denominator
     means = team.totals(sums | {"tokens": sum(len(real.tokens_M) for real in batches)})
+    require_finite_logits(team.totals(logit_sums), step=step + 1)
     require_finite(means["loss"], 0.0, step=step + 1)
     factor = schedule(step, config.steps, config.optim)
     means["gradient_norm"] = run.optimizers.step(factor) if weight > 0 else run.optimizers.skip()
@@ -198,7 +212,14 @@ def _open(
     require_valid_tokens(rows, corpus / "packed" / "train")
     require_valid_tokens(validation, corpus / "packed" / "validation")
     signal = open_teacher(config.method, teacher, tokenizer, machine)
-    loss = StudentLoss(model, signal, vocabulary=tokenizer.size, chunk_tokens=config.chunk_tokens, machine=machine)
+    loss = StudentLoss(
+        model,
+        signal,
+        vocabulary=tokenizer.size,
+        chunk_tokens=config.chunk_tokens,
+        machine=machine,
+        loss_pass=config.loss_pass,
+    )
     optimizers = Optimizers(model, config.optim, machine.torch_dtype)
     return _Run(
         config=config,
@@ -230,10 +251,7 @@ def _train(run: _Run, driver: Driver, folder: Path) -> tuple[dict[str, Any], Sta
     started = time.perf_counter()
     for step, batches in progress(prefetched(run.read, steps), label=config.method, unit="step", total=len(steps)):
         done, arguments = step + 1, driver.arguments(state)
-        objective = method(config.method).objective(
-            arguments, config.settings, temperature=config.temperature, lm_weight=config.lm_weight
-        )
-        means = _optimize(run, batches, objective, step)
+        means = _optimize(run, batches, config.objective(arguments), step)
         if means.pop("valid_weight") > 0:
             state = driver.after(state, means, step=done, steps=config.steps)
         shown = arguments | driver.shown(state) | (on_policy.shown() if on_policy else {})
@@ -255,7 +273,7 @@ def _train(run: _Run, driver: Driver, folder: Path) -> tuple[dict[str, Any], Sta
     return values, state
 
 
-@stage(version=4)
+@stage(version=5)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:
@@ -272,7 +290,7 @@ def distill(
         UserError: settings that contradict each other or the data, a loss that is not finite.
     """
     run, chosen = _open(config, workspace, corpus, student, teacher), method(config.method)
-    driver = driver_of(chosen, config.taid, config.ctkd)
+    driver = driver_of(chosen, config.taid, config.ctkd, lm_weight=config.lm_weight)
     warning = alpha_warning(config.taid, steps=config.steps) if chosen.driver == "taid" else None
     if warning and run.team.is_first:
         say(f"warning: {warning}")

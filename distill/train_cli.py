@@ -5,6 +5,7 @@ not read, such as a setting of another method, is refused.
 """
 
 import argparse
+import typing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from common.optim import OptimConfig
 from common.store import run_alone
 from distill.ctkd import CtkdConfig
 from distill.initial import InitConfig, init
-from distill.methods import METHODS, defaults, parse_settings
+from distill.methods import METHODS, LossPass, defaults, parse_settings
 from distill.on_policy import OnPolicyConfig
 from distill.taid import RELEASED_STEPS, TaidConfig, alpha_for
 from distill.train import DistillConfig, distill
@@ -127,6 +128,12 @@ def _add_train(subparsers: Subparsers) -> None:
     add("--muon-learning-rate", "optim.muon_learning_rate", "Muon's peak")
     _add_methods_own(add)
     _add_on_policy(add)
+    add(
+        "--loss-pass",
+        "run.loss_pass",
+        "how the loss is computed from a chunk of logits; they differ in speed, and in a result's last digits",
+        choices=list(typing.get_args(LossPass)),
+    )
     add("--save-dtype", "run.save_dtype", "number format of the weights", choices=["float32", "bfloat16"])
     add("--seed", "run.seed", "seed of the order of the rows")
     verb.set_defaults(function=_train)

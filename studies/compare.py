@@ -97,7 +97,7 @@ def compare(
         test_loss, _ = _test_loss(student, corpus, store)
         facts = student.manifest["facts"]
         seconds = facts["tokens"] / facts["tokens_per_s"]
-        curves = curves_of(student.folder, config.taid, steps=config.steps)
+        curves = curves_of(student.folder, config.method, config.taid, steps=config.steps)
         runs.append(Run(method=name, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
     return {
         "recipe": recipe.name,

@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.metrics import read_metrics
+from distill.methods import DISTILLATION_LOSS, method
 from distill.taid import TaidConfig, linear_floor
 
 MOST_POINTS = 200
@@ -21,26 +22,35 @@ MOST_POINTS = 200
 Array = NDArray[np.float64]
 
 
-def curves_of(folder: Path, config: TaidConfig, *, steps: int) -> dict[str, Any] | None:
+def curves_of(folder: Path, name: str, config: TaidConfig, *, steps: int) -> dict[str, Any] | None:
     """t, sigma and the loss of a trained checkpoint's run; None where the folder has no metrics.
 
     Returns:
-        `step`, and for each of these steps `cross_entropy` and `kl` of what the run minimised, in nats per token, and
-        for TAID the `t` of the target and the controller's `sigma`; `floor_leads_from`: `floor_leads_from(...)`.
+        `step`, and for each of these steps `cross_entropy` and `kl` of what the method `name` pulls to, in nats per
+        token, each None where the method's log has no such value, and for TAID the `t` of the target and the
+        controller's `sigma`; `floor_leads_from`: `floor_leads_from(...)`.
     """
     records = [record for record in read_metrics(folder) if "loss" in record]
     if not records:
         return None
     thin = thinned(records)
-    # A method logs the other of the two beside the one that it minimises. Towards one-hot text they are the same.
     return {
         "step": [record["step"] for record in thin],
-        "cross_entropy": [_short(record.get("cross_entropy", record["loss"])) for record in thin],
-        "kl": [_short(record.get("kl", record["loss"])) for record in thin],
+        "cross_entropy": _values(thin, name, "cross_entropy"),
+        "kl": _values(thin, name, "kl"),
         "t": [_short(record["t"]) for record in thin] if "t" in thin[0] else None,
         "sigma": [_short(sigmoid(record["t_momentum"])) for record in thin] if "t_momentum" in thin[0] else None,
         "floor_leads_from": floor_leads_from(records, config, steps=steps),
     }
+
+
+def _values(
+    records: Sequence[Mapping[str, Any]], name: str, value: Literal["cross_entropy", "kl"]
+) -> list[float] | None:
+    """One of the two over the steps: what the method minimises, or what it logs beside that."""
+    if value in method(name).value:
+        return [_short(record.get(DISTILLATION_LOSS, record["loss"])) for record in records]
+    return [_short(record[value]) for record in records] if value in records[0] else None
 
 
 def thinned(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -22,7 +22,7 @@ def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
 
 
 def _log_mix(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
-    return torch.logaddexp(log_a + torch.tensor(share).double().log(), log_b + torch.tensor(1 - share).double().log())
+    return torch.logaddexp(log_a + log_a.new_tensor(share).log(), log_b + log_b.new_tensor(1 - share).log())
 
 
 def cross_entropy(student: Tensor, teacher: Tensor, targets: Tensor, given: dict[str, Any]) -> Tensor:
@@ -66,15 +66,13 @@ def adaptive_kl(student: Tensor, teacher: Tensor, targets: Tensor, given: dict[s
     p, q = log_p.exp(), log_q.exp().detach()
     shares: list[Tensor] = []
     for row in range(len(p)):
-        mass, head, tail = 0.0, torch.zeros(()).double(), torch.zeros(()).double()
+        mass, head = 0.0, torch.zeros(()).double()
         for place, token in enumerate(p[row].argsort(descending=True).tolist()):
-            mass += float(p[row, token])
-            gap = (p[row, token] - q[row, token]).abs()
-            if place == 0 or mass <= given["head_mass"]:
-                head = head + gap
-            else:
-                tail = tail + gap
-        shares.append(head / (head + tail))
+            mass += float(p[row, token].detach())
+            if place > 0 and mass > given["head_mass"]:
+                break
+            head = head + (p[row, token] - q[row, token]).abs()
+        shares.append(head / (p[row] - q[row]).abs().sum())
     share = torch.stack(shares)
     return share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p)
 

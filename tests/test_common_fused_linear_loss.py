@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from objective_references import REFERENCES, arguments
 from torch import Tensor
 
+import common.fused_linear_loss as fused_linear_loss_module
+from common import chunk_passes
+from common.chunk_passes import chunks
 from common.errors import UserError
-from common.fused_linear_loss import LinearLoss, TeacherHead, chunks, fused_linear_loss
+from common.fused_linear_loss import LinearLoss, TeacherHead, fused_linear_loss
 from common.training import require_finite_logits
 from distill.methods import METHODS, defaults, method
 
@@ -102,17 +105,34 @@ def test_value_and_gradients_match_the_dense_float64_reference(name: str, extrem
     assert not found[1][batch.vocabulary :].any(), "padded rows carry no mass"
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), first=st.integers(1, 40), second=st.integers(1, 40))
-def test_the_chunk_size_does_not_matter(seed: int, first: int, second: int) -> None:
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_many_blocks_tiles_and_slabs_are_one_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The sizes of the production vocabulary's parts against one another's: 4 rows a block, 7 of the head a tile."""
+    monkeypatch.setattr(chunk_passes, "_BLOCK_LOGITS", 4 * 43)
+    monkeypatch.setattr(fused_linear_loss_module, "_TILE_ROWS", 7)
+    monkeypatch.setattr(fused_linear_loss_module, "_WEIGHT_ROWS", 9)
+    test_value_and_gradients_match_the_dense_float64_reference(name, extreme=False, chunk_tokens=10)
+    if name in ("taid", "cross_entropy"):
+        test_bfloat16_products_keep_a_float32_sum_over_chunks(name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(METHODS)),
+    seed=st.integers(0, 1000),
+    first=st.integers(1, 40),
+    second=st.integers(1, 40),
+)
+def test_the_chunk_size_does_not_matter(name: str, seed: int, first: int, second: int) -> None:
     batch = case(seed, tokens=1 + seed % 30)
-    results: list[tuple[float, Tensor]] = []
+    results: list[tuple[float, list[Tensor]]] = []
     for chunk_tokens in (first, second):
-        hidden = leaf(batch.hidden)
-        loss = batch.fused("taid", hidden, batch.weight, chunk_tokens=chunk_tokens).loss
-        results.append((float(loss.detach()), gradients(loss, hidden)[0]))
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-7)
+        leaves = leaf(batch.hidden), leaf(batch.weight)
+        loss = batch.fused(name, *leaves, chunk_tokens=chunk_tokens).loss
+        results.append((float(loss.detach()), gradients(loss, *leaves)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6, abs=1e-7)
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        assert (one - other).abs().max() <= 1e-5 * float(other.abs().max()) + 1e-7
 
 
 def test_micro_batches_add_up_to_one_batch() -> None:
@@ -128,9 +148,12 @@ def test_micro_batches_add_up_to_one_batch() -> None:
 
 def test_a_batch_without_valid_tokens_has_loss_and_gradient_zero() -> None:
     batch = replace(case(7), weights=torch.zeros(23))
-    hidden = leaf(batch.hidden)
-    loss = batch.fused("taid", hidden, batch.weight, denominator=1e-9).loss
-    assert float(loss.detach()) == 0.0 and not gradients(loss, hidden)[0].any()
+    leaves = leaf(batch.hidden), leaf(batch.weight)
+    result = batch.fused("taid", *leaves, denominator=1e-9)
+    assert float(result.loss.detach()) == 0.0 and not any(one.any() for one in gradients(result.loss, *leaves))
+    # Under the names that other processes' sums have: theirs are added up by name.
+    assert {name: float(total) for name, total in result.sums.items()} == {"kl": 0.0}
+    assert {side: float(total) for side, total in result.logit_sums.items()} == {"student": 0.0, "teacher": 0.0}
 
 
 def test_masked_tokens_may_hold_anything() -> None:

@@ -1,13 +1,17 @@
 """CTKD's temperature against torch's autograd with the gradient reversed in front of the temperature."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from common.errors import UserError
-from distill.ctkd import CtkdConfig, initial_state, next_state, reversal_strength, temperature
+from distill.ctkd import CtkdConfig, CtkdState, initial_state, next_state, reversal_strength, temperature
+from distill.drivers import driver_of
+from distill.methods import METHODS
 from distill.objectives import ctkd
+from distill.taid import TaidConfig
 
 
 class _Reverse(torch.autograd.Function):
@@ -44,6 +48,25 @@ def test_theta_moves_as_under_a_gradient_reversal_layer_and_a_shared_optimizer()
         state = next_state(state, slope, step=step, steps=steps, config=config)
         assert state.theta == pytest.approx(float(theta.detach()), rel=1e-8)
     assert state.theta != config.theta_start
+
+
+@pytest.mark.parametrize("lm_weight", [0.0, 0.5, 1.0])
+def test_theta_follows_the_loss_as_it_is_with_language_modelling_mixed_in(lm_weight: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    student, teacher = (2 * torch.randn(5, 20, dtype=torch.float64, generator=generator) for _ in range(2))
+    targets, chosen, config = torch.arange(5), METHODS["ctkd"], CtkdConfig(learning_rate=1.0, reversal_share=0.5)
+
+    def loss(theta: float) -> tuple[float, dict[str, float]]:
+        given = {"temperature": temperature(replace(initial_state(config), theta=theta), config)}
+        value, _, extras = chosen.objective(given, lm_weight=lm_weight)(student, teacher, targets)
+        return float(value.mean()), {name: float(extra.mean()) for name, extra in extras.items()}
+
+    start, step = initial_state(config), 1e-5
+    slope = (loss(start.theta + step)[0] - loss(start.theta - step)[0]) / (2 * step)
+    driver = driver_of(chosen, TaidConfig(), config, lm_weight=lm_weight)
+    after = driver.after(start, loss(start.theta)[1], step=50, steps=100)
+    assert isinstance(after, CtkdState)
+    assert after.theta - start.theta == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
 def test_the_reversal_grows_from_nothing_to_all() -> None:

@@ -152,6 +152,16 @@ def test_the_buffer_is_replayed_bounded_and_saved(
     assert len(fresh.saved()["replay"]) == num_documents + 2
 
 
+@pytest.mark.parametrize("settings", [{"replay": 1.0}, {"schedule": "adaptive"}], ids=["fixed", "adaptive"])
+def test_a_buffer_smaller_than_a_batch_is_replayed_whole(
+    tiny: dict[str, Path], real: RealTokens, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    writer = own(tiny, buffer_documents=len(real.lengths) - 1, **settings)
+    mixed(writer, real, step=198)
+    monkeypatch.setattr(OnPolicy, "_write", lambda *given, **options: pytest.fail("the buffer is full"))
+    assert len(mixed(writer, real, step=199).lengths) == len(real.lengths) - 1
+
+
 LOSSES = st.lists(st.floats(0.5, 4.0), min_size=1, max_size=30)
 
 

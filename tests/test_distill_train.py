@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.checkpoint import hidden_states, load_model
 from common.errors import UserError
-from common.optim import OptimConfig
+from common.optim import OptimConfig, Optimizers
 from common.packing import PackedRows, rows_of_step, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
@@ -35,6 +35,7 @@ from distill.initial import InitConfig, previous_token_biases, qwen2_config
 from distill.methods import METHODS
 from distill.on_policy import OnPolicyConfig
 from distill.taid import TaidConfig, initial_state, linear_floor, next_state
+from distill.teacher import require_same_vocabulary
 from distill.train import DistillConfig, distill
 from distill.train_cli import add_verbs
 from instruct.__main__ import main as instruct
@@ -191,7 +192,7 @@ def test_contradictions_are_refused_with_one_line(tiny: dict[str, Path], tmp_pat
     small = replace(CONFIG, steps=1)
     with pytest.raises(UserError, match="tokenizer"):
         distill(replace(small, method="cross_entropy"), workspace, tiny["corpus"], foreign, None)
-    with pytest.raises(UserError, match="token ids"):
+    with pytest.raises(UserError, match=r"the student's [0-9]+ token ids; got id [0-9]+ is '.+' for the student and "):
         distill(small, workspace, tiny["corpus"], tiny["student"], foreign)
     with pytest.raises(UserError, match="teacher"):
         distill(small, workspace, tiny["corpus"], tiny["student"], None)
@@ -204,6 +205,31 @@ def test_contradictions_are_refused_with_one_line(tiny: dict[str, Path], tmp_pat
     long_rows = corpus_folder(tmp_path / "long", tiny["tokenizer"], sequence_tokens=256)
     with pytest.raises(UserError, match="positions"):
         distill(replace(small, method="cross_entropy"), workspace, long_rows, tiny["student"], None)
+
+
+def test_the_first_token_that_differs_is_named(tiny: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny["teacher"], tmp_path / "swapped")
+    path = tmp_path / "swapped" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    one, other = (next(token for token, index in vocabulary.items() if index == place) for place in (300, 310))
+    vocabulary[one], vocabulary[other] = 310, 300
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        require_same_vocabulary(Tokenizer.load(tiny["tokenizer"]), tmp_path / "swapped")
+    assert f"id 300 is {one!r} for the student and {other!r} for the teacher" in str(caught.value)
+    require_same_vocabulary(Tokenizer.load(tiny["tokenizer"]), tiny["teacher"])
+
+
+def test_an_alpha_that_cannot_matter_is_said_and_kept(
+    tiny: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, alpha in (("idle", 1e-6), ("works", 0.9)):
+        _run(replace(CONFIG, steps=3, taid=TaidConfig(alpha=alpha)), tmp_path / name, tiny)
+        said = capsys.readouterr()
+        warnings = json.loads((tmp_path / name / "manifest.json").read_text())["facts"]["warnings"]
+        assert len(warnings) == (1 if name == "idle" else 0)
+        assert ("warning: TAID's alpha 1e-06 is below" in said.out + said.err) is (name == "idle")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tiny: dict[str, Path], tmp_path: Path) -> None:
@@ -313,7 +339,7 @@ def test_a_step_without_a_valid_token_changes_nothing(tiny: dict[str, Path], tmp
 
 @pytest.mark.parametrize(("side", "step"), [("student", 1), ("teacher", 1)])
 def test_broken_weights_are_named_before_the_optimizer_runs(
-    tiny: dict[str, Path], tmp_path: Path, side: str, step: int
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str, step: int
 ) -> None:
     from safetensors.torch import save_file
 
@@ -323,8 +349,11 @@ def test_broken_weights_are_named_before_the_optimizer_runs(
     weights["model.norm.weight"][0] = math.inf
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     (broken / "manifest.json").unlink()
+    steps: list[float] = []
+    monkeypatch.setattr(Optimizers, "step", lambda self, factor: steps.append(factor))  # pyright: ignore
     with pytest.raises(UserError, match=f"the {side}'s logits in optimizer step {step}"):
         _run(CONFIG, tmp_path / "out", {**tiny, side: broken})
+    assert len(steps) == step - 1, "the optimizer does not run on it"
     assert not (tmp_path / "out").exists()
 
 

@@ -36,7 +36,7 @@ def _logits(seed: int, spread: float = 1.5) -> tuple[Tensor, Tensor]:
 
 def _target(student: Tensor, teacher: Tensor, t: float) -> Tensor:
     """p_t by the product."""
-    return torch.softmax(taid.target(student[None], teacher[None], t)[0], dim=-1)
+    return torch.softmax(student + taid.tilt(student, teacher, t), dim=-1)
 
 
 def _kl(one: Tensor, other_logits: Tensor) -> Tensor:

@@ -65,30 +65,34 @@ def test_without_an_end_above_the_floor_there_is_no_step() -> None:
 
 
 def test_a_folder_without_metrics_has_no_curves(tmp_path: Path) -> None:
-    assert curves_of(tmp_path, TaidConfig(), steps=5) is None
+    assert curves_of(tmp_path, "taid", TaidConfig(), steps=5) is None
 
 
-def test_each_loss_stands_under_its_name(tmp_path: Path) -> None:
-    rows = [
-        {"step": 1, "loss": 3.0, "cross_entropy": 4.0},
-        {"step": 1, "validation_loss": 9.0},
-        {"step": 2, "loss": 1.23456789},
-    ]
+@pytest.mark.parametrize(
+    ("name", "logged", "cross_entropy", "kl"),
+    [
+        ("forward_kl", {"loss": 3.0, "cross_entropy": 4.0}, 4.0, 3.0),
+        ("taid", {"loss": 1.23456789, "kl": 0.5}, 1.23457, 0.5),
+        ("taid", {"loss": 9.0, "distillation_loss": 4.0, "lm_loss": 14.0, "kl": 0.5}, 4.0, 0.5),
+        ("cross_entropy", {"loss": 2.0}, 2.0, 2.0),
+        ("reverse_kl", {"loss": 3.0}, None, None),
+    ],
+)
+def test_each_loss_stands_under_its_name(
+    tmp_path: Path, name: str, logged: dict[str, float], cross_entropy: float | None, kl: float | None
+) -> None:
+    rows = [{"step": 1, **logged}, {"step": 1, "validation_loss": 9.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert curves_of(tmp_path, TaidConfig(), steps=2) == {
-        "step": [1, 2],
-        "cross_entropy": [4.0, 1.23457],
-        "kl": [3.0, 1.23457],
-        "t": None,
-        "sigma": None,
-        "floor_leads_from": None,
-    }
+    found = curves_of(tmp_path, name, TaidConfig(), steps=2)
+    assert found is not None and found["step"] == [1]
+    for value, expected in ((found["cross_entropy"], cross_entropy), (found["kl"], kl)):
+        assert value == (None if expected is None else [expected])
 
 
 def test_the_curves_of_a_run_are_what_its_controller_did(tmp_path: Path) -> None:
     config = TaidConfig(alpha=0.3, t_start=0.1)
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _records(config, 40)))
-    curves = curves_of(tmp_path, config, steps=40)
+    curves = curves_of(tmp_path, "taid", config, steps=40)
     assert curves is not None
     assert curves["t"][2] == pytest.approx(0.1 + 0.3 * 0.5 * 0.9) and set(curves["sigma"]) == {0.5}
     assert set(curves["cross_entropy"]) == {2.0} and set(curves["kl"]) == {0.5}
@@ -106,7 +110,7 @@ def test_a_real_run_has_every_curve(tmp_path: Path) -> None:
     teacher = model_folder(tmp_path / "teacher", tokenizer, hidden=48, seed=1)
     config = DistillConfig(method="taid", steps=5, rows_per_step=2, micro_batch_rows=2, taid=TaidConfig(alpha=0.5))
     run_alone(distill, config, tmp_path / "base", corpus, student, teacher, report=lambda line: None)
-    curves = curves_of(tmp_path / "base", config.taid, steps=5)
+    curves = curves_of(tmp_path / "base", "taid", config.taid, steps=5)
     assert curves is not None
     assert curves["step"] == [1, 2, 3, 4, 5] and curves["t"][0] == pytest.approx(0.4)
     assert curves["t"] == sorted(curves["t"])
