@@ -2,12 +2,18 @@
 
 Chat templates are programs: they insert system prompts, strip contents, drop earlier turns, and most do not say which
 part the assistant wrote. The spans are found by rendering again (without the later messages, or with the contents
-marked) and comparing texts; what does not compare equal is refused, never guessed. It knows no token ids.
+marked) and comparing texts; what does not compare equal is refused, never guessed.
+
+A template may write the last answer unlike those before it: Qwen3's opens it with an empty `<think>` block, which
+neither its prompts nor its earlier answers have. A conversation that ends with an answer is then rendered as the
+beginning of one that goes on, so that what is learnt follows the prompt that the template opens, here, in llama.cpp and
+in an app. It knows no token ids.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -22,6 +28,7 @@ Tool = Mapping[str, Any]
 Span = tuple[int, int]
 """Characters [start, end)."""
 
+_NEXT = {"role": "user", "content": "-"}
 # No template writes a private-use character, and Unicode normalisation leaves them alone.
 _PRIVATE_USE = range(0xE000, 0xF900)
 
@@ -54,10 +61,18 @@ class Conversation:
         self._tools = [self._shielded(tool, control_pattern) for tool in tools] if tools else None
 
     def text(self, messages: Sequence[Message], *, opened: bool = False) -> str:
-        """The template's text for `messages`, with the assistant's turn opened at the end if asked."""
-        options: dict[str, Any] = {"tools": self._tools, "tokenize": False, "add_generation_prompt": opened}
+        """The template's text for `messages`, with the assistant's turn opened at the end if asked.
+
+        The last answer is written as it would be if the conversation went on.
+        """
         try:
-            return str(self._hf.apply_chat_template(list(messages), **options))  # pyright: ignore[reportArgumentType]
+            text = _applied(self._hf, messages, self._tools, opened=opened)
+            ends_with_answer = not opened and bool(messages) and messages[-1].get("role") == "assistant"
+            if ends_with_answer and _singles_out_the_last(self._hf):
+                on, further = (_applied(self._hf, [*messages, *[_NEXT] * count], self._tools) for count in (1, 2))
+                turn = further.removeprefix(on)
+                return on.removesuffix(turn) if on.endswith(turn) else text
+            return text
         except (TemplateError, TypeError, ValueError) as error:
             raise UserError(
                 wanted="messages that the chat template accepts",
@@ -128,6 +143,28 @@ class Conversation:
         if isinstance(value, Sequence):
             return [self._shielded(item, pattern) for item in value]
         return value
+
+
+def _applied(
+    hf: "PreTrainedTokenizerFast",
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None = None,
+    *,
+    opened: bool = False,
+) -> str:
+    options: dict[str, Any] = {"tools": tools, "tokenize": False, "add_generation_prompt": opened}
+    return str(hf.apply_chat_template(list(messages), **options))  # pyright: ignore[reportArgumentType]
+
+
+@lru_cache(maxsize=8)
+def _singles_out_the_last(hf: "PreTrainedTokenizerFast") -> bool:
+    """Whether the template writes an answer otherwise when the conversation goes on, and can be asked about that."""
+    talk = [_NEXT, {"role": "assistant", "content": "-"}]
+    try:
+        alone, on, further = (_applied(hf, [*talk, *[_NEXT] * count]) for count in (0, 1, 2))
+    except (TemplateError, TypeError, ValueError):  # for one, it refuses two of the user's messages in a row
+        return False
+    return not on.startswith(alone) and further.startswith(on) and on.endswith(further.removeprefix(on))
 
 
 def _unused(text: str, count: int) -> list[str]:

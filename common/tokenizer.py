@@ -4,7 +4,8 @@ Every stage reads a Hugging Face tokenizer folder through `Tokenizer.load`, so t
 calibration and evaluation. Ids never carry an implied beginning-of-text token: what a template writes is what there is.
 Two rules hold everywhere. A control token (`special` in the tokenizer's files) is never made from text that a user or a
 document brought: `<|im_end|>` inside a message is spelt out in plain pieces, as llama.cpp does with `parse_special`
-off. And `render` equals the tokenizer's own `apply_chat_template`, token for token, where no message holds such text.
+off. And `render` equals the tokenizer's own `apply_chat_template`, token for token, where no message holds such text
+and the template writes the last answer as it writes the others (`common.rendering` tells what is done elsewhere).
 
 It knows no stage, no model and no packing.
 """

@@ -40,26 +40,9 @@ def _load(pointer, columns, vocabulary):
 
 
 @triton.jit
-def _token(
-    student_ptr,
-    teacher_ptr,
-    scale_ptr,
-    sums_ptr,
-    t,
-    vocabulary,
-    student_stride,
-    teacher_stride,
-    largest_exponent,
-    SUMS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    student_ptr += row * student_stride
-    teacher_ptr += row * teacher_stride
-    lane = tl.arange(0, BLOCK)
+def _softmaxes(student_ptr, teacher_ptr, t, vocabulary, BLOCK: tl.constexpr):
+    """Largest logit and normaliser of student and target, with running maxima; the gap's mean under q; both sums."""
     low = -3.0e38
-
-    # 1. Softmax of the student and of the target with running maxima; the mean and the largest of the gap under q.
     student_top, target_top, gap_top = low, low, low
     student_norm = tl.zeros([BLOCK], dtype=tl.float32)
     target_norm = tl.zeros([BLOCK], dtype=tl.float32)
@@ -67,14 +50,14 @@ def _token(
     student_sum = tl.zeros([BLOCK], dtype=tl.float32)
     teacher_sum = tl.zeros([BLOCK], dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
-        columns = start + lane
+        columns = start + tl.arange(0, BLOCK)
         inside = columns < vocabulary
         student = _load(student_ptr, columns, vocabulary)
         teacher = _load(teacher_ptr, columns, vocabulary)
-        gap = teacher - student
-        target = student + t * gap
         student_sum += student
         teacher_sum += teacher
+        gap = teacher - student
+        target = student + t * gap
         gap_top = tl.maximum(gap_top, tl.max(tl.where(inside, gap, low), axis=0))
         top = tl.maximum(student_top, tl.max(tl.where(inside, student, low), axis=0))
         exponential = tl.where(inside, tl.exp(student - top), 0.0)
@@ -86,16 +69,22 @@ def _token(
         target_norm = target_norm * tl.exp(target_top - top) + tl.where(inside, tl.exp(target - top), 0.0)
         target_top = top
     student_total = tl.sum(student_norm, axis=0)
-    target_total = tl.sum(target_norm, axis=0)
     mean_gap = tl.sum(gap_sum, axis=0) / student_total
-    is_far = t * (gap_top - mean_gap) > largest_exponent
+    sums = tl.sum(student_sum, axis=0), tl.sum(teacher_sum, axis=0)
+    return student_top, student_total, target_top, tl.sum(target_norm, axis=0), mean_gap, gap_top, sums[0], sums[1]
 
-    # 2. Sums over the target: p = q exp(r) / (1 + S), or a softmax of its own where exp(r) would overflow.
+
+@triton.jit
+def _target_sums(
+    student_ptr, teacher_ptr, t, vocabulary, student_top, student_total, target_top, target_total, mean_gap, is_far,
+    largest_exponent, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """S, and the means of logits and r under the target, which is q exp(r), or where far a softmax of its own."""
     excess = tl.zeros([BLOCK], dtype=tl.float32)
     of_logits = tl.zeros([BLOCK], dtype=tl.float32)
     of_ratio = tl.zeros([BLOCK], dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
-        columns = start + lane
+        columns = start + tl.arange(0, BLOCK)
         inside = columns < vocabulary
         student = _load(student_ptr, columns, vocabulary)
         gap = _load(teacher_ptr, columns, vocabulary) - student
@@ -108,30 +97,45 @@ def _token(
         excess += q * gained
         of_logits += p * shifted
         of_ratio += p * tl.where(is_far, own - shifted, r)
-    excess_total = tl.sum(excess, axis=0)
+    return tl.sum(excess, axis=0), tl.sum(of_logits, axis=0), tl.sum(of_ratio, axis=0)
 
-    # 3. The gradient takes the student's place.
+
+@triton.jit
+def _token(
+    student_ptr, teacher_ptr, scale_ptr, sums_ptr, t, vocabulary, student_stride, teacher_stride, largest_exponent,
+    SUMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    student_ptr += row * student_stride
+    teacher_ptr += row * teacher_stride
+    student_top, student_total, target_top, target_total, mean_gap, gap_top, student_sum, teacher_sum = _softmaxes(
+        student_ptr, teacher_ptr, t, vocabulary, BLOCK
+    )
+    is_far = t * (gap_top - mean_gap) > largest_exponent
+    excess, of_logits, of_ratio = _target_sums(
+        student_ptr, teacher_ptr, t, vocabulary, student_top, student_total, target_top, target_total, mean_gap, is_far,
+        largest_exponent, BLOCK,
+    )  # fmt: skip
     scale = tl.load(scale_ptr + row)
     for start in range(0, vocabulary, BLOCK):
-        columns = start + lane
+        columns = start + tl.arange(0, BLOCK)
         student = _load(student_ptr, columns, vocabulary)
         gap = _load(teacher_ptr, columns, vocabulary) - student
         q = tl.exp(student - student_top) / student_total
         r = t * (gap - mean_gap)
-        near = -q * (_expm1(tl.minimum(r, largest_exponent)) - excess_total) / (1.0 + excess_total)
+        near = -q * (_expm1(tl.minimum(r, largest_exponent)) - excess) / (1.0 + excess)
         far = q - tl.exp(student + t * gap - target_top) / target_total
         gradient = tl.where(is_far, far, near) * scale
         tl.store(student_ptr + columns, gradient.to(student_ptr.dtype.element_ty), mask=columns < vocabulary)
-
     sums_ptr += row * SUMS
     tl.store(sums_ptr, student_total)
     tl.store(sums_ptr + 1, target_total)
-    tl.store(sums_ptr + 2, excess_total)
-    tl.store(sums_ptr + 3, tl.sum(of_logits, axis=0))
-    tl.store(sums_ptr + 4, tl.sum(of_ratio, axis=0))
+    tl.store(sums_ptr + 2, excess)
+    tl.store(sums_ptr + 3, of_logits)
+    tl.store(sums_ptr + 4, of_ratio)
     tl.store(sums_ptr + 5, is_far.to(tl.float32))
-    tl.store(sums_ptr + 6, tl.sum(student_sum, axis=0))
-    tl.store(sums_ptr + 7, tl.sum(teacher_sum, axis=0))
+    tl.store(sums_ptr + 6, student_sum)
+    tl.store(sums_ptr + 7, teacher_sum)
 
 
 def taid_in_place(t: float, *, value: str = "cross_entropy") -> InPlace:

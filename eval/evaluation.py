@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eval.tasks.harness import Harness
 
 PLAIN = ("teacher", "student_before", "base")
-"""Checkpoints that were never taught to chat: they get plain prompts."""
+"""Checkpoints that get plain prompts, so that they are asked alike: a base is never taught to chat, others may be."""
 CHAT = "chat"
 HELD_OUT_PAIRS = (("base", "student_before"), ("base", "teacher"), ("chat", "base"))
 

@@ -1,7 +1,7 @@
 """The model card of a release: README.md in Japanese and English with the front matter that model hubs read.
 
 What it claims is copied from the report, the files and the list of data sources; only `CardConfig` adds words and the
-recipe's own numbers, each with its source or the reason why it was chosen. It writes cards and copies no model.
+recipe's own numbers, each published or chosen, with its source and its reason. It writes cards and copies no model.
 """
 
 import json
@@ -12,24 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from common.choices import Choice
 from common.errors import UserError
 from common.provenance import DataSource
-from eval.report import view, wording
+from eval.report import Choice, view
+from eval.report.benchmarks import asked_in
 from export import card_terms, card_view
 from export.card_prompt import check_system, encoding_of, modelfile, read_prompt, recommended
+from export.card_templates import TEMPLATES, rendered
+from export.card_terms import LICENCE_PAGE
+from export.data_files import MODEL
 from export.licences import Licence, licence_of
 
-TEMPLATES = Path(__file__).parent / "templates"
-CARD, MODELFILE, LICENCE_TEXT, LICENCE_PAGE = "README.md", "Modelfile", "LICENSE", "LICENSE.md"
+CARD, MODELFILE, LICENCE_TEXT = "README.md", "Modelfile", "LICENSE"
 CARD_FILES = (CARD, MODELFILE, LICENCE_TEXT, LICENCE_PAGE)
 """Names of all that `write_card` may write."""
 APACHE = "Apache-2.0"
 QUESTION = "こんにちは。"
-MODEL = "model"
-"""The kind of a source that is a published model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +80,7 @@ class CardConfig:
     base_models: tuple[str, ...] = ()
     """Models that it was started or taught from, `org/name` on the hub each; those among its sources need no name."""
     licence: str | None = None
-    """The model's licence, an SPDX expression or a name; None takes what the sources of its data state."""
+    """The model's licence, an SPDX expression or a name; None lists the terms of what it was made from."""
     system_prompt: str | None = None
     """The system prompt that is recommended; None leaves it to the model's template."""
     sampling: Sampling = Sampling()
@@ -145,13 +143,21 @@ def write_card(config: CardConfig, contents: Contents) -> list[str]:
         "llama_arguments": None if first is None else _llama_arguments(config, first),
         "sampling": config.sampling,
         "system_prompt": config.system_prompt,
-        "chosen": [choice for choice in config.choices if choice.source is None],
-        "published": [choice for choice in config.choices if choice.source is not None],
+        **_choices(config, contents),
     }
-    written[CARD] = _environment().get_template(f"{CARD}.j2").render(context)
+    written[CARD] = rendered(CARD, **context)
     for name, text in written.items():
         (contents.folder / name).write_text(text, encoding="utf-8")
     return list(written)
+
+
+def _choices(config: CardConfig, contents: Contents) -> dict[str, Any]:
+    """The recipe's numbers: those of the publishers, and those that were chosen."""
+    rows = card_view.choice_rows(config.choices, contents.report)
+    return {
+        "published": [row for row in rows if row.choice.published],
+        "chosen": [row for row in rows if not row.choice.published],
+    }
 
 
 def _words(config: CardConfig, contents: Contents, licence: Licence | None) -> dict[str, Any]:
@@ -163,6 +169,7 @@ def _words(config: CardConfig, contents: Contents, licence: Licence | None) -> d
         "title": title,
         "config": config,
         "licence": None if licence is None else licence.name or licence.identifier,
+        "is_gathered": licence is not None and licence.is_gathered,
         "base_models": base_models,
         "data": list(dict.fromkeys((source.name, source.licence) for source in sources if source.stage != MODEL)),
         "unstated": card_terms.unstated(sources),
@@ -186,6 +193,8 @@ def _numbers(contents: Contents) -> dict[str, Any]:
         "files": card_view.file_rows(contents.models, encodings, report),
         "scores": card_view.score_tables(report),
         "has_benchmarks": report is not None and view.has_benchmarks(report),
+        "benchmarks": asked_in(report["tasks"]) if report is not None else [],
+        "is_scored_as_chat": card_view.is_scored_as_chat(report),
         "fidelity": card_view.fidelity(report),
         "phone_columns": phone_columns,
         "phone_rows": phone_rows,
@@ -229,9 +238,10 @@ def _licence_files(folder: Path, licence: Licence | None) -> dict[str, str]:
     texts = folder / card_terms.LICENCE_TEXTS
     context = {
         "licence": licence.name or licence.identifier,
+        "is_gathered": licence.is_gathered,
         "texts": sorted(path.name for path in texts.iterdir() if path.is_dir()) if texts.is_dir() else [],
     }
-    return {LICENCE_PAGE: _environment().get_template(f"{LICENCE_PAGE}.j2").render(context)}
+    return {LICENCE_PAGE: rendered(LICENCE_PAGE, **context)}
 
 
 def _stem(names: Iterable[str]) -> str | None:
@@ -246,25 +256,3 @@ def _llama_arguments(config: CardConfig, name: str) -> str:
     for parameter, value in config.sampling.parameters().items():
         words += [flags[parameter], f"{value:g}"]
     return shlex.join([*words, *(["-sys", config.system_prompt] if config.system_prompt else [])])
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for function in (wording.count, wording.number, wording.percent, wording.short_count, wording.size, _fenced, _link):
-        environment.filters[function.__name__.lstrip("_")] = function
-    environment.filters["markdown"] = wording.markdown
-    return environment
-
-
-def _fenced(text: str) -> str:
-    """Text as a block of code, whatever runs of backticks it holds."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text.rstrip(chr(10))}\n{fence}"
-
-
-def _link(text: str) -> str:
-    """An address that Markdown makes a link of; anything else as plain text."""
-    return f"<{text}>" if re.fullmatch(r"https?://[^\s<>]+", text) else wording.markdown(text)

@@ -13,10 +13,16 @@ from export.licences import OTHER, Licence
 
 LICENCE_TEXTS = "licences"
 """Folder of a release with the publishers' own texts, `<org>--<name>/` each."""
+LICENCE_PAGE = "LICENSE.md"
+"""The page on the model's own licence, where that is no single text."""
 HUB_DATASETS = "https://huggingface.co/datasets/"
 LLAMA = "Llama"
 
 _LLAMA_NAME = re.compile(r"name that (?:begins|starts) with \W?Llama\b|\bLlama\W? at the beginning of", re.IGNORECASE)
+# Llama 2's licence asks for no name; every one since does.
+_LLAMA_LICENCE = re.compile(r"\bllama(?![\s_-]*2)", re.IGNORECASE)
+_COPY = re.compile(r"\bpass on a copy of\b", re.IGNORECASE)
+_GATHERED = "terms-of-its-sources"
 # The hub's own spelling (huggingface.co/docs/hub/repositories-licenses); what is not listed goes as `other` by name.
 _HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",
@@ -39,9 +45,9 @@ def hub_licence(licence: Licence | None) -> dict[str, str]:
         return {}
     if licence.identifier in _HUB_LICENCES:
         return {"license": _HUB_LICENCES[licence.identifier]}
-    words = licence.name or licence.identifier
+    words = _GATHERED if licence.is_gathered else licence.name or licence.identifier
     name = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.") or "own-terms"
-    return {"license": OTHER, "license_name": name, "license_link": "LICENSE.md"}
+    return {"license": OTHER, "license_name": name, "license_link": LICENCE_PAGE}
 
 
 def obligations(sources: Sequence[DataSource]) -> dict[str, list[str]]:
@@ -66,8 +72,9 @@ def unstated(sources: Sequence[DataSource]) -> list[str]:
 
 
 def needs_llama_name(sources: Sequence[DataSource]) -> bool:
-    """Whether a source obliges whoever passes the model on to call it "Llama...", as the Llama licences do."""
-    return any(_LLAMA_NAME.search(duty) for duty in obligations(sources))
+    """Whether whoever passes the model on must call it "Llama...": a source says so, or stands under such a licence."""
+    by_name = any(_LLAMA_LICENCE.search(source.licence or "") for source in sources)
+    return by_name or any(_LLAMA_NAME.search(duty) for duty in obligations(sources))
 
 
 def repository(name: str) -> str:
@@ -87,13 +94,23 @@ def without_text(folder: Path, sources: Sequence[DataSource], base_models: Seque
 
     Args:
         folder: the release.
-        sources: what the model learnt from; one that names no organisation, such as own files, owes no text.
+        sources: what the model learnt from; one that names no organisation, such as own files, owes no text. One whose
+            licence is not stated counts: its text would say.
         base_models: `org/name` each.
     """
-    stated = (repository(source.name) for source in sources if source.licence is not None)
-    names = [*base_models, *(name for name in stated if "/" in name)]
-    texts = folder / LICENCE_TEXTS
-    return [name for name in dict.fromkeys(names) if not _holds_a_file(texts / name.replace("/", "--"))]
+    names = [*base_models, *(repository(source.name) for source in sources if "/" in source.name)]
+    return [name for name in dict.fromkeys(names) if not _holds_a_file(folder / text_folder(name))]
+
+
+def owed_texts(folder: Path, sources: Sequence[DataSource]) -> list[str]:
+    """Hub names out of `without_text` whose terms ask whoever passes the model on to add a copy of them."""
+    asking = [source for source in sources if any(_COPY.search(duty) for duty in source.obligations)]
+    return without_text(folder, asking, [])
+
+
+def text_folder(name: str) -> str:
+    """Where in a release the licence text of `org/name` belongs."""
+    return f"{LICENCE_TEXTS}/{name.replace('/', '--')}"
 
 
 def _holds_a_file(folder: Path) -> bool:

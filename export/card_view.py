@@ -1,4 +1,4 @@
-"""From the report's JSON to the tables of the model card: files, scores, fidelity, phones, gaps.
+"""From the report's JSON to the tables of the model card: files, scores, fidelity, phones, gaps, the recipe's numbers.
 
 Pure functions. Nothing is computed here: a number is the report's own, with its interval and its items, or it is absent
 and its reason is listed. Without a report every table is empty. It knows no folder and no markup.
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report import view, wording
+from eval.report import Choice, view, wording
 
 Row = Mapping[str, Any]
 
@@ -55,14 +55,28 @@ class Making:
     """What the report says of the training; every field may be None."""
 
     teacher_parameters: int | None
-    student_parameters: int | None
+    parameters: int | None
+    """Of the model itself."""
+    is_distilled: bool
+    """Whether it was distilled in this build; if not, the next three are None."""
     method: str | None
     steps: int | None
     """Optimizer steps of the distillation."""
     tokens: int | None
     """Tokens that these steps read."""
+    is_tuned: bool
+    """Whether it was tuned on conversations in this build; if not, the next one is None."""
     chat_steps: int | None
-    """Optimizer steps of the tuning on conversations."""
+    """Optimizer steps of the tuning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceRow:
+    """One number of the recipe."""
+
+    choice: Choice
+    differing: str
+    """What the build has otherwise than the choice says, in words; empty where they agree."""
 
 
 def making(report: Row | None) -> Making | None:
@@ -74,12 +88,25 @@ def making(report: Row | None) -> Making | None:
     method = base.get("method")
     return Making(
         teacher_parameters=view.stage(report, "teacher").get("parameters"),
-        student_parameters=view.stage(report, "chat").get("parameters"),
+        parameters=view.stage(report, "chat").get("parameters"),
+        is_distilled=bool(base),
         method=None if method is None else view.METHOD_LABELS.get(method, method),
         steps=base.get("steps"),
         tokens=base.get("tokens"),
+        is_tuned="chat" in trained,
         chat_steps=trained.get("chat", {}).get("steps"),
     )
+
+
+def choice_rows(choices: Sequence[Choice], report: Row | None) -> list[ChoiceRow]:
+    """The recipe's numbers, each with what the report found otherwise in the build."""
+    told = {row["what"]: row for row in report.get("choices", ())} if report else {}
+    return [ChoiceRow(choice=each, differing=view.differing(told.get(each.what, {}))) for each in choices]
+
+
+def is_scored_as_chat(report: Row | None) -> bool:
+    """Whether any score came through a chat template."""
+    return report is not None and any(row["form"] == "chat" and row["value"] is not None for row in report["tasks"])
 
 
 def file_rows(sizes: Mapping[str, int], encodings: Mapping[str, str], report: Row | None) -> list[FileRow]:

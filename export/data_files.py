@@ -1,25 +1,24 @@
 """The files of a release that tell of its data: `data_sources.json`, `DATA.md` and `LICENSES.md`.
 
-`DATA.md` is the data card in Japanese and English, `LICENSES.md` has what each source's licence asks for. Both are
-drawn from the list that the model carries and say nothing else. It reads no card and judges no licence.
+`DATA.md` is the data card in Japanese and English, `LICENSES.md` has what each source's licence asks for, models
+included. Both are drawn from the list that the model carries and say nothing else. It reads no card and judges no
+licence.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from common.provenance import SOURCES_FILE, DataSource, Terms, write_sources
-from eval.report import wording
+from export.card_templates import rendered
 from export.licences import spdx_expression
 
-TEMPLATES = Path(__file__).parent / "templates"
 CARD, LICENCES = "DATA.md", "LICENSES.md"
 DATA_FILES = (SOURCES_FILE, CARD, LICENCES)
-KINDS = {"model": "モデル / model", "corpus": "テキスト / text", "conversations": "会話 / conversations"}
+MODEL = "model"
+"""The kind of a source that is a published model, and no data."""
+KINDS = {MODEL: "モデル / model", "corpus": "テキスト / text", "conversations": "会話 / conversations"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +36,15 @@ def write_data_files(folder: Path, sources: Sequence[DataSource], *, has_report:
 
     Args:
         folder: the release.
-        sources: what the model learnt from, at least one.
+        sources: what the model learnt from, at least one; `LICENSES.md` has models as well, the data card data alone.
         has_report: whether `report.html` lies beside them.
     """
     write_sources(folder, sources)
-    contexts = {CARD: {**_card(sources), "has_report": has_report}, LICENCES: {"entries": _entries(sources)}}
+    data = [source for source in sources if source.stage != MODEL]
+    told = {"has_report": has_report, "has_models": len(data) < len(sources)}
+    contexts = {CARD: {**_card(data), **told}, LICENCES: {"entries": _entries(sources)}}
     for name, context in contexts.items():
-        text = _environment().get_template(f"{name}.j2").render(context, kinds=KINDS)
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(rendered(name, kinds=KINDS, **context), encoding="utf-8")
 
 
 def _card(sources: Sequence[DataSource]) -> dict[str, Any]:
@@ -85,18 +85,3 @@ def _text_url(licence: str | None) -> str | None:
     expression = None if licence is None else spdx_expression(licence)
     single = expression is not None and " " not in expression and not expression.startswith("LicenseRef-")
     return f"https://spdx.org/licenses/{expression}.html" if single else None
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for function in (wording.count, wording.percent, wording.markdown):
-        environment.filters[function.__name__] = function
-    environment.filters["link"] = _link
-    return environment
-
-
-def _link(url: str) -> str:
-    """An address that Markdown makes a link of; anything else as plain text."""
-    return f"<{url}>" if re.fullmatch(r"https?://[^\s<>]+", url) else wording.markdown(url)

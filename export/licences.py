@@ -22,6 +22,8 @@ class Licence:
     """An SPDX expression, or `other`."""
     name: str | None = None
     """The terms in words, for `other`."""
+    is_gathered: bool = False
+    """Whether `name` lists the terms of all that the model was made of, since nobody states one for the model."""
 
 
 def spdx_expression(licence: str) -> str | None:
@@ -46,4 +48,5 @@ def licence_of(sources: Sequence[DataSource], stated: str | None = None) -> Lice
     if len(known) == 1 and None not in names:
         expression = spdx_expression(known[0])
         return Licence(identifier=OTHER, name=known[0]) if expression is None else Licence(identifier=expression)
-    return Licence(identifier=OTHER, name=", ".join([*known, *(["not stated"] if None in names else [])]))
+    gathered = ", ".join([*known, *(["not stated"] if None in names else [])])
+    return Licence(identifier=OTHER, name=gathered, is_gathered=True)

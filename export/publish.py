@@ -1,8 +1,8 @@
 """`python -m export publish FOLDER --repo ORG/NAME`: what an upload of a release to the hub would do; --upload does it.
 
-Without --upload nothing is sent: the command lists files, where they would go, what whoever passes them on owes, and
-what stands in the way. It makes no release, that is the stage `dist`, and sends nothing itself: `export.publish_upload`
-does.
+The command always lists files, where they go, what whoever passes them on owes, and what stands in the way; without
+--upload nothing is sent. It makes no release, that is the stage `dist`, and sends nothing itself:
+`export.publish_upload` does.
 """
 
 import re
@@ -59,7 +59,7 @@ def publish(
     licence_checked: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Tells what an upload would do, and does it if asked.
+    """Tells what an upload does, and then does it if asked.
 
     Args:
         folder: a release, as `dist` leaves it.
@@ -79,19 +79,20 @@ def publish(
     _check_name(repo)
     release = read_release(folder)
     found = obstacles(release, repo, licence_checked=licence_checked)
-    if upload:
-        if found:
-            raise UserError(
-                wanted=f"a release that may be passed on as {repo}",
-                got="; ".join(obstacle.got for obstacle in found),
-                next_step="; ".join(dict.fromkeys(obstacle.next_step for obstacle in found)),
-            )
-        files = {name: folder / name for name in release.names}
-        upload_files(files, repo, private=private, message=message or f"Release {PurePosixPath(repo).name}", say=say)
-        return 0
     for line in _plan(release, repo, private=private, found=found):
         say(line)
-    return 1 if found else 0
+    if not upload:
+        say("a dry run: nothing was sent. --upload sends it, with HF_TOKEN in the environment.")
+        return 1 if found else 0
+    if found:
+        raise UserError(
+            wanted=f"a release that may be passed on as {repo}",
+            got="; ".join(obstacle.got for obstacle in found),
+            next_step="; ".join(dict.fromkeys(obstacle.next_step for obstacle in found)),
+        )
+    files = {name: folder / name for name in release.names}
+    upload_files(files, repo, private=private, message=message or f"Release {PurePosixPath(repo).name}", say=say)
+    return 0
 
 
 def read_release(folder: Path) -> Release:
@@ -121,7 +122,7 @@ def read_release(folder: Path) -> Release:
 
 
 def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Obstacle]:
-    """What stands in the way of an upload: damaged files, an owed name, terms that nobody has read."""
+    """What stands in the way of an upload: damaged files, an owed name or text, terms that nobody has read."""
     found: list[Obstacle] = []
     damaged = [name for name, sha256 in release.sums.items() if not _holds(release.folder / name, sha256)]
     if damaged:
@@ -132,6 +133,7 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Obs
             )
         )
     found += _names_in_the_way(release, repo)
+    found += _texts_in_the_way(release)
     unknown = card_terms.unstated(release.sources) if release.sources else ["everything it learnt from"]
     if unknown and not licence_checked:
         found.append(
@@ -154,6 +156,17 @@ def _names_in_the_way(release: Release, repo: str) -> Generator[Obstacle, None, 
     title = str(release.front_matter.get("model_name"))
     if not title.startswith(card_terms.LLAMA):
         yield Obstacle(got=f"the title {title} {wanted}", next_step="Set card.title in the recipe and build again.")
+
+
+def _texts_in_the_way(release: Release) -> Generator[Obstacle, None, None]:
+    """Texts of terms that ask for a copy of themselves beside the model."""
+    for name in card_terms.owed_texts(release.folder, release.sources):
+        folder = card_terms.text_folder(name)
+        yield Obstacle(
+            got=f"no text of the terms of {name}, which ask to be passed on with the model",
+            next_step=f"Put it into {folder}/ of the release, and its line into {SUMS_FILE}: in {release.folder}, "
+            f"sha256sum {folder}/FILE >> {SUMS_FILE}.",
+        )
 
 
 def _holds(path: Path, sha256: str) -> bool:
@@ -193,7 +206,7 @@ def _front_matter(card: Path) -> dict[str, Any]:
 
 
 def _plan(release: Release, repo: str, *, private: bool, found: Sequence[Obstacle]) -> Generator[str, None, None]:
-    """What a dry run prints."""
+    """What is printed before anything is sent."""
     sizes = {name: path.stat().st_size for name in release.names if (path := release.folder / name).is_file()}
     visibility = "private" if private else "public, unless the organisation's default is another"
     yield f"to {hub_address()}/{repo} ({visibility}):"
@@ -211,8 +224,6 @@ def _plan(release: Release, repo: str, *, private: bool, found: Sequence[Obstacl
         yield f"shown with it: {line}"
     base_models: Sequence[str] = release.front_matter.get("base_model") or []
     for name in card_terms.without_text(release.folder, release.sources, base_models):
-        folder = f"{card_terms.LICENCE_TEXTS}/{name.replace('/', '--')}/"
-        yield f"missing: the licence text of {name}, in {folder}"
+        yield f"missing: the licence text of {name}, in {card_terms.text_folder(name)}/"
     for obstacle in found:
         yield f"in the way: {obstacle.got}. {obstacle.next_step}"
-    yield "a dry run: nothing was sent. --upload sends it, with HF_TOKEN in the environment."

@@ -105,9 +105,9 @@ def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Pat
 
 def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
     """What a rehearsal is for: its figures, as lines of JSON."""
+    from recipes.geometry import Geometry
     from recipes.rehearsal_figures import figure_lines
     from recipes.rehearsal_model import RandomModelConfig
-    from recipes.sizes import Geometry
 
     if isinstance(recipe.chat, RandomModelConfig) and "dist" in done:
         for line in figure_lines(done, Geometry.of(recipe.chat.init.fields())):
@@ -117,12 +117,21 @@ def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
 def _plan(name: str, *, build_folder: Path) -> None:
     from common.sources import stand_in
     from recipes.plan import plan_of
+    from recipes.plan_done import done_here
+    from recipes.plan_machine import room_here
     from recipes.plan_text import plan_lines
-    from recipes.preflight import RELEASE
+    from recipes.preflight import RELEASE, missing
 
-    recipe = load(RELEASE if name == "auto" else name, say=say)
-    for line in plan_lines(plan_of(recipe, build_folder=build_folder, sources=stand_in(None))):
+    recipe, sources = load(RELEASE if name == "auto" else name, say=say), stand_in(None)
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources)
+    for line in plan_lines(plan):
         say(line)
+    here = room_here(build_folder, done_bytes=done_here(recipe, build_folder, sources=sources))
+    lacks = list(missing(recipe, plan, here, build_folder=build_folder))
+    unasked = "; the hub was not asked for its names" if plan.downloads else ""
+    say("This machine lacks:" if lacks else f"This machine lacks nothing of it{unasked}")
+    for one in lacks:
+        say(f"  missing: {one.error}")
 
 
 def shown(recipe: Any) -> Iterator[str]:

@@ -5,17 +5,23 @@ under which licence stands in `benchmark_files.toml`. They are for scoring and f
 text, and are no part of a release. It reads none of them.
 """
 
+import gzip
 import hashlib
+import http.client
 import io
+import sys
 import tarfile
+import time
 import tomllib
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.errors import UserError
+from common.sources import fetching
 from common.sources.choosing import matches
 from common.store import Workspace, stage
 
@@ -24,6 +30,8 @@ FILES_FOLDER = "files"
 REGISTRY_FILE = Path(__file__).with_name("benchmark_files.toml")
 MAX_ARCHIVE_BYTES = 2**29
 _TIMEOUT_S = 60.0
+_BLOCK_BYTES = 2**20
+_TOLD = ("repository", "commit", "licence", "restriction")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +49,8 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
     """Writes `files/<benchmark>/<path in the repository>`.
 
     Returns:
-        `benchmarks`: {name: {repository, commit, licence, files}}, the last one their number.
+        `benchmarks`: {name: {repository, commit, licence, files}}, the last one their number, and `restriction` where
+        a part of one has terms of its own.
 
     Raises:
         UserError: no network, no such commit, no such files in it, or a file with other bytes than known.
@@ -49,29 +58,47 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
     told: dict[str, Any] = {}
     for name, entry in tomllib.loads(config.registry.read_text(encoding="utf-8")).items():
         folder = workspace.folder / FILES_FOLDER / name
-        archive = _archive(f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}", name)
-        count = _extract(archive, folder, entry, name)
-        told[name] = {field: entry[field] for field in ("repository", "commit", "licence")} | {"files": count}
+        address = f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}"
+        count = _extract(_archive(address, name), address, folder, entry, name)
+        told[name] = {field: entry[field] for field in _TOLD if field in entry} | {"files": count}
     return {"benchmarks": told}
 
 
 def _archive(address: str, name: str) -> bytes:
-    try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
-            content: bytes = response.read(MAX_ARCHIVE_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        status = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
-        raise _unavailable(name, f"no answer for {address} ({status})") from error
-    if len(content) > MAX_ARCHIVE_BYTES:
-        raise _unavailable(name, f"more than {MAX_ARCHIVE_BYTES:,} bytes from {address}")
-    return content
+    """The archive; what may pass (a broken connection, a busy server) is tried again, as `common.sources` does."""
+    waits_s = iter(fetching.WAITS_S)
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
+                content: bytes = response.read(MAX_ARCHIVE_BYTES + 1)
+                said = int(response.headers.get("Content-Length") or 0)
+            if len(content) < min(said, MAX_ARCHIVE_BYTES + 1):  # a read of so many bytes ends early in silence
+                raise http.client.IncompleteRead(content, said - len(content))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            status = error.code if isinstance(error, urllib.error.HTTPError) else None
+            failure = type(error).__name__ if status is None else f"status {status}"
+            passes = _is_remote(address) if status is None else status in fetching.PASSING_STATUS
+            wait_s = next(waits_s, None) if passes else None
+            if wait_s is None:
+                raise _unavailable(name, f"no answer for {address} ({failure})") from error
+            print(f"{name}: {failure}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)
+            time.sleep(wait_s)
+            continue
+        if len(content) > MAX_ARCHIVE_BYTES:
+            raise _unavailable(name, f"more than {MAX_ARCHIVE_BYTES:,} bytes from {address}")
+        return content
 
 
-def _extract(archive: bytes, folder: Path, entry: dict[str, Any], name: str) -> int:
-    """Writes the files that the registry names; returns how many."""
+def _is_remote(address: str) -> bool:
+    return not address.startswith("file:")
+
+
+def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], name: str) -> int:
+    """Writes the files that the registry names; returns how many. No file is written of an archive that is damaged."""
     known: dict[str, str] = entry.get("sha256", {})
     written: set[str] = set()
     try:
+        _unpack_to_its_end(archive)
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
             for member in files:
                 inside = PurePosixPath(member.name)
@@ -87,13 +114,20 @@ def _extract(archive: bytes, folder: Path, entry: dict[str, Any], name: str) -> 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
                 written.add(path)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise _unavailable(name, f"an archive that does not read ({type(error).__name__})") from error
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _unavailable(name, f"an archive of {address} that does not read ({type(error).__name__})") from error
     missing = [pattern for pattern in entry["files"] if not any(matches(path, pattern) for path in written)]
     missing += [path for path in known if path not in written]
     if missing:
         raise _unavailable(name, f"no {', '.join(missing)} in {entry['repository']}")
     return len(written)
+
+
+def _unpack_to_its_end(archive: bytes) -> None:
+    """There stands the checksum; tar alone stops at its own last block."""
+    with gzip.open(io.BytesIO(archive)) as file:
+        while file.read(_BLOCK_BYTES):
+            pass
 
 
 def _unavailable(name: str, got: str) -> UserError:

@@ -10,8 +10,10 @@ from typing import Any
 
 from common.errors import UserError
 from common.store import Workspace, stage
-from eval.tasks.benchmark_questions import choose_items, question_rows
+from eval.tasks.benchmark_questions import Chosen, choose_items, question_rows
 from eval.tasks.items import read_benchmarks
+
+_NOT_TEST = {"niilc": "only NIILC-ECQA2015_dev.xml is there, which is its training half; add NIILC-ECQA2015_test.xml"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +39,18 @@ def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) 
     """Writes questions.jsonl.
 
     Returns:
-        `questions`: {benchmark: {asked, available}}.
+        `questions`: {benchmark: {asked, available}}; `left_out`: {benchmark: why}, of items that others are shown.
 
     Raises:
         UserError: no folder, a damaged file in it, or no benchmark that can be scored.
     """
     if config.benchmarks is None:
         raise UserError(wanted="a folder of benchmark files", got="none", next_step="set `benchmarks` in the recipe")
-    chosen = choose_items(read_benchmarks(config.benchmarks), limit=config.items_per_benchmark)
+    found = choose_items(read_benchmarks(config.benchmarks), limit=config.items_per_benchmark)
+    # Where a test file is absent another one takes its place; one whose items published settings show as examples or
+    # train on is no test, and its score would stand beside those of the others under the same name.
+    left_out = {each.benchmark: _NOT_TEST[each.benchmark] for each in found if _is_of_train(each)}
+    chosen = [each for each in found if each.benchmark not in left_out]
     if not chosen:
         raise UserError(
             wanted=f"test items of JCommonsenseQA, JMMLU, JSQuAD, JEMHopQA, NIILC or MGSM in {config.benchmarks}",
@@ -54,4 +60,9 @@ def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) 
     with (workspace.folder / "questions.jsonl").open("w", encoding="utf-8") as file:
         for row in question_rows(chosen):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return {"questions": {each.benchmark: {"asked": len(each.items), "available": each.available} for each in chosen}}
+    questions = {each.benchmark: {"asked": len(each.items), "available": each.available} for each in chosen}
+    return {"questions": questions, "left_out": left_out}
+
+
+def _is_of_train(each: Chosen) -> bool:
+    return each.benchmark in _NOT_TEST and all("_dev" in item.id.rpartition(":")[0] for item in each.items)

@@ -1,26 +1,36 @@
 """The shapes of the models that recipes name, and what follows from them alone: weights, and which of them multiply.
 
-A geometry comes from a `config.json`: that of a folder of SOURCES, that of a recipe which trains its own model, or one
-of `KNOWN`, read at the publisher's, so that a plan can be made before anything is downloaded. It loads no model.
+A geometry comes from a `config.json`: that of a folder of SOURCES, that of a recipe which trains its own model, one of
+`KNOWN`, read at the publisher's, or, for a model of another name, the one that its repository has. So a plan can be
+made before anything is downloaded, and of recipes with known models without a network. It loads no model.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from recipes import sizes
+from common.sources import HubModel, small_text
 
 _FAMILIES = ("qwen2", "qwen3", "llama")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Geometry(sizes.Geometry):
+class Geometry:
     """What decides about the tensors of a Qwen2, Qwen3 or Llama-family model; `tensors` has their names in a GGUF."""
 
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    rows: int
+    """Rows of the embedding."""
+    tied: bool
+    """The head is the embedding."""
     head_dim: int
     """Features of a head; heads times it need not be `hidden`."""
     qkv_bias: bool
@@ -95,26 +105,47 @@ class Geometry(sizes.Geometry):
         if not self.tied:
             yield "output.weight", (self.rows, self.hidden)
 
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(shape) for _, shape in self.tensors())
+
     def block_matrices(self) -> int:
         """Weights of the blocks' matrices: each multiplies every token once. Embedding and head are apart."""
         shapes = [shape for name, shape in self.tensors() if name.startswith("blk.") and len(shape) == 2]
         return sum(math.prod(shape) for shape in shapes)
 
 
+_QWEN25_32B = Geometry(
+    hidden=5120,
+    inner=27_648,
+    layers=64,
+    heads=40,
+    kv_heads=8,
+    rows=152_064,
+    tied=False,
+    head_dim=128,
+    qkv_bias=True,
+    qk_norms=False,
+)
+_QWEN3_32B = Geometry(
+    hidden=5120,
+    inner=25_600,
+    layers=64,
+    heads=64,
+    kv_heads=8,
+    rows=151_936,
+    tied=False,
+    head_dim=128,
+    qkv_bias=False,
+    qk_norms=True,
+)
 KNOWN = {
     # https://huggingface.co/Qwen/Qwen2.5-32B-Instruct, config.json
-    "Qwen/Qwen2.5-32B-Instruct": Geometry(
-        hidden=5120,
-        inner=27_648,
-        layers=64,
-        heads=40,
-        kv_heads=8,
-        rows=152_064,
-        tied=False,
-        head_dim=128,
-        qkv_bias=True,
-        qk_norms=False,
-    ),
+    "Qwen/Qwen2.5-32B-Instruct": _QWEN25_32B,
+    # Trained on from Qwen2.5-32B, whose shape it keeps: https://huggingface.co/rinna/qwen2.5-bakeneko-32b-instruct
+    "rinna/qwen2.5-bakeneko-32b-instruct": _QWEN25_32B,
+    # https://huggingface.co/Qwen/Qwen2.5-72B-Instruct, config.json
+    "Qwen/Qwen2.5-72B-Instruct": replace(_QWEN25_32B, hidden=8192, inner=29_568, layers=80, heads=64),
     # https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct, config.json
     "Qwen/Qwen2.5-1.5B-Instruct": Geometry(
         hidden=1536,
@@ -129,55 +160,39 @@ KNOWN = {
         qk_norms=False,
     ),
     # Trained on from Qwen3-32B, whose config.json this is: https://huggingface.co/Qwen/Qwen3-32B
-    "tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2": Geometry(
-        hidden=5120,
-        inner=25_600,
-        layers=64,
-        heads=64,
-        kv_heads=8,
-        rows=151_936,
-        tied=False,
-        head_dim=128,
-        qkv_bias=False,
-        qk_norms=True,
-    ),
+    "tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2": _QWEN3_32B,
     # https://huggingface.co/Qwen/Qwen3-1.7B, config.json
-    "Qwen/Qwen3-1.7B": Geometry(
-        hidden=2048,
-        inner=6144,
-        layers=28,
-        heads=16,
-        kv_heads=8,
-        rows=151_936,
-        tied=True,
-        head_dim=128,
-        qkv_bias=False,
-        qk_norms=True,
-    ),
+    "Qwen/Qwen3-1.7B": replace(_QWEN3_32B, hidden=2048, inner=6144, layers=28, heads=16, tied=True),
 }
 """Models of the hub by name, as their publishers' config.json describes them."""
 
 
-def geometry_of(name: str, *, sources: Path | None) -> Geometry:
+def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> Geometry:
     """The geometry of a model of the hub.
 
     Args:
-        name: `org/name`.
+        model: its name; the revision counts where the name is not known here.
         sources: the folder that stands in for the hub: where it has the model's config.json, that counts and not what
             is known by name.
+        build_folder: where a build may have kept the config.json of the commit that it holds to; for a name that is not
+            known the hub is asked only where it has not.
 
     Raises:
-        UserError: a model that is not known here, or whose config.json is not there or cannot be read.
+        UserError: a model that is not known here, whose config.json is not to be had or cannot be read.
     """
-    if sources is not None and config_of(name, sources).is_file():
-        return Geometry.of(_read(config_of(name, sources), name))
-    if name not in KNOWN:
-        raise UserError(
-            wanted=f"the geometry of {name}, before anything is downloaded",
-            got=f"those of {', '.join(KNOWN)}" + ("" if sources is None else f", and no {config_of(name, sources)}"),
-            next_step=f"put its config.json into DIR/{name} and say SOURCES=DIR, or add it to recipes/geometry.py",
+    if sources is not None and config_of(model.name, sources).is_file():
+        return Geometry.of(_fields(config_of(model.name, sources).read_text(encoding="utf-8", errors="replace"), model))
+    if model.name in KNOWN:
+        return KNOWN[model.name]
+    if sources is not None:
+        raise _unknown(
+            model, f"no {config_of(model.name, sources)}, and it is none of the models whose shapes are known"
         )
-    return KNOWN[name]
+    try:
+        text = small_text(model, "config.json", build_folder=build_folder)
+    except UserError as error:
+        raise _unknown(model, f"{error.got}, and it is none of the models whose shapes are known") from error
+    return Geometry.of(_fields(text, model))
 
 
 def config_of(name: str, sources: Path) -> Path:
@@ -185,13 +200,21 @@ def config_of(name: str, sources: Path) -> Path:
     return sources / name / "config.json"
 
 
-def _read(path: Path, name: str) -> dict[str, Any]:
+def _unknown(model: HubModel, got: str) -> UserError:
+    return UserError(
+        wanted=f"the shapes of {model.name}, before anything of its size is downloaded",
+        got=got,
+        next_step=f"check the name and the network, or put its config.json into DIR/{model.name} and say SOURCES=DIR",
+    )
+
+
+def _fields(text: str, model: HubModel) -> dict[str, Any]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(text)
         return dict(content)
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
-            wanted=f"the config.json of {name} in the folder of SOURCES",
-            got=f"one that does not read: {path} ({type(error).__name__})",
+            wanted=f"the config.json of {model.name}",
+            got=f"one that does not read ({type(error).__name__})",
             next_step="copy the publisher's config.json again",
         ) from error

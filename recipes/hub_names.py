@@ -20,6 +20,20 @@ class PublishedModel:
     """Its licence and obligations; they travel into everything made of it."""
 
 
+def published(name: str, *, licence: str, attribution: str, obligations: tuple[str, ...] = ()) -> PublishedModel:
+    """A model of the hub with its terms.
+
+    Args:
+        name: `org/name`.
+        licence: SPDX identifier or the publisher's own name.
+        attribution: the line that is shown with whatever is made of it.
+        obligations: what whoever passes on a model that was made or taught by it must do, a sentence each.
+    """
+    url = f"https://huggingface.co/{name}"
+    terms = Terms(name=name, licence=licence, url=url, attribution=attribution, obligations=obligations)
+    return PublishedModel(model=HubModel(name=name), terms=terms)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubText:
     """A set of text."""

@@ -42,9 +42,10 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
         return _load_file(Path(wanted))
     if wanted == "auto":
         from common.sources import stand_in
-        from recipes.preflight import choose, room_here
+        from recipes.preflight import choose, room_of_release
 
-        wanted, reason = choose(room_here(build_folder), sources=stand_in(None))
+        here = room_of_release(build_folder)
+        wanted, reason = choose(here, sources=stand_in(None), build_folder=build_folder)
         say(reason)
     if wanted not in KNOWN:
         raise UserError(

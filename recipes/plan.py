@@ -33,8 +33,9 @@ MACHINES = ((1, 24), (1, 80), (1, 141), (2, 80), (8, 24), (8, 80), (8, 141))
 """GPUs, and the memory of each in GB, for which a plan says what fits."""
 MOST_CPU_SECONDS = 7 * 24 * 3600
 """Training that an unnamed processor would finish within this needs no GPU."""
-SYSTEM_BYTES = 4 * 2**30
-"""Main memory left to the system beside the largest stage. An estimate."""
+SYSTEM_BYTES, SYSTEM_SHARE = 4 * 2**30, 0.25
+"""Main memory left to the system beside the largest stage: at most so much, and no more than this share of the stage's
+own. An estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +73,16 @@ class Needs:
     gpu_bytes: int
     """Memory of one GPU that holds everything; 0 where none is needed."""
     ram_bytes: int
+    """Of the largest stage, and what is left to the system."""
+    system_bytes: int
     ram_for: str
     """The stage that takes most main memory."""
     disk_bytes: int
+    """At most, where everything that is packed has a known size."""
+    disk_unknown: tuple[str, ...]
+    """Sets whose sizes nobody knows yet; each adds to the disk."""
+    has_sets: bool
+    """Whether published sets of text or conversations are packed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +123,9 @@ def plan_of(recipe: "Recipe", *, build_folder: Path, sources: Path | None) -> Pl
         sources: the folder that stands in for the hub, or None.
 
     Raises:
-        UserError: a published model of unknown geometry.
+        UserError: a published model whose geometry is not to be had.
     """
-    work = work_of(recipe, sources=sources)
+    work = work_of(recipe, sources=sources, build_folder=build_folder)
     return Plan(
         recipe=recipe.name,
         trainings=tuple(
@@ -143,20 +151,24 @@ def needs_of(work: Work) -> Needs:
         to_gpu = 4 * run.student.parameters()
         demands[run.stage] = PROCESS_BYTES + (to_gpu if gpu else cpu_bytes(run))
     most = max(demands, key=lambda stage: demands[stage])
+    system_bytes = min(SYSTEM_BYTES, round(SYSTEM_SHARE * demands[most]))
     return Needs(
         gpu=gpu,
         gpu_bytes=max((gpu_bytes(run) for run in work.runs), default=0) if gpu else 0,
-        ram_bytes=demands[most] + SYSTEM_BYTES,
+        ram_bytes=demands[most] + system_bytes,
+        system_bytes=system_bytes,
         ram_for=most,
         disk_bytes=peak_disk_bytes(rooms),
+        has_sets=bool(work.text or work.talks),
+        disk_unknown=tuple(one.name for one in (*work.text, *work.talks) if one.bytes is None),
     )
 
 
 def _fit(work: Work, devices: int, memory_bytes: int) -> Fit:
-    rows = tuple(largest_micro_batch(run, memory_bytes=memory_bytes, devices=devices) for run in work.runs)
+    memories = (memory_bytes,) * devices
     return Fit(
         devices=devices,
         memory_bytes=memory_bytes,
-        fits=all(fits(run, memory_bytes=memory_bytes, devices=devices) for run in work.runs),
-        largest_micro_batch_rows=rows,
+        fits=all(fits(run, memories) for run in work.runs),
+        largest_micro_batch_rows=tuple(largest_micro_batch(run, memories) for run in work.runs),
     )

@@ -1,11 +1,9 @@
 """What a recipe takes from publishers: downloads, gated sets, licences to accept. It asks nobody on the network.
 
-Sizes of models follow from their shapes. Those of data sets stand in the lock beside the build once a build has asked
-for them; before that they are not known, and a plan says so. Terms are those of the recipe and of
+Sizes of models follow from their shapes, those of data sets are `plan_sets`'s. Terms are those of the recipe and of
 `instruct/conversations/published.toml`.
 """
 
-import json
 import os
 import tomllib
 from dataclasses import dataclass
@@ -13,8 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.sources import LOCK_FILE, HubDataset
+from common.sources import HubDataset
 from recipes.plan_files import model_folder_bytes
+from recipes.plan_sets import TakenSet, size_of
 from recipes.plan_training import BFLOAT16
 from recipes.plan_work import Work
 
@@ -70,13 +69,13 @@ def downloads(work: Work, recipe: "Recipe", *, build_folder: Path, sources: Path
         Download(name=name, bytes=model_folder_bytes(shape, BFLOAT16), how="computed from its shapes, bf16")
         for _, name, shape in work.published
     ]
-    known = _lock(build_folder / LOCK_FILE)
-    sets = [
-        *((source.dataset, source.max_files) for source in recipe.text),
-        *((source.dataset, None) for source in recipe.instructions),
+    originals = [
+        size_of(TakenSet(dataset=HubDataset(name=name), is_text=False), build_folder=build_folder, sources=None)
+        for name in _originals(recipe).values()
     ]
-    originals = [(HubDataset(name=gate), None) for gate in _originals(recipe).values()]
-    return (*models, *(_set(dataset, limit, known) for dataset, limit in (*sets, *originals)))
+    named = (*work.text, *work.talks) if recipe.text else ()  # else the user's own files
+    sets = [Download(name=one.name, bytes=one.bytes, how=one.how) for one in (*named, *originals)]
+    return (*models, *sets)
 
 
 def gates(recipe: "Recipe", *, sources: Path | None) -> tuple[Gate, ...]:
@@ -124,31 +123,3 @@ def _originals(recipe: "Recipe") -> dict[str, str]:
 def _registry() -> dict[str, dict[str, Any]]:
     content = tomllib.loads((files("instruct") / "conversations" / "published.toml").read_text(encoding="utf-8"))
     return {entry["name"]: entry for entry in content["set"]}
-
-
-def _set(dataset: HubDataset, max_files: int | None, known: dict[str, Any]) -> Download:
-    label = dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}"
-    entry = next((entry for name, entry in known.items() if _is_of(name, dataset)), None)
-    if entry is None or entry.get("from") != "hub":
-        part = "" if max_files is None else f"first {max_files} files; "
-        return Download(name=label, bytes=None, how=f"{part}asked when the build starts")
-    size, count = int(entry["files"]["bytes"]), len(entry["files"]["files"])
-    if max_files is None or max_files >= count:
-        return Download(name=label, bytes=size, how=f"{count} files, as the hub lists them")
-    return Download(
-        name=label, bytes=size * max_files // count, how=f"{max_files} of {count} files, taken to be of one size"
-    )
-
-
-def _is_of(entry_name: str, dataset: HubDataset) -> bool:
-    config = "" if dataset.config is None else f":{dataset.config}"
-    said = entry_name.removeprefix("dataset ").split(" ")[0].split("@")[0]
-    return entry_name.startswith("dataset ") and (said == f"{dataset.name}{config}" or said == dataset.name)
-
-
-def _lock(path: Path) -> dict[str, Any]:
-    """What a build has resolved; a file that does not read is the build's own error and nothing to a plan."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["sources"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}

@@ -1,4 +1,4 @@
-"""What a recipe's stages leave on the disk, what they need beside it while they run, and the exports' main memory.
+"""What a recipe's stages leave on the disk, what they need beside it while they run, and main memory beside training.
 
 The constants that were measured, or await it, stand together at the top, each with its source; everything else follows
 from the shapes. It looks at no disk.
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recipes.geometry import Geometry
+from recipes.plan_sets import SetSize
 from recipes.plan_training import BFLOAT16, FLOAT32, Part
 from recipes.plan_work import QWEN_IDS, Run, Work
 from recipes.sizes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes
@@ -22,11 +23,22 @@ GGUF_BYTES_PER_WEIGHT = 8
 """Main memory of the GGUF stage for a weight of the largest tensor: tensors pass one at a time, as mapped bf16, float16
 and a float32 between. An estimate; llama.cpp's quantiser and its check run in child processes."""
 GGUF_BASIS = "estimate: the largest tensor in three formats"
+GGUF_SECONDS, GGUF_FILES = 235, 4
+"""Time of so many GGUF files of COREML_WEIGHTS, F16 among them, each checked: measured once, on 2 cores."""
+EVALUATION_PEAK_BYTES = 14_500_000_000
+"""Main memory of the evaluation where a model of COREML_WEIGHTS is the largest that is asked on the processor: measured
+once, in float32. Taken to grow with the weights."""
+EVALUATION_BASIS = "measured once at 1.5B, in proportion"
 PACKED_BYTES = 9
 """Bytes a token in packed rows: an id and a document number of 4 each, a weight of 1 (`common.packing.layout`)."""
 TEXT_BYTES, ZIPPED_TEXT_BYTES = 4.2, 1.4
 """Bytes a token of Japanese text in UTF-8, and as gzip leaves it: measured with Qwen2.5's tokenizer on Japanese
 Wikipedia, Aozora Bunko and manuals (3.5 to 4.5, and 0.9 to 1.4)."""
+SHARD_BYTES = 1.3
+"""Bytes on the disk for a byte of text while a corpus is cleaned: the text as JSON, not compressed, and what finds
+near-duplicates. Measured on Japanese Wikipedia (1.27, documents of 4 kB) and Aozora Bunko (1.03, of 36 kB)."""
+CLEANED_BYTES_PER_S = 6.5e6
+"""Bytes of text that one core cleans in a second, near-duplicates with it. Measured on real Japanese, one core."""
 TOKENIZER_BYTES = 11_500_000
 """A Qwen2.5 tokenizer.json and the small files beside it; one lies in each model folder."""
 SAVED_BYTES = 12
@@ -50,6 +62,10 @@ class StageRoom:
     """Where the figure for main memory is from."""
     seconds: float | None = None
     """Its time, where one was measured."""
+    seconds_basis: str = ""
+    """What was measured, and on what."""
+    disk_basis: str = ""
+    """Where the figures for the disk are from, where not from shapes."""
 
     @property
     def kept_bytes(self) -> int:
@@ -58,20 +74,24 @@ class StageRoom:
 
 def stage_rooms(work: Work) -> tuple[StageRoom, ...]:
     """The stages of a recipe in the order in which they run; those that leave a few megabytes are left out."""
-    downloads = [
-        StageRoom(
-            stage=name,
-            kept=() if work.linked else (Part(what=f"{model} in bf16", bytes=model_folder_bytes(shape, BFLOAT16)),),
-            scratch_bytes=0,
-        )
+    downloads = {
+        name: StageRoom(stage=name, kept=_copy(work, name, model, shape), scratch_bytes=0)
         for name, model, shape in work.published
-    ]
+    }
+    student = [downloads.pop("student_before")] if "student_before" in downloads else []
     made = [training_room(run) for run in work.runs]
     if work.is_random:
         weights = Part(what="random weights in bf16", bytes=model_folder_bytes(work.exported, BFLOAT16))
         made.append(StageRoom(stage="chat", kept=(weights,), scratch_bytes=0))
     exports = export_rooms(work.exported, encodings=work.encodings, ids=work.ids)
-    return (*data_rooms(work), *downloads, *made, *exports)
+    return (*student, *data_rooms(work), *downloads.values(), *made, *exports, evaluation_room(work))
+
+
+def _copy(work: Work, name: str, model: str, shape: Geometry) -> tuple[Part, ...]:
+    """A published model's own bytes in the build folder; none where its files are only second names."""
+    if name in work.linked:
+        return ()
+    return (Part(what=f"{model} in bf16", bytes=model_folder_bytes(shape, BFLOAT16)),)
 
 
 def peak_disk_bytes(rooms: Sequence[StageRoom]) -> int:
@@ -87,18 +107,53 @@ def peak_disk_bytes(rooms: Sequence[StageRoom]) -> int:
 
 
 def data_rooms(work: Work) -> tuple[StageRoom, ...]:
-    """Corpus and conversations: at least the tokens that training reads, as text and packed."""
-    return tuple(
-        StageRoom(
-            stage=stage,
-            kept=(
-                Part(what=f"{tokens:,} tokens packed", bytes=PACKED_BYTES * tokens),
-                Part(what="their documents, zipped", bytes=round(ZIPPED_TEXT_BYTES * tokens)),
-            ),
-            scratch_bytes=round(TEXT_BYTES * tokens),
-        )
-        for stage, tokens in (("corpus", work.corpus_tokens), ("conversations", work.conversation_tokens))
-        if tokens
+    """Corpus and conversations: all text of the files that are read is cleaned, kept and packed.
+
+    Where no set is read, or the size of one is not known, at least the tokens that training reads.
+    """
+    corpus = _data_room("corpus", work.text, work.corpus_tokens)
+    talks = _data_room("conversations", work.talks, work.conversation_tokens)
+    return tuple(room for room in (talks, corpus) if room is not None)
+
+
+def _data_room(stage: str, sets: Sequence[SetSize], tokens: int) -> StageRoom | None:
+    unknown = [one.name for one in sets if one.text_bytes is None]
+    known = sum(one.text_bytes or 0 for one in sets)
+    is_least = bool(unknown) or not sets
+    text = max(known, TEXT_BYTES * tokens) if is_least else known
+    if not text:
+        return None
+    zipped, packed = text * ZIPPED_TEXT_BYTES / TEXT_BYTES, text * PACKED_BYTES / TEXT_BYTES
+    # Shards go when the documents are written, and only then rows are packed.
+    cleaning = SHARD_BYTES * text + max([zipped, *(one.file_bytes for one in sets)])
+    if not sets:
+        basis = "the tokens that training reads"
+    elif unknown:
+        basis = f"at least, without {', '.join(unknown)}"
+    else:
+        basis = f"at most: all of {text / 1e9:,.0f} GB of text is cleaned and packed, a file fetched at a time"
+    return StageRoom(
+        stage=stage,
+        kept=(
+            Part(what=f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed", bytes=round(packed)),
+            Part(what="their documents, zipped", bytes=round(zipped)),
+        ),
+        scratch_bytes=max(0, round(cleaning - zipped - packed)),
+        disk_basis=basis,
+        seconds=text / CLEANED_BYTES_PER_S if stage == "corpus" else None,
+        seconds_basis="cleaning by one core, at the measured 6.5 MB of text a second",
+    )
+
+
+def evaluation_room(work: Work) -> StageRoom:
+    """The stage `evaluation`: it leaves a few megabytes, and takes the memory of what it asks."""
+    return StageRoom(
+        stage="evaluation",
+        kept=(),
+        scratch_bytes=0,
+        ram_bytes=PROCESS_BYTES
+        + round((EVALUATION_PEAK_BYTES - PROCESS_BYTES) * work.exported.parameters() / COREML_WEIGHTS),
+        basis=EVALUATION_BASIS,
     )
 
 
@@ -144,6 +199,8 @@ def export_rooms(geometry: Geometry, *, encodings: Sequence[str], ids: int) -> t
             scratch_bytes=0 if "F16" in encodings else f16,
             ram_bytes=PROCESS_BYTES + GGUF_BYTES_PER_WEIGHT * geometry.rows * geometry.hidden,
             basis=GGUF_BASIS,
+            seconds=GGUF_SECONDS * len({"F16", *encodings}) / GGUF_FILES * weights / COREML_WEIGHTS,
+            seconds_basis="measured once at 1.5B on 2 cores, in proportion",
         ),
         StageRoom(
             stage="coreml",
@@ -153,5 +210,6 @@ def export_rooms(geometry: Geometry, *, encodings: Sequence[str], ids: int) -> t
             ram_bytes=PROCESS_BYTES + round(size * weights / COREML_WEIGHTS),
             basis=COREML_BASIS,
             seconds=COREML_SECONDS * weights / COREML_WEIGHTS,
+            seconds_basis="measured once at 1.5B on 2 cores, in proportion",
         ),
     )

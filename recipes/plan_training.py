@@ -7,6 +7,7 @@ known to be there, and an estimate where autograd decides; what each part is sta
 """
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
@@ -173,29 +174,29 @@ def gpu_bytes(run: Run) -> int:
     return sum(part.bytes for part in gpu_parts(run))
 
 
-def fits(run: Run, *, memory_bytes: int, devices: int = 1) -> bool:
+def fits(run: Run, memories: Sequence[int]) -> bool:
     """Whether a run has room in one process: the student on the first GPU, the teacher's layers over all of them.
 
     Args:
         run: the run.
-        memory_bytes: of one GPU.
-        devices: GPUs of this memory.
+        memories: bytes of each GPU, in the order in which programs number them.
     """
-    own = sum(part.bytes for part in student_parts(run))
-    room = memory_bytes - own
-    if devices == 1 or run.teacher is None:
-        return gpu_bytes(run) <= memory_bytes
+    if not memories:
+        return False
+    if len(memories) == 1 or run.teacher is None:
+        return gpu_bytes(run) <= memories[0]
+    room = memories[0] - sum(part.bytes for part in student_parts(run))
     # A block is never divided, so on each GPU up to one block's bytes may stay free.
     block = BFLOAT16 * run.teacher.block_matrices() // run.teacher.layers
     work = run.micro_batch_tokens * BFLOAT16 * (3 * run.teacher.inner + 5 * run.teacher.hidden)
-    other = memory_bytes - OVERHEAD_BYTES - work - block
-    return room >= 0 and max(0, room - block) + (devices - 1) * max(0, other) >= teacher_bytes(run)
+    others = (max(0, memory - OVERHEAD_BYTES - work - block) for memory in memories[1:])
+    return room >= 0 and max(0, room - block) + sum(others) >= teacher_bytes(run)
 
 
-def largest_micro_batch(run: Run, *, memory_bytes: int, devices: int = 1) -> int:
+def largest_micro_batch(run: Run, memories: Sequence[int]) -> int:
     """The most rows that go through the models at one time there, up to those of a step; 0 where not even one."""
     rows = takewhile(
-        lambda count: fits(replace(run, micro_batch_rows=count), memory_bytes=memory_bytes, devices=devices),
+        lambda count: fits(replace(run, micro_batch_rows=count), memories),
         range(1, run.rows_per_step + 1),
     )
     return max(rows, default=0)

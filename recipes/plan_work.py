@@ -4,18 +4,28 @@
 numbers without its recipe, and a test holds the two together. It reads config.json files and nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common.sources import HubDataset, HubModel
 from recipes.geometry import Geometry, geometry_of
 from recipes.hub_names import PublishedModel
+from recipes.plan_sets import SetSize, TakenSet, size_of, size_of_file
 
 if TYPE_CHECKING:
     from distill.train import DistillConfig
     from instruct.train import InstructConfig
     from recipes.recipe import Recipe
 
+_RELEASE_SETS = (
+    TakenSet(dataset=HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"), max_files=1),
+    TakenSet(dataset=HubDataset(name="wikimedia/wikipedia", config="20231101.ja")),
+    TakenSet(dataset=HubDataset(name="tokyotech-llm/lmsys-chat-1m-synth"), is_text=False),
+    TakenSet(dataset=HubDataset(name="tokyotech-llm/swallow-magpie-ultra-v0.1", config="ja"), is_text=False),
+    TakenSet(dataset=HubDataset(name="tokyotech-llm/swallow-gemma-magpie-v0.1"), is_text=False),
+)
 QWEN_IDS = 151_665
 """Ids of Qwen2.5's tokenizer; both models' heads are cropped to them. https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct,
 vocab.json and tokenizer_config.json: 151,643 and 22. Qwen3's has four more, which no figure of a plan shows."""
@@ -64,8 +74,8 @@ class Work:
     recipe: str
     published: tuple[tuple[str, str, Geometry], ...]
     """Artifact, name and geometry of each model that is taken from the hub or from SOURCES."""
-    linked: bool
-    """Whether SOURCES holds those models: then they are second names of its files and no further bytes."""
+    linked: frozenset[str] = frozenset()
+    """Those of the artifacts that are second names of files of SOURCES, on the same disk, and no further bytes."""
     is_random: bool = False
     """Whether the exported model has random weights, as in a rehearsal, and nothing is trained."""
     runs: tuple[Run, ...]
@@ -76,28 +86,36 @@ class Work:
     """Of the tokenizer."""
     encodings: tuple[str, ...]
     """GGUF files."""
+    text: tuple[SetSize, ...] = ()
+    """The sets of text that are cleaned and packed, all of each; () where the recipe makes its own."""
+    talks: tuple[SetSize, ...] = ()
+    """Likewise of conversations."""
     corpus_tokens: int
-    """Tokens of the corpus that training reads, each once: the least that is packed."""
+    """Tokens of the corpus that training reads, each once."""
     conversation_tokens: int
     """Likewise of the conversations."""
 
 
-def work_of(recipe: "Recipe", *, sources: Path | None) -> Work:
+def work_of(recipe: "Recipe", *, sources: Path | None, build_folder: Path | None = None) -> Work:
     """A recipe's numbers.
 
     Args:
         recipe: any.
         sources: the folder that stands in for the hub, or None.
+        build_folder: where an earlier build may have left what it asked the hub for.
 
     Raises:
-        UserError: a published model of unknown geometry.
+        UserError: a published model whose geometry is not to be had.
     """
     # A recipe checks itself that the four come together, or not at all in a rehearsal.
     base, talks, chat = recipe.base, recipe.conversations, recipe.chat
     if base is None or talks is None or not hasattr(chat, "steps"):
         return _rehearsal_work(recipe)
     tuning = cast("InstructConfig", chat)
-    shapes = {name: geometry_of(model.model.name, sources=sources) for name, model in recipe.models.items()}
+    shapes = {
+        name: geometry_of(model.model, sources=sources, build_folder=build_folder)
+        for name, model in recipe.models.items()
+    }
     own = {"teacher": recipe.teacher, "student_before": recipe.student_before}
     trained = {name: stage for name, stage in own.items() if stage and not isinstance(stage, PublishedModel)}
     shapes |= {name: _of_init(stage) for name, stage in trained.items()}
@@ -109,10 +127,14 @@ def work_of(recipe: "Recipe", *, sources: Path | None) -> Work:
     chat_rows = tuning.rows_per_step + tuning.replay_rows_per_step
     runs.append(_run("chat", tuning, student, None, ids, talks.sequence_tokens, rows_per_step=chat_rows))
     read = zip([*trained.values(), base], runs[:-1], strict=True)
+    published = tuple((name, model.model.name, shapes[name]) for name, model in recipe.models.items())
+    sets = [TakenSet(dataset=source.dataset, max_files=source.max_files) for source in recipe.text]
+    sets += [TakenSet(dataset=source.dataset, is_text=False) for source in recipe.instructions]
     return Work(
         recipe=recipe.name,
-        published=tuple((name, model.model.name, shapes[name]) for name, model in recipe.models.items()),
-        linked=sources is not None,
+        published=published,
+        linked=_linked(published, sources, build_folder),
+        **(_sizes(sets, sources, build_folder) if sets else _own_sizes(recipe)),
         runs=tuple(runs),
         exported=student,
         ids=ids,
@@ -123,14 +145,14 @@ def work_of(recipe: "Recipe", *, sources: Path | None) -> Work:
     )
 
 
-def release_work(*, sources: Path | None) -> Work:
-    """The numbers of `recipes.tinyswallow`, without loading it.
+def release_work(*, sources: Path | None, build_folder: Path | None = None) -> Work:
+    """The numbers of `recipes.tinyswallow`, without loading it; the arguments are `work_of`'s.
 
     Raises:
         UserError: a config.json in SOURCES that does not read.
     """
     teacher_name, student_name = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
-    teacher, student = (geometry_of(name, sources=sources) for name in (teacher_name, student_name))
+    teacher, student = (geometry_of(HubModel(name=name), sources=sources) for name in (teacher_name, student_name))
     ids = min(QWEN_IDS, student.rows, teacher.rows)
     base = Run(
         stage="base",
@@ -145,10 +167,12 @@ def release_work(*, sources: Path | None) -> Work:
         save_bytes=2,
     )
     chat = replace(base, stage="chat", teacher=None, steps=1400, rows_per_step=128)
+    published = (("student_before", student_name, student), ("teacher", teacher_name, teacher))
     return Work(
         recipe="tinyswallow",
-        published=(("student_before", student_name, student), ("teacher", teacher_name, teacher)),
-        linked=sources is not None,
+        published=published,
+        linked=_linked(published, sources, build_folder),
+        **_sizes(_RELEASE_SETS, sources, build_folder),
         runs=(base, chat),
         exported=student,
         ids=ids,
@@ -164,7 +188,6 @@ def _rehearsal_work(recipe: "Recipe") -> Work:
     return Work(
         recipe=recipe.name,
         published=(),
-        linked=False,
         is_random=True,
         runs=(),
         exported=shape,
@@ -173,6 +196,43 @@ def _rehearsal_work(recipe: "Recipe") -> Work:
         corpus_tokens=0,
         conversation_tokens=0,
     )
+
+
+def _sizes(sets: Sequence[TakenSet], sources: Path | None, build_folder: Path | None) -> dict[str, Any]:
+    """The fields `text` and `talks`."""
+    sizes = [(taken.is_text, size_of(taken, build_folder=build_folder, sources=sources)) for taken in sets]
+    return {
+        "text": tuple(size for is_text, size in sizes if is_text),
+        "talks": tuple(size for is_text, size in sizes if not is_text),
+    }
+
+
+def _own_sizes(recipe: "Recipe") -> dict[str, Any]:
+    """The same of the user's own files; a generated world is small and has none."""
+    from recipes.own_files import OwnFilesConfig
+
+    if not isinstance(recipe.world, OwnFilesConfig):
+        return {}
+    kinds = {"text": recipe.world.text, "talks": recipe.world.conversations}
+    return {kind: tuple(size_of_file(path) for path in paths) for kind, paths in kinds.items()}
+
+
+def _linked(
+    published: Sequence[tuple[str, str, Geometry]], sources: Path | None, build_folder: Path | None
+) -> frozenset[str]:
+    """The artifacts whose files in SOURCES lie on the disk of the build folder: only there one file has two names."""
+    if sources is None:
+        return frozenset()
+    place = (build_folder or sources).absolute()
+    while not place.is_dir():
+        place = place.parent
+    here, linked = place.stat().st_dev, set[str]()
+    for artifact, name, _ in published:
+        # The files of a model hub's cache are symbolic links to wherever the cache is.
+        files = [path.resolve() for path in (sources / name).glob("*.safetensors")]
+        if all(path.is_file() and path.stat().st_dev == here for path in files):
+            linked.add(artifact)
+    return frozenset(linked)
 
 
 def _of_init(stage: Any) -> Geometry:

@@ -1,49 +1,36 @@
 """Before anything is spent: what this machine has beside what a recipe needs, everything that is missing at once.
 
-`RECIPE=auto` asks `choose` which recipe this machine can hold; `before_start` stands before every build that takes
-models from elsewhere: it prints what will be spent, names what is missing, and waits for a yes. Deciding loads no torch
-and asks nobody on the network; only a build that will go there anyway asks the hub for its names.
+`RECIPE=auto` asks `choose` which recipe this machine can hold; `before_start` stands before every build: it names what
+is missing, and where models come from elsewhere it prints what will be spent and waits for a yes. Deciding asks nobody
+on the network and loads no torch, where no release was begun; only a build that will go there anyway asks the hub.
 """
 
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from common.disk import files_under, free_bytes
 from common.errors import UserError
-from common.sources import stand_in
+from common.sources import LOCK_FILE, stand_in
 from recipes.geometry import config_of
 from recipes.plan import Needs, Plan, needs_of, plan_of
 from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
+from recipes.plan_files import peak_disk_bytes
+from recipes.plan_machine import Room, room_here
 from recipes.plan_text import short_lines
 from recipes.plan_training import fits
 from recipes.plan_work import Work, release_work, work_of
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
+    from recipes.resolving import Refusal
 
 RELEASE, EMBEDDED = "tinyswallow", "mini"
 WAIT_SECONDS = 10
-DATA = ("world", "tokenizer", "corpus", "conversations")
-"""Artifacts before the first one that trains or loads a model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
-    """What a machine has."""
-
-    gpus_bytes: tuple[int, ...]
-    """Memory of each GPU."""
-    ram_bytes: int
-    """Main memory, used or not."""
-    disk_bytes: int
-    """Free bytes where the build folder lies, and what lies in it already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,39 +42,18 @@ class Missing:
     error: UserError
 
 
-def gpus_bytes() -> tuple[int, ...]:
-    """Memory of each NVIDIA GPU; none where there is none or its driver does not answer."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    # A GPU without memory of its own answers [N/A].
-    return tuple(int(line) * 2**20 for line in answer.splitlines() if line.strip().isdigit())
-
-
-def room_here(build_folder: Path) -> Room:
-    """What this machine has for a build in that folder, which need not be there yet."""
-    # A build that goes on must not be refused for the room that its own first half takes.
-    done = sum(path.stat().st_size for path in files_under(build_folder)) if build_folder.is_dir() else 0
-    return Room(
-        gpus_bytes=gpus_bytes(),
-        ram_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        disk_bytes=free_bytes(build_folder) + done,
-    )
-
-
-def choose(here: Room, *, sources: Path | None = None) -> tuple[str, str]:
+def choose(here: Room, *, sources: Path | None = None, build_folder: Path | None = None) -> tuple[str, str]:
     """The recipe's name for RECIPE=auto, and the line that says why.
 
     Args:
         here: the machine.
         sources: the folder that stands in for the hub, or None.
+        build_folder: where it would be built.
 
     Raises:
         UserError: a config.json in `sources` that does not read.
     """
-    work = release_work(sources=sources)
+    work = release_work(sources=sources, build_folder=build_folder)
     names = [name for _, name, _ in work.published]
     absent = [] if sources is None else [name for name in names if not config_of(name, sources).is_file()]
     if absent:
@@ -104,6 +70,15 @@ def choose(here: Room, *, sources: Path | None = None) -> tuple[str, str]:
     return name, f"RECIPE=auto builds {name}: the release needs {compared}: {verdict}"
 
 
+def room_of_release(build_folder: Path) -> Room:
+    """What this machine has for the release. Where one was begun in this folder, what it has done counts as room."""
+    if not (build_folder / LOCK_FILE).is_file():
+        return room_here(build_folder)
+    from recipes.tinyswallow import tinyswallow  # loads torch, which a machine that has begun a release can bear
+
+    return room_here(build_folder, done_bytes=_done(tinyswallow(), build_folder))
+
+
 def before_start(
     recipe: "Recipe", *, asked: str, build_folder: Path, say: Callable[[str], None], until: str | None = None
 ) -> None:
@@ -114,17 +89,21 @@ def before_start(
         asked: what the user said: its name or file, or `auto`.
         build_folder: where.
         say: told the plan in short, and what is missing, a line each.
-        until: the last artifact wanted; a machine that only prepares data needs no room for training.
+        until: the last artifact wanted; what only later ones need may be missing.
 
     Raises:
         UserError: something is missing (all of it is named), or `auto` and nobody who could say no.
     """
-    if not recipe.models or int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one asks
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one asks
         return
-    plan = plan_of(recipe, build_folder=build_folder, sources=stand_in(None))
-    for line in short_lines(plan):
-        say(line)
-    found = list(missing(recipe, plan, room_here(build_folder), build_folder=build_folder, until=until))
+    sources = stand_in(None)
+    refused = _refused(recipe, build_folder, sources, until)
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources)  # with the sizes that the hub has just told
+    if recipe.models:
+        for line in short_lines(plan):
+            say(line)
+    here = room_here(build_folder, done_bytes=_done(recipe, build_folder))
+    found = list(missing(recipe, plan, here, build_folder=build_folder, until=until, refused=refused))
     for one in found:
         say(f"missing: {one.error}")
     if len(found) == 1:
@@ -133,23 +112,47 @@ def before_start(
         raise UserError(
             wanted=f"all that the recipe {recipe.name} needs",
             got=f"{len(found)} things missing: {', '.join(one.what for one in found)}",
-            next_step="see the line on each above; RECIPE=mini needs none of it",
+            next_step="see the line on each above" + ("; RECIPE=mini needs none of it" if recipe.models else ""),
         )
-    if plan.needs.gpu or plan.downloads:
+    if recipe.models and (plan.needs.gpu or plan.downloads):
         _ask(asked, recipe.name, say)
 
 
 def missing(
-    recipe: "Recipe", plan: Plan, here: Room, *, build_folder: Path, until: str | None = None
+    recipe: "Recipe",
+    plan: Plan,
+    here: Room,
+    *,
+    build_folder: Path,
+    until: str | None = None,
+    refused: "Sequence[Refusal]" = (),
 ) -> Iterator[Missing]:
-    """What the recipe needs and does not find, cheapest question first, the hub's own answer last."""
-    sources = stand_in(None)
-    if until not in DATA:
-        short = _short(work_of(recipe, sources=sources), plan.needs, here)
-        yield from (_too_little(what, plan, here, build_folder) for what in short)
-    yield from _closed_gates(plan)
-    yield from _without_keys(plan)
-    yield from _unresolved(recipe, build_folder, sources)
+    """What the recipe needs and does not find.
+
+    Args:
+        recipe: any.
+        plan: its plan.
+        here: the machine.
+        build_folder: where it is built.
+        until: the last artifact wanted.
+        refused: names that the hub, or the folder that stands in for it, did not give.
+    """
+    from recipes.recipe import names_of, reached
+
+    work = work_of(recipe, sources=stand_in(None), build_folder=build_folder)
+    needs = _needs_until(plan, reached(recipe, until))
+    yield from (_too_little(what, plan, needs, here, build_folder) for what in _short(work, needs, here))
+    if names_of(recipe, until).conversations:
+        yield from _closed_gates(plan)
+        yield from _without_keys(plan)
+    yield from (Missing(what=one.what, error=one.error) for one in refused)
+
+
+def _done(recipe: "Recipe", build_folder: Path) -> int:
+    """Bytes of this build that lie in its folder."""
+    from recipes.plan_done import done_here
+
+    return done_here(recipe, build_folder, sources=stand_in(None))
 
 
 def _gb(count: int) -> str:
@@ -158,7 +161,7 @@ def _gb(count: int) -> str:
 
 def _short(work: Work, needs: Needs, here: Room) -> Iterator[str]:
     """What there is too little of."""
-    if needs.gpu and not _holds(work, here.gpus_bytes):
+    if needs.gpu and not all(fits(run, here.gpus_bytes) for run in work.runs):
         yield "GPU memory"
     if here.ram_bytes < needs.ram_bytes:
         yield "main memory"
@@ -166,16 +169,15 @@ def _short(work: Work, needs: Needs, here: Room) -> Iterator[str]:
         yield "disk"
 
 
-def _holds(work: Work, memories: tuple[int, ...]) -> bool:
-    """Whether the largest GPU holds everything, or all of them together do."""
-    if not memories:
-        return False
-    places = ((max(memories), 1), (min(memories), len(memories)))
-    return any(all(fits(run, memory_bytes=size, devices=count) for run in work.runs) for size, count in places)
+def _needs_until(plan: Plan, stages: Sequence[str]) -> Needs:
+    """What these stages need: a machine that only prepares data needs no room for training."""
+    heavy = {training.run.stage for training in plan.trainings} | {plan.needs.ram_for}
+    rooms = [room for room in plan.rooms if room.stage in stages]
+    needs = replace(plan.needs, disk_bytes=peak_disk_bytes(rooms))
+    return needs if heavy & set(stages) else replace(needs, gpu=False, ram_bytes=0)
 
 
-def _too_little(what: str, plan: Plan, here: Room, build_folder: Path) -> Missing:
-    needs = plan.needs
+def _too_little(what: str, plan: Plan, needs: Needs, here: Room, build_folder: Path) -> Missing:
     match what:
         case "GPU memory":
             enough = next((f"{fit.devices} x {_gb(fit.memory_bytes)}" for fit in plan.fits if fit.fits), "more of them")
@@ -193,8 +195,9 @@ def _too_little(what: str, plan: Plan, here: Room, build_folder: Path) -> Missin
                 next_step="take a machine with more",
             )
         case _:
+            more = f", and more for {', '.join(needs.disk_unknown)}" if needs.disk_unknown else ""
             error = UserError(
-                wanted=f"{_gb(needs.disk_bytes)} on the disk of {build_folder}",
+                wanted=f"{_gb(needs.disk_bytes)} on the disk of {build_folder}{more}",
                 got=f"{_gb(here.disk_bytes)} free, with what the build has already",
                 next_step="free some space, or build on another disk with --build DIR",
             )
@@ -236,24 +239,12 @@ def _without_keys(plan: Plan) -> Iterator[Missing]:
             yield Missing(what=gate.variable, error=error)
 
 
-def _unresolved(recipe: "Recipe", build_folder: Path, sources: Path | None) -> Iterator[Missing]:
+def _refused(recipe: "Recipe", build_folder: Path, sources: Path | None, until: str | None) -> "Sequence[Refusal]":
     """Names that the hub, or the folder that stands in for it, does not give; what it gives enters the build's lock."""
-    from recipes.benchmark_questions import BenchmarkQuestionsConfig
-    from recipes.resolving import BENCHMARKS_FOLDER, Resolver
+    from recipes.recipe import names_of
+    from recipes.resolving import Resolver
 
-    nothing: dict[str, Any] = {"models": {}, "text": (), "conversations": (), "with_benchmarks": False}
-    questions: list[tuple[str, dict[str, Any]]] = [
-        *((model.model.name, {"models": {name: model}}) for name, model in recipe.models.items()),
-        *((source.dataset.name, {"text": (source,)}) for source in recipe.text),
-        *((source.dataset.name, {"conversations": (source,)}) for source in recipe.instructions),
-    ]
-    if recipe.decontaminate or isinstance(recipe.world, BenchmarkQuestionsConfig):
-        questions.append((BENCHMARKS_FOLDER, {"with_benchmarks": True}))
-    for what, question in questions:  # one by one, so that each is a line of its own
-        try:
-            Resolver(build_folder, sources=sources).resolve(**(nothing | question))
-        except UserError as error:
-            yield Missing(what=what, error=error)
+    return Resolver(build_folder, sources=sources).attempt(names_of(recipe, until))[1]
 
 
 def _ask(asked: str, name: str, say: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +18,10 @@ from common.errors import UserError
 from common.metrics import progress
 from common.provenance import DataSource, Terms, write_sources
 from common.sources import Found, HubFiles, fetch
+from common.sources.choosing_models import INDEX_FILE
 from common.sources.wholeness import require_whole, tensor_shapes
 from common.store import Workspace, stage
 
-INDEX_FILE = "model.safetensors.index.json"
 SPARE_BYTES = 2**30
 """Left on the disk beside a download."""
 
@@ -38,7 +38,7 @@ class PublishedModelConfig:
 
 @stage(version=1)
 def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[str, Any]:
-    """Puts a model's files into the workspace: downloaded, or a second name of local ones where the disk allows it.
+    """Puts a model's files into the workspace: downloaded, second names of local ones, or copies from another disk.
 
     Returns:
         `parameters`, `bytes`, `name`, and `revision`, None for local files.
@@ -47,13 +47,13 @@ def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[
         UserError: no access, no network, no room on the disk; weights that are incomplete or not what the index lists.
     """
     if isinstance(config.files, HubFiles):
-        _require_room(workspace.folder, config.files)
+        here = sum(path.stat().st_size for path in workspace.folder.iterdir() if path.is_file())
+        _require_room(workspace.folder, config.files.bytes - here, config.terms.name)
         for file in progress(config.files.files, label=config.terms.name, unit="files"):
             if not (workspace.folder / file).is_file():  # a file has its name once it is whole and checked
                 fetch(config.files, file, workspace.folder / file)
     else:
-        for path in config.files:
-            _place(path, workspace.folder / path.name)
+        _place(config.files, workspace.folder, config.terms.name)
     num_parameters = _checked(workspace.folder, config.terms.name)
     revision = config.files.revision if isinstance(config.files, HubFiles) else None
     fields = {name: getattr(config.terms, name) for name in ("name", "licence", "url", "attribution", "obligations")}
@@ -66,23 +66,33 @@ def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[
     }
 
 
-def _require_room(folder: Path, files: HubFiles) -> None:
-    here = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    missing_bytes, free = files.bytes - here + SPARE_BYTES, free_bytes(folder)
-    if missing_bytes > free:
+def _require_room(folder: Path, missing_bytes: int, name: str) -> None:
+    needed, free = missing_bytes + SPARE_BYTES, free_bytes(folder)
+    if needed > free:
         raise UserError(
-            wanted=f"{missing_bytes:,} bytes on the disk of {folder} for {files.name}",
+            wanted=f"{needed:,} bytes on the disk of {folder} for {name}",
             got=f"{free:,} bytes free",
             next_step="free some space, or build on another disk with --build",
         )
 
 
-def _place(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), target)  # the files of a model hub's cache are symbolic links
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+def _place(sources: Sequence[Path], folder: Path, name: str) -> None:
+    """Second names of local files; copies of those that can have none (another file system, one without links)."""
+    copied: list[tuple[Path, Path]] = []
+    for path in sources:
+        source, target = path.resolve(), folder / path.name  # the files of a model hub's cache are symbolic links
+        if target.exists() and target.stat().st_size == source.stat().st_size and target.stat().st_nlink == 1:
+            continue  # copied by an earlier start; the copy has its name once it is whole
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            copied.append((source, target))
+    _require_room(folder, sum(source.stat().st_size for source, _ in copied), name)
+    for source, target in progress(copied, label=f"copying {name}", unit="files") if copied else ():
+        part = target.with_name(target.name + ".part")
+        shutil.copyfile(source, part)
+        os.replace(part, target)
 
 
 def _checked(folder: Path, name: str) -> int:

@@ -10,6 +10,7 @@ from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
 from eval.evaluation import EvaluationConfig
 from eval.report import Licence, ReportConfig
+from export.card import CardConfig
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from export.release import DistConfig
@@ -76,7 +77,20 @@ REPORT = ReportConfig(
         Licence(what="the weights, random numbers", licence="Apache-2.0"),
     ),
 )
-DIST = DistConfig()
+DIST = DistConfig(
+    card=CardConfig(
+        title="Random-1.5B, a rehearsal",
+        description_ja=(
+            "実寸の重みを乱数で埋めた、リハーサル用のファイルです。学習は一切しておらず、意味のある文章は書けません。メモリ、"
+            "速度、ファイルの大きさを測るためのものです。"
+        ),
+        description_en=(
+            "Files of a rehearsal: weights of the true size, filled with random numbers. Nothing was trained and it "
+            "writes no sensible text; it is there to measure memory, speed and file sizes."
+        ),
+        licence="Apache-2.0",
+    )
+)
 
 
 def rehearsal() -> Recipe:

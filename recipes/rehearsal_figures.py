@@ -9,7 +9,8 @@ from typing import Any
 
 from common.store import Artifact
 from export.gguf_file import inspect
-from recipes.sizes import QWEN_VOCABULARY_BYTES, Geometry, computed_tensor_bytes
+from recipes.geometry import Geometry
+from recipes.sizes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 
 
 def figure_lines(done: Mapping[str, Artifact], geometry: Geometry) -> Iterator[str]:

@@ -6,6 +6,7 @@ what a step costs does not depend on them. It writes no weights and keeps none.
 """
 
 import contextlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -33,8 +34,9 @@ from distill.on_policy import Written, as_real_tokens
 from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig
 from distill.teacher import OnlineTeacher
-from recipes.rehearsal_places import Places, choose_places, on_device
-from recipes.sizes import Geometry, step_operations
+from recipes.geometry import Geometry
+from recipes.rehearsal_places import Places, on_device, places_of
+from recipes.sizes import step_operations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,10 +82,10 @@ class GpuStepsConfig:
             )
 
 
-def has_room(config: GpuStepsConfig) -> bool:
-    """Whether this machine's GPUs hold both models."""
+def has_room(config: GpuStepsConfig, student: InitConfig) -> bool:
+    """Whether this machine's GPUs hold the teacher and a student of this geometry."""
     try:
-        _places(config, _memory_bytes())
+        places_of(config, Geometry.of(student.fields()), _memory_bytes())
     except UserError:
         return False
     return True
@@ -91,10 +93,6 @@ def has_room(config: GpuStepsConfig) -> bool:
 
 def _memory_bytes() -> list[int]:
     return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
-
-
-def _places(config: GpuStepsConfig, memory_bytes: list[int]) -> Places:
-    return choose_places(memory_bytes, teacher_bytes=2 * Geometry.of(config.teacher.fields()).parameters())
 
 
 @stage(version=1)
@@ -108,7 +106,8 @@ def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> di
         UserError: no CUDA, or less memory on its devices than the two models need.
     """
     memory_bytes = _memory_bytes() if workspace.machine.device == "cuda" else []
-    return measure(config, workspace.machine, student, _places(config, memory_bytes))
+    geometry = Geometry.of(json.loads((student / "config.json").read_text(encoding="utf-8")))
+    return measure(config, workspace.machine, student, places_of(config, geometry, memory_bytes))
 
 
 def measure(config: GpuStepsConfig, machine: Machine, student: Path, places: Places) -> dict[str, Any]:

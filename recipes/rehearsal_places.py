@@ -1,4 +1,4 @@
-"""Where a rehearsal's two models lie: on one GPU that holds both, or on two.
+"""Where a rehearsal's two models lie: on one GPU that holds both, or on two, by what the plan says that they need.
 
 It looks at sizes only and asks no device.
 """
@@ -6,14 +6,17 @@ It looks at sizes only and asks no device.
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from common.errors import UserError
+from recipes.geometry import Geometry
+from recipes.plan_training import gpu_bytes, teacher_bytes
+from recipes.plan_work import Run
 
-LEAST_BYTES = 100_000_000_000
-"""GPU memory: a teacher of 66 GB in bfloat16, a student with gradients and optimizer state of 25, and activations."""
+if TYPE_CHECKING:
+    from recipes.rehearsal_gpu import GpuStepsConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +27,45 @@ class Places:
     teacher: int | None = None
 
 
-def choose_places(memory_bytes: Sequence[int], *, teacher_bytes: int, least_bytes: int = LEAST_BYTES) -> Places:
+def places_of(config: "GpuStepsConfig", student: Geometry, memory_bytes: Sequence[int]) -> Places:
+    """Where the models of these steps lie.
+
+    Args:
+        config: the steps, with the teacher's geometry.
+        student: the student's.
+        memory_bytes: of each CUDA device.
+
+    Raises:
+        UserError: as `choose_places`.
+    """
+    run = planned(config, student)
+    return choose_places(memory_bytes, teacher_bytes=teacher_bytes(run), least_bytes=gpu_bytes(run))
+
+
+def planned(config: "GpuStepsConfig", student: Geometry) -> Run:
+    """The steps as a plan counts them."""
+    teacher = Geometry.of(config.teacher.fields())
+    return Run(
+        stage="gpu_steps",
+        student=student,
+        teacher=teacher,
+        ids=min(student.rows, teacher.rows),
+        steps=config.steps,
+        rows_per_step=config.micro_batches * config.documents,
+        sequence_tokens=config.most_tokens,
+        micro_batch_rows=config.documents,
+        chunk_tokens=config.chunk_tokens,
+        save_bytes=0,
+    )
+
+
+def choose_places(memory_bytes: Sequence[int], *, teacher_bytes: int, least_bytes: int) -> Places:
     """Both models on the largest device, or the teacher there and the student on the second largest.
 
     Args:
         memory_bytes: of each CUDA device.
         teacher_bytes: the teacher's weights.
-        least_bytes: what both need together.
+        least_bytes: what both need together on one device.
 
     Raises:
         UserError: neither has room.

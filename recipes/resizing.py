@@ -70,7 +70,13 @@ def _with(part: Any, names: list[str], value: int | float, whole: str) -> Any:
         raise UserError(wanted="the name of a field of the recipe", got=whole, next_step="see --show for its names")
     old = getattr(part, field)
     if place:
-        items = list(old)
+        items = list(old) if isinstance(old, tuple) else []
+        if not place.isdecimal() or int(place) >= len(items) or not rest:
+            raise UserError(
+                wanted=f"the number of one of the {len(items)} parts of {field}, from 0 on, and a field of it",
+                got=whole,
+                next_step="see --show for the parts",
+            )
         items[int(place)] = _with(items[int(place)], rest, value, whole)
         return replace(part, **{field: tuple(items)})
     return replace(part, **{field: _with(old, rest, value, whole) if rest else value})

@@ -1,4 +1,4 @@
-"""What a Qwen2 model's files weigh and its steps cost, from the geometry alone: what a measurement is compared with.
+"""What a model's files weigh and its steps cost, from the geometry alone: what a measurement is compared with.
 
 The bytes of a GGUF's tensors follow from their shapes, from the type that llama.cpp's quantiser gives each
 (src/llama-quant.cpp) and from that type's blocks. Written from the format's rules and not from the exporter, so that
@@ -6,11 +6,10 @@ the two can disagree. It reads no file.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from common.errors import UserError
+from recipes.geometry import Geometry
 
 BLOCKS = {
     "F32": (1, 4),
@@ -29,71 +28,6 @@ FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What takes the place of a type whose blocks do not fit a row."""
 QWEN_VOCABULARY_BYTES = 5_920_747
 """Tokens, types and merges of Qwen2.5's tokenizer in a GGUF: 8 bytes and its UTF-8 for a string, 4 for a type."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Geometry:
-    """What decides about a Qwen2 model's tensors."""
-
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    rows: int
-    """Rows of the embedding."""
-    tied: bool
-    """The head is the embedding."""
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Geometry":
-        """From the content of a Hugging Face `config.json`.
-
-        Raises:
-            UserError: a model of another type.
-        """
-        if fields.get("model_type") != "qwen2":
-            raise UserError(
-                wanted="the config of a qwen2 model, whose sizes are computed",
-                got=str(fields.get("model_type")),
-                next_step="name a Qwen2 geometry",
-            )
-        return cls(
-            hidden=int(fields["hidden_size"]),
-            inner=int(fields["intermediate_size"]),
-            layers=int(fields["num_hidden_layers"]),
-            heads=int(fields["num_attention_heads"]),
-            kv_heads=int(fields["num_key_value_heads"]),
-            rows=int(fields["vocab_size"]),
-            tied=bool(fields.get("tie_word_embeddings")),
-        )
-
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """GGUF's name and the shape of each tensor, the row length last."""
-        hidden, kv = self.hidden, self.hidden // self.heads * self.kv_heads
-        yield "token_embd.weight", (self.rows, hidden)
-        for layer in range(self.layers):
-            for name, rows, columns in (
-                ("attn_q", hidden, hidden),
-                ("attn_k", kv, hidden),
-                ("attn_v", kv, hidden),
-                ("attn_output", hidden, hidden),
-                ("ffn_gate", self.inner, hidden),
-                ("ffn_up", self.inner, hidden),
-                ("ffn_down", hidden, self.inner),
-            ):
-                yield f"blk.{layer}.{name}.weight", (rows, columns)
-                if name in ("attn_q", "attn_k", "attn_v"):
-                    yield f"blk.{layer}.{name}.bias", (rows,)
-            yield f"blk.{layer}.attn_norm.weight", (hidden,)
-            yield f"blk.{layer}.ffn_norm.weight", (hidden,)
-        yield "output_norm.weight", (hidden,)
-        if not self.tied:
-            yield "output.weight", (self.rows, hidden)
-
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(math.prod(shape) for _, shape in self.tensors())
 
 
 def tensor_type(geometry: Geometry, encoding: str, name: str, shape: tuple[int, ...]) -> str:
@@ -142,10 +76,8 @@ def step_operations(geometry: Geometry, lengths: Sequence[int], *, vocabulary: i
         vocabulary: rows of the head that are multiplied.
         passes: 1 for a forward pass, 3 for a model that learns: its backward pass is twice the forward one.
     """
-    heads = ("token_embd.weight", "output.weight")
-    weights = sum(math.prod(shape) for name, shape in geometry.tensors() if len(shape) == 2 and name not in heads)
     num_tokens = sum(lengths)
     head = vocabulary * geometry.hidden * (num_tokens - len(lengths))  # a document's last token predicts nothing
     pairs = sum(length**2 / 2 for length in lengths)
-    attention = 2 * pairs * geometry.layers * geometry.hidden
-    return 2 * passes * (weights * num_tokens + head + attention)
+    attention = 2 * pairs * geometry.layers * geometry.attention
+    return 2 * passes * (geometry.block_matrices() * num_tokens + head + attention)

@@ -1,21 +1,22 @@
 """The release: Qwen2.5-32B-Instruct distilled into Qwen2.5-1.5B-Instruct by TAID on Japanese text, then tuned to chat.
 
 It follows SakanaAI/TinySwallow-1.5B as far as its publishers tell: teacher, student, method, the three instruction sets
-and the two quantised files stand on their cards. Corpus, tokens, learning rates and batch sizes are not published;
-those were chosen here, and `CHOICES` says so, number by number, with the reason. docs/reproduce.md tells how to run it.
+and the two quantised files stand on their cards. Corpus, tokens, learning rates, batch sizes and TAID's own settings
+are not published; those were chosen here, partly after the code of the TAID article, which trains other models, and
+`CHOICES` says so, number by number, with the reason. docs/reproduce.md tells how to run it.
 """
 
-from common.choices import Choice
+from dataclasses import replace
+
 from common.optim import OptimConfig
-from common.provenance import Terms
-from common.sources import HubDataset, HubModel
+from common.sources import HubDataset
 from common.splits import Shares
 from distill.corpus import CorpusConfig
 from distill.corpus.published import terms_of
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
-from eval.report import Licence, ReportConfig
+from eval.report import Choice, Licence, ReportConfig
 from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
@@ -23,81 +24,170 @@ from export.release import DistConfig
 from instruct.conversations import ConversationsConfig
 from instruct.train import InstructConfig
 from recipes.benchmark_questions import BenchmarkQuestionsConfig
-from recipes.hub_names import HubConversations, HubText, PublishedModel
+from recipes.hub_names import HubConversations, HubText, PublishedModel, published
 from recipes.recipe import Recipe
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 STEM = "Llama-TinySwallow-Reproduction-1.5B-Instruct"
+LICENCE = "Apache-2.0, Gemma Terms of Use, Llama 3.1 Community License"
+"""Of the student, of the answers in all three sets as far as stated, and of the set that was made with Llama."""
 SYSTEM_PROMPT = "あなたは、小型ながら、誠実で優秀なアシスタントです。"
 
 SEQUENCE_TOKENS = 2048
 STEPS, ROWS_PER_STEP = 8000, 64
 CHAT_STEPS, CHAT_ROWS_PER_STEP = 1400, 128
-ALPHA, T_START = 5e-4, 0.4
+ALPHA, BETA, T_START = 5e-4, 0.99, 0.4
 LEARNING_RATE, CHAT_LEARNING_RATE = 1e-4, 2.5e-5
-TEXT_FILES = 3
+OPTIM = OptimConfig(learning_rate=LEARNING_RATE)
+HELD_OUT = 0.001
+TEMPERATURE, TOP_K = 0.7, 20
+TEXT_FILES = 1
 WEB_WEIGHT, WIKIPEDIA_WEIGHT = 0.8, 0.2
 CONTEXT_TOKENS = 4096
 ITEMS = 1000
 
 _CARD = "https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct"
 _TAID = "https://github.com/SakanaAI/TAID"
-_SWALLOW_SCRIPT = "the Swallow team's script for Llama-3.1-Swallow-8B on the first of these sets"
+_CHAT_UI = "https://github.com/SakanaAI/TinySwallow-ChatUI, docs/iphone.md"
+_SWALLOW_SCRIPT = (
+    "a script of the Swallow team that tunes Llama-3.1-Swallow-8B on lmsys-chat-1m-synth, read in a secondary copy "
+    "that has no public address"
+)
 
 CHOICES = (
-    Choice(what="teacher", value=TEACHER, source=_CARD),
-    Choice(what="student", value=STUDENT, source=_CARD),
-    Choice(what="method", value="TAID, adaptive", source=_CARD),
-    Choice(what="t at the start", value=f"{T_START:g}", source=f"{_TAID}, src/arguments.py and scripts/phi-3"),
-    Choice(what="alpha, beta", value=f"{ALPHA:g}, 0.99", source=f"{_TAID}, src/arguments.py"),
+    Choice(what="teacher", value=TEACHER, published=True, source=_CARD),
+    Choice(what="student", value=STUDENT, published=True, source=_CARD),
+    Choice(what="method", value="TAID, adaptive", published=True, source=_CARD, says=(("base.method", "taid"),)),
+    Choice(what="instruction sets", value="the three that the card names", published=True, source=_CARD),
+    Choice(what="quantised files", value="Q5_K_M and Q8_0", published=True, source=f"{_CARD}-GGUF"),
+    Choice(what="sampling", value=f"temperature {TEMPERATURE:g}, top_k {TOP_K}", published=True, source=_CHAT_UI),
     Choice(
-        what="peak learning rate of the distillation", value=f"{LEARNING_RATE:g}, cosine", source=f"{_TAID}, train.py"
+        what="t at the start",
+        value=f"{T_START:g}",
+        source=f"{_TAID}, src/arguments.py",
+        reason="the default of the TAID article's code, which was made for other models",
+        says=(("base.taid.t_start", T_START),),
     ),
     Choice(
-        what="rows of a distillation step", value=f"{ROWS_PER_STEP}", source=f"{_TAID}, README: 8 on each of 8 GPUs"
+        what="alpha, beta",
+        value=f"{ALPHA:g}, {BETA:g}",
+        source=f"{_TAID}, src/arguments.py",
+        reason="likewise the defaults of the article's code",
+        says=(("base.taid.alpha", ALPHA), ("base.taid.beta", BETA)),
     ),
     Choice(
-        what="text",
-        value=f"FineWeb-2 Japanese, first {TEXT_FILES} files, and Wikipedia, {WEB_WEIGHT:g} to {WIKIPEDIA_WEIGHT:g}",
-        reason="the publishers name no corpus; these are open, large enough and under terms that allow it",
-    ),
-    Choice(
-        what="length of a row",
-        value=f"{SEQUENCE_TOKENS:,} tokens, packed",
-        source=f"{_TAID}, src/data.py cuts at this length",
-    ),
-    Choice(
-        what="tokens of the distillation",
-        value=f"{STEPS * ROWS_PER_STEP * SEQUENCE_TOKENS / 1e9:.2f} billion in {STEPS:,} steps",
-        reason="not published; about two days on one GPU of 141 GB, and twice as many steps as alpha needs to matter",
+        what="peak learning rate of the distillation",
+        value=f"{LEARNING_RATE:g}, cosine",
+        source=f"{_TAID}, train.py",
+        reason="that of the article's code for other models",
+        says=(("base.optim.learning_rate", LEARNING_RATE),),
     ),
     Choice(
         what="warm-up of the distillation",
         value="2 % of the steps, floor 0.1 of the peak",
-        reason="the released code has none; a student that already works loses less at the start with one",
+        reason="the article's code has none; a student that already works loses less at the start with one",
+        says=(("base.optim.warmup_share", 0.02), ("base.optim.floor_share", 0.1)),
     ),
-    Choice(what="instruction sets", value="the three that the card names", source=_CARD),
+    Choice(
+        what="gradient clip",
+        value=f"{OPTIM.gradient_clip:g}, in both trainings",
+        source=f"{_TAID}, train.py",
+        reason="that of the article's code",
+        says=(("base.optim.gradient_clip", 1.0), ("chat.optim.gradient_clip", 1.0)),
+    ),
+    Choice(
+        what="AdamW's betas",
+        value=f"{OPTIM.betas[0]:g}, {OPTIM.betas[1]:g}, in both trainings",
+        reason="not published; usual for language models",
+        says=(("base.optim.betas[0]", OPTIM.betas[0]), ("base.optim.betas[1]", OPTIM.betas[1])),
+    ),
+    Choice(
+        what="weight decay of the distillation",
+        value=f"{OPTIM.weight_decay:g}",
+        reason="not published; the teacher's distribution holds the student, which reads its text once",
+        says=(("base.optim.weight_decay", OPTIM.weight_decay),),
+    ),
+    Choice(
+        what="rows of a distillation step",
+        value=f"{ROWS_PER_STEP}",
+        source=f"{_TAID}, train.py",
+        reason="as many rows as the article's code takes for other models, 8 on each of 8 GPUs",
+        says=(("base.rows_per_step", ROWS_PER_STEP),),
+    ),
+    Choice(
+        what="length of a row",
+        value=f"{SEQUENCE_TOKENS:,} tokens, packed",
+        source=f"{_TAID}, src/data.py",
+        reason="the article's length; there longer rows are dropped and shorter ones padded, here documents are packed",
+        says=(("corpus.sequence_tokens", SEQUENCE_TOKENS), ("conversations.sequence_tokens", SEQUENCE_TOKENS)),
+    ),
+    Choice(
+        what="text",
+        value=f"FineWeb-2 Japanese and Wikipedia, {WEB_WEIGHT:g} to {WIKIPEDIA_WEIGHT:g} of the characters",
+        reason="the publishers name no corpus; these are open, large enough and under terms that allow it",
+    ),
+    Choice(
+        what="files of FineWeb-2",
+        value=f"the first {TEXT_FILES}",
+        reason="expected to hold more than the distillation reads",
+        says=(("corpus.sources[0].files", TEXT_FILES), ("corpus.sources[0].files.files", TEXT_FILES)),
+    ),
+    Choice(
+        what="tokens of the distillation",
+        value=f"{STEPS * ROWS_PER_STEP * SEQUENCE_TOKENS / 1e9:.2f} billion in {STEPS:,} steps",
+        reason="not published; an estimated two to three days on one GPU of 141 GB, and twice as many steps as alpha "
+        "needs to matter",
+        says=(
+            ("base.steps", STEPS),
+            ("base.rows_per_step", ROWS_PER_STEP),
+            ("corpus.sequence_tokens", SEQUENCE_TOKENS),
+        ),
+    ),
+    Choice(
+        what="documents held out",
+        value="0.1 % each for calibration, validation and test, of text and of conversations",
+        reason="not published; enough for all that is measured on them",
+        says=tuple(
+            (f"{part}.shares.{split}", HELD_OUT)
+            for part in ("corpus", "conversations")
+            for split in ("calibration", "validation", "test")
+        ),
+    ),
     Choice(
         what="peak learning rate of the tuning",
         value=f"{CHAT_LEARNING_RATE:g}, cosine to a tenth, warm-up 10 %, weight decay 0.1",
         source=_SWALLOW_SCRIPT,
+        reason="the same team's for a larger model and conversations of this kind",
+        says=(
+            ("chat.optim.learning_rate", CHAT_LEARNING_RATE),
+            ("chat.optim.warmup_share", 0.1),
+            ("chat.optim.weight_decay", 0.1),
+        ),
     ),
     Choice(
         what="rows and steps of the tuning",
         value=f"{CHAT_ROWS_PER_STEP} rows of {SEQUENCE_TOKENS:,} tokens, {CHAT_STEPS:,} steps",
+        source=f"{_SWALLOW_SCRIPT} (the rows)",
         reason="not published; the script's batch, and about one epoch of all three sets as estimated from their sizes",
+        says=(
+            ("chat.rows_per_step", CHAT_ROWS_PER_STEP),
+            ("chat.steps", CHAT_STEPS),
+            ("conversations.sequence_tokens", SEQUENCE_TOKENS),
+        ),
     ),
-    Choice(what="quantised files", value="Q5_K_M and Q8_0", source=f"{_CARD}-GGUF"),
     Choice(what="a further file", value="Q4_K_M", reason="the smallest that this product checks; for phones of 4 GB"),
     Choice(
         what="context of the Core ML package",
         value=f"{CONTEXT_TOKENS:,} tokens",
-        reason="what the publishers' page for browsers uses",
+        source="https://github.com/SakanaAI/TinySwallow-ChatUI, index.js",
+        reason="what TinySwallow's page for browsers uses; no Core ML package of it is published",
+        says=(("coreml.context_tokens", CONTEXT_TOKENS),),
     ),
     Choice(
         what="name",
         value=STEM,
         reason="the terms of swallow-magpie-ultra-v0.1 ask for a name that begins with Llama",
+        says=(("gguf.stem", STEM),),
     ),
     Choice(
         what="system prompt",
@@ -105,7 +195,6 @@ CHOICES = (
         reason="the published one names a company and a model that this build is not",
     ),
 )
-
 
 TEXT = (
     HubText(
@@ -125,11 +214,11 @@ INSTRUCTIONS = (
     HubConversations(dataset=HubDataset(name="tokyotech-llm/swallow-magpie-ultra-v0.1", config="ja")),
     HubConversations(dataset=HubDataset(name="tokyotech-llm/swallow-gemma-magpie-v0.1")),
 )
-SHARES = Shares(calibration=0.001, validation=0.001, test=0.001)
+SHARES = Shares(calibration=HELD_OUT, validation=HELD_OUT, test=HELD_OUT)
 BASE = DistillConfig(
     method="taid",
-    taid=TaidConfig(alpha=ALPHA, t_start=T_START),
-    optim=OptimConfig(learning_rate=LEARNING_RATE),
+    taid=TaidConfig(alpha=ALPHA, beta=BETA, t_start=T_START),
+    optim=OPTIM,
     steps=STEPS,
     rows_per_step=ROWS_PER_STEP,
     micro_batch_rows=4,
@@ -138,7 +227,7 @@ BASE = DistillConfig(
     save_dtype="bfloat16",
 )
 CHAT = InstructConfig(
-    optim=OptimConfig(learning_rate=CHAT_LEARNING_RATE, weight_decay=0.1, warmup_share=0.1),
+    optim=replace(OPTIM, learning_rate=CHAT_LEARNING_RATE, weight_decay=0.1, warmup_share=0.1),
     steps=CHAT_STEPS,
     rows_per_step=CHAT_ROWS_PER_STEP,
     micro_batch_rows=4,
@@ -152,22 +241,24 @@ EVALUATION = EvaluationConfig(
     main_encodings=("Q5_K_M",),
     fidelity_tokens=50_000,
     context_tokens=CONTEXT_TOKENS,
+    sample_questions=0,  # a report that is passed on quotes no item of a benchmark
 )
 CARD = CardConfig(
     title=STEM,
     description_ja=(
         "Qwen2.5-32B-Instruct を教師、Qwen2.5-1.5B-Instruct を生徒として、日本語テキストで TAID 蒸留し、対話データで"
-        "調整した、端末上で動く日本語の対話モデルです。TinySwallow-1.5B の公開された手順を再現したものです。"
+        "調整した、端末上で動く日本語の対話モデルです。TinySwallow-1.5B の、公開されている範囲の手順に沿って作成した"
+        "非公式の再現で、Sakana AI・Swallow チームによるものではありません。"
     ),
     description_en=(
         "A Japanese chat model for phones: Qwen2.5-32B-Instruct distilled into Qwen2.5-1.5B-Instruct by TAID on "
-        "Japanese text, then tuned on conversations. It follows what is published of TinySwallow-1.5B."
+        "Japanese text, then tuned on conversations. An unofficial reproduction of TinySwallow-1.5B along the steps "
+        "that are published of it; it was not made by Sakana AI or the Swallow team."
     ),
     base_models=(STUDENT, TEACHER),
+    licence=LICENCE,
     system_prompt=SYSTEM_PROMPT,
-    sampling=Sampling(
-        temperature=0.7, top_k=20, source="https://github.com/SakanaAI/TinySwallow-ChatUI, docs/iphone.md"
-    ),
+    sampling=Sampling(temperature=TEMPERATURE, top_k=TOP_K, source=_CHAT_UI),
     choices=CHOICES,
 )
 
@@ -187,8 +278,8 @@ def tinyswallow() -> Recipe:
         base=BASE,
         conversations=ConversationsConfig(sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
         chat=CHAT,
-        gguf=GgufConfig(stem=STEM, encodings=("Q5_K_M", "Q8_0", "Q4_K_M")),
-        coreml=CoremlConfig(stem=STEM, context_tokens=CONTEXT_TOKENS),
+        gguf=GgufConfig(stem=STEM, encodings=("Q5_K_M", "Q8_0", "Q4_K_M"), licence=LICENCE),
+        coreml=CoremlConfig(stem=STEM, context_tokens=CONTEXT_TOKENS, licence=LICENCE),
         evaluation=EVALUATION,
         report=ReportConfig(
             recipe="tinyswallow",
@@ -203,7 +294,4 @@ def tinyswallow() -> Recipe:
 
 
 def _qwen(name: str) -> PublishedModel:
-    terms = Terms(
-        name=name, licence="Apache-2.0", url=f"https://huggingface.co/{name}", attribution="Qwen2.5, Alibaba Cloud"
-    )
-    return PublishedModel(model=HubModel(name=name), terms=terms)
+    return published(name, licence="Apache-2.0", attribution="Qwen2.5, Alibaba Cloud")

@@ -1,5 +1,6 @@
 """What a build keeps to: commits of the hub, checksums of SOURCES; models by name; files that were cut short."""
 
+import gzip
 import json
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from hub_stand_in import COMMIT, SECRET, Hub, Repo
 
 from common.disk import sha256_of
 from common.errors import UserError
-from common.sources import HubDataset, HubFiles, HubModel, SourcesLock, fetch, resolve
+from common.sources import HubDataset, HubFiles, HubModel, SourcesLock, fetch, kept_file, resolve, small_text
 from common.sources.resolving import licence_files
 from common.sources.wholeness import require_whole, tensor_shapes
 
@@ -114,8 +115,11 @@ def test_a_locked_commit_that_is_gone_is_named(hub: Hub, tmp_path: Path) -> None
     path.write_text(path.read_text().replace(COMMIT, OTHER_COMMIT))
     found = SourcesLock(path, sources=None).find(HubModel(name="org/model"))
     assert isinstance(found, HubFiles) and found.revision == OTHER_COMMIT
+    entry = 'delete the entries of "model org/model" from sources.lock.json in the build folder'
+    with pytest.raises(UserError, match=f"at {OTHER_COMMIT}; got no such revision.*{entry}"):
+        small_text(HubModel(name="org/model"), "config.json", build_folder=tmp_path)
     hub.repos["org/model"].moved = True
-    with pytest.raises(UserError, match=f"the model org/model at {OTHER_COMMIT}; got no such revision"):
+    with pytest.raises(UserError, match=f"the model org/model at {OTHER_COMMIT}; got no such revision.*next: {entry}"):
         fetch(found, "config.json", tmp_path / "config.json")
 
 
@@ -165,11 +169,24 @@ def test_a_lock_of_the_hub_is_none_of_sources(hub: Hub, tmp_path: Path) -> None:
         SourcesLock(path, sources=sources).find(HubModel(name="org/model"))
 
 
-@pytest.mark.parametrize("text", ["{", '{"version": 9, "sources": {}}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"version": 9, "sources": {}}',
+        "[]",
+        '{"version": 1, "sources": {"model x": 1}}',
+        '{"version": 1, "sources": {"model x": {"from": "hub", "files": {"files": []}}}}',
+        '{"version": 1, "sources": {"model x": {"from": "hub", "files": {"name": "a/b", "revision": "main", '
+        '"files": [], "bytes": 1}}}}',
+        '{"version": 1, "sources": {"model x": {"from": "SOURCES", "files": {"a": {}}}}}',
+    ],
+)
 def test_a_broken_lock_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "sources.lock.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="the list of resolved sources in"):
+    message = "the list of resolved sources in .*" + ('got an entry "model x" that' if "model x" in text else "")
+    with pytest.raises(UserError, match=message):
         SourcesLock(path, sources=None)
 
 
@@ -212,3 +229,104 @@ def test_licence_texts_are_found_on_the_hub_and_in_sources(hub: Hub, tmp_path: P
     sources = local(tmp_path, "org/set", files)
     here = licence_files("org/set", "dataset", (), sources=sources)
     assert here == tuple(sources / "org/set" / name for name in texts.files)
+
+
+def test_licence_texts_are_asked_for_once(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/set"] = Repo(files={"train.jsonl": b"{}", "LICENSE": b"a"})
+    dataset, path = HubDataset(name="org/set"), tmp_path / "sources.lock.json"
+    lock = SourcesLock(path, sources=None)
+    first = lock.licences(dataset, lock.find(dataset))
+    assert isinstance(first, HubFiles) and first.files == ("LICENSE",)
+    hub.asked.clear()
+    again = SourcesLock(path, sources=None)
+    assert again.licences(dataset, again.find(dataset)) == first
+    assert hub.asked == []
+
+
+def test_of_many_files_only_those_that_are_taken_count(hub: Hub, tmp_path: Path) -> None:
+    files = {f"train-{number}.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * (number + 1)) for number in range(3)}
+    hub.repos["org/set"] = Repo(files=files)
+    dataset, path = HubDataset(name="org/set"), tmp_path / "sources.lock.json"
+    found = SourcesLock(path, sources=None).find(dataset, max_files=2)
+    assert isinstance(found, HubFiles) and found.files == ("train-0.jsonl.gz", "train-1.jsonl.gz")
+    assert found.bytes == sum(len(files[name]) for name in found.files)
+    assert SourcesLock(path, sources=None).known(dataset, max_files=2) == found
+    assert SourcesLock(path, sources=None).known(dataset) is None
+    sources = local(tmp_path / "sources", "org/set", files | {"train-2.jsonl.gz": b"damaged"})
+    here = SourcesLock(tmp_path / "other.json", sources=sources).find(dataset, max_files=2)
+    assert here == tuple(sources / "org/set" / name for name in found.files), "the third one is not even read"
+    with pytest.raises(UserError, match=r"a whole gz file .*train-2\.jsonl\.gz"):
+        SourcesLock(tmp_path / "other.json", sources=sources).find(dataset)
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "model.safetensors.index.json", "listed"])
+def test_shards_and_index_must_all_be_there(hub: Hub, tmp_path: Path, lost: str) -> None:
+    files = {name: body for name, body in MODEL.items() if name != lost}
+    if lost == "listed":
+        lost = "other.safetensors"
+        files["model.safetensors.index.json"] = b'{"weight_map": {"a": "other.safetensors"}}'
+    hub.repos["org/model"] = Repo(files=files)
+    for sources in (None, local(tmp_path, "org/model", files)):
+        with pytest.raises(UserError, match=f"all shards of the model in .*got no {lost}"):
+            resolve(HubModel(name="org/model"), sources=sources)
+    assert not hub.contents(), "known before a shard is fetched"
+
+
+def test_a_small_file_is_read_at_the_commit_of_the_build(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["org/model"] = Repo(files=MODEL)
+    model = HubModel(name="org/model")
+    assert small_text(model, "config.json", build_folder=None) == '{"model_type": "qwen2"}'
+    found = SourcesLock(tmp_path / "sources.lock.json", sources=None).find(model)
+    assert isinstance(found, HubFiles)
+    assert small_text(model, "config.json", build_folder=tmp_path) == '{"model_type": "qwen2"}'
+    assert [path.name for path in tmp_path.iterdir()] == ["sources.lock.json"], "a plan leaves no trace"
+    kept = kept_file(found, "config.json", build_folder=tmp_path)
+    hub.asked.clear()
+    assert kept_file(found, "config.json", build_folder=tmp_path) == kept
+    assert small_text(model, "config.json", build_folder=tmp_path) == kept.read_text()
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("keep", [0, 5, -1])
+def test_a_gzip_file_that_was_cut_short_or_altered(tmp_path: Path, keep: int) -> None:
+    path, whole = tmp_path / "rows.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 50)
+    path.write_bytes(whole)
+    require_whole(path)
+    altered = bytes([*whole[:-8], whole[-8] ^ 1, *whole[-7:]])  # the checksum
+    for content in (whole[:keep] if keep else b"no gzip", altered):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a whole gz file .*got \d+ bytes that do not unpack"):
+            require_whole(path)
+
+
+def _packet(tag: int, *chunks: bytes) -> bytes:
+    """An OpenPGP packet in the new form; all chunks but the last one are partial, of a power of two of bytes."""
+    partial = b"".join(bytes([224 + len(chunk).bit_length() - 1]) + chunk for chunk in chunks[:-1])
+    return bytes([0xC0 | tag]) + partial + bytes([255]) + len(chunks[-1]).to_bytes(4) + chunks[-1]
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        _packet(3, b"key") + _packet(18, bytes(512), bytes(1024), bytes(70)),
+        b"\x8c\x03key" + bytes([0xD2, 192 + 1, 8]) + bytes(256 + 8 + 192),  # one in the old form, one of two octets
+    ],
+    ids=["partial", "old and short"],
+)
+def test_an_encrypted_file_that_was_cut_short(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "rows.jsonl.gz.gpg"
+    path.write_bytes(whole)
+    require_whole(path)
+    for content in (whole[:-1], whole[: len(whole) // 2], b"", b"plain text", whole + b"\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="a whole gpg file"):
+            require_whole(path)
+
+
+def test_an_encrypted_file_in_letters(tmp_path: Path) -> None:
+    path = tmp_path / "rows.gpg"
+    path.write_bytes(b"-----BEGIN PGP MESSAGE-----\n\nabc\n-----END PGP MESSAGE-----\n")
+    require_whole(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="without the line that closes them"):
+        require_whole(path)

@@ -26,7 +26,7 @@ from report_tiny import (
 from common.errors import UserError
 from common.store import Workspace
 from common.store.artifacts import list_files
-from eval.report import Licence, ReportConfig, collect, render, report, view
+from eval.report import Choice, Licence, ReportConfig, collect, render, report, view
 from eval.report.headlines import headlines
 from eval.report.stage import assemble
 from export.release import DistConfig, dist
@@ -330,3 +330,45 @@ def test_text_has_contrast_in_light_and_dark() -> None:
             for ground in ("paper", "card"):
                 light, dark = sorted((luminance(theme[text]), luminance(theme[ground])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+CHOICES = (
+    Choice(what="teacher", value="Qwen2.5-32B-Instruct", published=True, source="its card"),
+    Choice(what="steps", value="8,000", source="another script", reason="two days", says=(("base.steps", 8000),)),
+    Choice(what="rows", value="64", reason="it fits", says=(("base.rows_per_step", 64),)),
+)
+
+
+def test_chosen_numbers_are_not_called_published_and_those_that_no_longer_agree_are_marked(
+    build: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest = json.loads((build["base"] / "manifest.json").read_text())
+    (build["base"] / "manifest.json").write_text(json.dumps(manifest | {"config": {"steps": 2, "rows_per_step": 64}}))
+    content = write_report(build, tmp_path / "out", dataclasses.replace(CONFIG, choices=CHOICES))
+    assert [(row["published"], row["differs"]) for row in content["choices"]] == [
+        (True, []),
+        (False, [{"field": "base.steps", "says": 8000, "built": 2}]),
+        (False, []),
+    ]
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    numbers = "".join(text for text, _ in page.texts)
+    assert "published: its card" in numbers and "chosen: two daystaken from another script" in numbers
+    assert numbers.count("In this build otherwise: base.steps 2") == numbers.count("In this build") == 1
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    row = r"| steps | 8,000 (in this build otherwise: base.steps 2) | chosen: two days (taken from another script) |"
+    assert row in text and "| published: its card |" in text
+    old = [{name: row[name] for name in ("what", "value", "source", "reason")} for row in content["choices"]]
+    assert "two days" in render.render_html(content | {"choices": old}), "a report of an older build"
+
+
+def test_benchmarks_that_were_asked_are_named_with_their_terms(build: dict[str, Path], tmp_path: Path) -> None:
+    content = write_report(build, tmp_path / "out")
+    for draw in (render.render_html, render.render_markdown):
+        assert "CC BY-SA 4.0" not in draw(content) and "Benchmarks" not in draw(content)
+    rows = [content["tasks"][0] | {"task": task} for task in ("jmmlu", "jmmlu/history", "mgsm_ja")]
+    asked = content | {"tasks": rows}
+    for draw in (render.render_html, render.render_markdown):
+        page = draw(asked)
+        assert "nlp-waseda/JMMLU" in page and "STEP Corp." in page and "CC BY 4.0" in page
+        assert "niilc-qa" not in page and page.count("STEP Corp.") == 1
+    Page(render.render_html(asked))

@@ -15,12 +15,13 @@ from export_tiny import TEMPLATE
 from gguf import GGUFWriter
 from jinja2 import Environment
 
-from common.choices import Choice
 from common.errors import UserError
 from common.provenance import DataSource
+from eval.report import Choice
 from export.card import CardConfig, Sampling
+from export.card_duties import in_japanese
 from export.card_prompt import Prompt, chatml, modelfile, read_prompt, recommended
-from export.card_terms import hub_licence, needs_llama_name, without_text
+from export.card_terms import hub_licence, needs_llama_name, owed_texts, text_folder, without_text
 from export.licences import Licence
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +170,7 @@ def test_a_system_prompt_that_a_modelfile_cannot_hold_is_refused_with_the_recipe
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: Choice(what="learning rate", value="1e-4"), "learning rate, or the reason"),
+        (lambda: Choice(what="learning rate", value="1e-4"), "the reason why learning rate was chosen"),
         (lambda: Sampling(temperature=0.7), "sampling parameters, or the reason"),
         (lambda: Sampling(top_p=1.5, reason="tried"), "top_p 1.5"),
         (lambda: Sampling(top_k=0, reason="tried"), "top_k 0"),
@@ -190,8 +191,12 @@ def test_a_number_has_a_source_or_a_reason(make: Any, named: str) -> None:
         (Licence(identifier="Apache-2.0"), {"license": "apache-2.0"}),
         (Licence(identifier="ODC-By-1.0"), {"license": "odc-by"}),
         (
-            Licence(identifier="other", name="Llama 3.1 and Gemma Terms, not stated"),
-            {"license": "other", "license_name": "llama-3.1-and-gemma-terms-not-stated", "license_link": "LICENSE.md"},
+            Licence(identifier="other", name="Llama 3.1 and Gemma Terms"),
+            {"license": "other", "license_name": "llama-3.1-and-gemma-terms", "license_link": "LICENSE.md"},
+        ),
+        (
+            Licence(identifier="other", name="Apache-2.0, own terms, not stated", is_gathered=True),
+            {"license": "other", "license_name": "terms-of-its-sources", "license_link": "LICENSE.md"},
         ),
         (
             Licence(identifier="LicenseRef-own"),
@@ -222,6 +227,46 @@ def test_the_duty_to_call_it_llama_is_found_in_the_sets_that_are_known_by_name()
     assert not needs_llama_name([DataSource(name="a", stage="corpus", obligations=("Name Llama as a source.",))])
 
 
+@pytest.mark.parametrize(
+    ("licence", "asks"),
+    [
+        ("Llama 3.1 Community License and Gemma Terms of Use", True),
+        ("llama3.1", True),
+        ("Meta Llama 4 Community License", True),
+        ("Llama 2 Community License", False),
+        ("llama2", False),
+        ("Apache-2.0", False),
+        (None, False),
+    ],
+)
+def test_the_duty_to_call_it_llama_follows_from_the_licences_name_too(licence: str | None, asks: bool) -> None:
+    assert needs_llama_name([DataSource(name="org/a", licence=licence, stage="model")]) is asks
+
+
+def test_every_duty_of_the_sets_that_are_known_by_name_can_be_read_in_japanese() -> None:
+    duties: set[str] = set()
+    for place in ("instruct/conversations", "distill/corpus"):
+        registry = tomllib.loads((ROOT / place / "published.toml").read_text(encoding="utf-8"))
+        entries = registry.get("set") or list(registry.values())
+        duties |= {duty for entry in entries for duty in entry["obligations"]}
+    assert len(duties) > 10
+    for duty in duties:
+        assert re.search(r"[ぁ-ん]", in_japanese(duty)), duty
+    assert in_japanese("An unheard-of duty.") == "An unheard-of duty."
+
+
+def test_texts_that_must_be_passed_on_are_told_from_those_that_are_only_missing(tmp_path: Path) -> None:
+    copy = ("Gemma: pass on a copy of the Gemma Terms of Use and its notice.",)
+    sources = [
+        DataSource(name="org/gemma:ja", licence="Gemma", obligations=copy, stage="conversations"),
+        DataSource(name="org/free", licence="MIT", obligations=("Name it.",), stage="corpus"),
+    ]
+    assert owed_texts(tmp_path, sources) == ["org/gemma"]
+    (tmp_path / text_folder("org/gemma")).mkdir(parents=True)
+    (tmp_path / text_folder("org/gemma") / "TERMS").write_text("Gemma")
+    assert owed_texts(tmp_path, sources) == []
+
+
 def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
     sources = [
         DataSource(name="org/set", licence="MIT", stage="corpus"),
@@ -229,7 +274,8 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
         DataSource(name="org/unknown", stage="corpus"),
         DataSource(name="own.jsonl", licence="MIT", stage="corpus"),
     ]
-    assert without_text(tmp_path, sources, ["Qwen/Qwen2"]) == ["Qwen/Qwen2", "org/set"]
+    assert without_text(tmp_path, sources, ["Qwen/Qwen2"]) == ["Qwen/Qwen2", "org/set", "org/unknown"]
+    sources.pop(2)
     (tmp_path / "licences" / "org--set").mkdir(parents=True)
     assert without_text(tmp_path, sources, []) == ["org/set"], "an empty folder is no text"
     (tmp_path / "licences" / "org--set" / "LICENSE").write_text("MIT")

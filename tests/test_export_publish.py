@@ -23,6 +23,7 @@ from test_export_card import write_gguf
 
 from common.errors import UserError
 from common.provenance import DataSource, write_sources
+from export import publish_upload
 from export.__main__ import main
 from export.card import CardConfig
 from export.release import DistConfig, dist
@@ -55,6 +56,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.refuses: Callable[[str, str], int | None] = lambda method, path: None
         """The error status for a request, None to answer it."""
         self.page_of_a_proxy = False
+        self.says_of_cards: tuple[int, dict[str, Any]] = (200, {"errors": [], "warnings": []})
 
     @property
     def address(self) -> str:
@@ -122,7 +124,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._json({"url": f"{self.hub.address}/{name}"}, 409 if known else 200)
         if path == "/api/validate-yaml":
             assert "license:" in json.loads(body)["content"]
-            return self._json({"errors": [], "warnings": []})
+            status, said = self.hub.says_of_cards
+            return self._json(said, status)
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._json(
                 {"transfer": "basic", "objects": [self._object(one) for one in json.loads(body)["objects"]]}
@@ -338,6 +341,50 @@ def test_without_a_token_nothing_is_tried(folder: Path, hub: Hub, monkeypatch: p
 # An upload
 
 
+def test_a_release_whose_terms_ask_for_a_copy_needs_their_text(tmp_path: Path, hub: Hub) -> None:
+    copy = ("Gemma: pass on a copy of the Gemma Terms of Use and its notice.",)
+    gemma = DataSource(name="org/answers:ja", licence="Gemma Terms of Use", obligations=copy, stage="conversations")
+    folder = release(tmp_path, OWN, gemma)
+    told = refusal(folder, "--repo", REPO, "--upload")
+    assert "no text of the terms of org/answers, which ask to be passed on with the model" in told
+    assert "Put it into licences/org--answers/ of the release" in told and hub.asked == []
+    text = folder / "licences" / "org--answers" / "GEMMA_TERMS"
+    text.parent.mkdir(parents=True)
+    text.write_text("Gemma")
+    with (folder / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{hashlib.sha256(text.read_bytes()).hexdigest()}  licences/org--answers/GEMMA_TERMS\n")
+    upload(folder)
+    assert hub.files[REPO]["licences/org--answers/GEMMA_TERMS"] == b"Gemma"
+
+
+def test_duties_are_told_before_anything_is_sent(tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    duty = DataSource(name="org/set", licence="MIT", obligations=("Name it.",), stage="corpus")
+    upload(release(tmp_path, duty))
+    told = capsys.readouterr().out
+    assert f"to {hub.address}/{REPO} (public" in told and "a dry run" not in told
+    assert "missing: the licence text of org/set, in licences/org--set/\n" in told
+    assert told.index("owed (org/set): Name it.") < told.index("T-Q4_K_M.gguf: ")
+
+
+@pytest.mark.parametrize("answer", [(400, {"error": "bad"}), (200, {"errors": [{"message": "license"}]})])
+def test_a_card_that_the_hub_refuses_leaves_no_empty_repository(
+    answer: tuple[int, dict[str, Any]], folder: Path, hub: Hub
+) -> None:
+    hub.says_of_cards = answer
+    assert "one that it refuses in README.md" in refusal(folder, "--repo", REPO, "--upload")
+    assert hub.repos == {} and hub.sent() == []
+
+
+def test_a_defect_of_ours_is_not_called_the_hubs(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(size: int) -> str:
+        raise ValueError(f"cannot say {size}")
+
+    monkeypatch.setattr(publish_upload.wording, "size", broken)
+    files = {name: folder / name for name in ("README.md", "T-Q4_K_M.gguf")}
+    with pytest.raises(ValueError, match="cannot say"):
+        publish_upload.upload_files(files, REPO, private=False, message="m", say=print)
+
+
 def test_an_upload_is_one_commit_of_exactly_the_release(
     folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,7 +450,7 @@ def test_what_the_hub_refuses_is_one_clear_line(path: str, status: int, named: s
 
 def test_no_network_offline_mode_and_a_proxys_page(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.page_of_a_proxy = True
-    assert "check HF_ENDPOINT, proxy" in refusal(folder, "--repo", REPO, "--upload")
+    assert "no JSON, such as a proxy's page" in refusal(folder, "--repo", REPO, "--upload")
     monkeypatch.setenv("HF_ENDPOINT", "http://someone:password@127.0.0.1:9")
     told = refusal(folder, "--repo", REPO, "--upload")
     assert "no answer from 127.0.0.1:9" in told and "password" not in told

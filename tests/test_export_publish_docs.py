@@ -7,7 +7,7 @@ import pytest
 from test_docs import ROOT, blocks, commands, run
 from test_export_publish import OWN, release
 
-from common.choices import Choice
+from eval.report import Choice
 from export.card import CardConfig, Sampling
 from export.release import DistConfig
 
@@ -40,4 +40,5 @@ def test_the_example_of_a_card_is_one() -> None:
     names = {"DistConfig": DistConfig, "CardConfig": CardConfig, "Sampling": Sampling, "Choice": Choice}
     made = eval(example, names)
     assert isinstance(made, DistConfig) and made.card is not None
-    assert [choice.source is None for choice in made.card.choices] == [False, True]
+    assert [choice.published for choice in made.card.choices] == [True, False, False]
+    assert [choice.source is None for choice in made.card.choices] == [False, False, True]

@@ -77,6 +77,20 @@ def test_data_card_and_licences_stand_there_once(parts: tuple[Path, Path, Path],
     assert "not stated" in licences
 
 
+def test_models_are_no_data(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model = DataSource(name="Qwen/Qwen2.5-1.5B-Instruct", licence="Apache-2.0", stage="model")
+    write_sources(parts[0], [model, *SOURCES[:2]])
+    dist(BARE, workspace(tmp_path / "dist"), parts[0], None, None)
+    card = (tmp_path / "dist" / "DATA.md").read_text(encoding="utf-8")
+    assert "the 2 sources of data in the table below, 10,000 tokens in all" in card and "10,000 トークン" in card
+    assert "Qwen" not in card and "those models themselves are in `LICENSES.md`" in card
+    assert "## Qwen/Qwen2.5-1.5B-Instruct" in (tmp_path / "dist" / "LICENSES.md").read_text(encoding="utf-8")
+    write_sources(parts[0], [model])
+    dist(BARE, workspace(tmp_path / "models"), parts[0], None, None)
+    card = (tmp_path / "models" / "DATA.md").read_text(encoding="utf-8")
+    assert "There is no record of the data" in card and "|" not in card
+
+
 def test_no_part_of_a_hostile_source_becomes_markup(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     hostile = "<b onclick='x'>](javascript:x) | `a`\n# big"
     source = DataSource(

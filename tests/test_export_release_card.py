@@ -11,12 +11,11 @@ import pytest
 import yaml
 from export_tiny import SOURCES, workspace
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
-from test_export_card import HEADERS, TEMPLATE, write_gguf
+from test_export_card import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 
-from common.choices import Choice
 from common.errors import UserError
 from common.provenance import DataSource, write_sources
-from eval.report import ReportConfig, report
+from eval.report import Choice, ReportConfig, report
 from export.card import CardConfig, Sampling
 from export.release import DistConfig, dist
 
@@ -35,7 +34,7 @@ CARD = CardConfig(
     system_prompt="あなたは誠実な案内係です。",
     sampling=Sampling(temperature=0.7, top_k=20, source="https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct"),
     choices=(
-        Choice(what="teacher", value="Qwen2.5-32B-Instruct", source="https://arxiv.org/abs/2501.16937"),
+        Choice(what="teacher", value="Qwen2.5-32B-Instruct", published=True, source="https://arxiv.org/abs/2501.16937"),
         Choice(what="learning rate", value="1e-4", reason="the best of three | tried"),
     ),
 )
@@ -66,6 +65,15 @@ class Parts:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(tmp_path_factory.mktemp("release"))
+
+
+def report_folder(folder: Path, content: dict[str, Any]) -> Path:
+    """The report's folder with another report.json."""
+    folder.mkdir()
+    for name in ("report.html", "report.md"):
+        (folder / name).write_text("-")
+    (folder / "report.json").write_text(json.dumps(content))
+    return folder
 
 
 def card_of(folder: Path) -> str:
@@ -113,7 +121,7 @@ def test_the_sums_of_the_whole_release_verify(parts: Parts) -> None:
 def test_the_front_matter_is_what_hubs_read(parts: Parts) -> None:
     assert front_matter(parts.release("front")) == {
         "license": "other",
-        "license_name": "cc-by-sa-3.0-own-terms-v2-not-stated",
+        "license_name": "terms-of-its-sources",
         "license_link": "LICENSE.md",
         "model_name": "TinySwallow mini",
         "language": ["ja", "en"],
@@ -150,7 +158,7 @@ def test_japanese_comes_first_and_both_say_the_same(parts: Parts) -> None:
 def test_every_number_is_the_reports_own(parts: Parts) -> None:
     folder = parts.release("numbers")
     card, content = card_of(folder), json.loads((folder / "report.json").read_text())
-    plain, chat = tables(section(card, "得点 / Scores"))
+    plain, chat = tables(section(card, "スコア / Scores"))
     labels = {"Teacher": "teacher", "Student before": "student_before", "Base": "base", "Chat": "chat"}
     labels |= {encoding.replace("_", r"\_"): gguf_name(encoding) for encoding in GGUFS}
     seen = 0
@@ -200,15 +208,84 @@ def test_predicted_memory_is_called_predicted_and_what_is_missing_is_listed(part
 
 
 def test_published_and_chosen_numbers_stand_apart(parts: Parts) -> None:
-    published, chosen = tables(section(card_of(parts.release("choices")), "レシピの値 / The recipe's numbers"))
+    taken = Choice(what="rows", value="64", source="https://example.org/train.py", reason="it fits")
+    card = card_of(parts.release("choices", replace(CARD, choices=(*CARD.choices, taken))))
+    published, chosen = tables(section(card, "レシピの値 / The recipe's numbers"))
     assert published[1:] == [["teacher", "Qwen2.5-32B-Instruct", "<https://arxiv.org/abs/2501.16937>"]]
-    assert chosen[0][2] == "理由 / reason" and chosen[1:] == [["learning rate", "1e-4", r"the best of three \| tried"]]
+    assert chosen[0][2:] == ["理由 / reason", "参考にしたもの / taken from"]
+    assert chosen[1:] == [
+        ["learning rate", "1e-4", r"the best of three \| tried", "–"],
+        ["rows", "64", "it fits", "<https://example.org/train.py>"],
+    ]
+
+
+def test_numbers_that_the_build_has_otherwise_are_marked(parts: Parts) -> None:
+    content = json.loads((parts.report / "report.json").read_text())
+    rows = [{"what": choice.what, "differs": []} for choice in CARD.choices]
+    rows[1]["differs"] = [{"field": "base.optim.learning_rate", "says": 1e-4, "built": 0.003}]
+    folder = report_folder(parts.root / "differing", content | {"choices": rows})
+    published, chosen = tables(
+        section(card_of(parts.release("differing-release", report=folder)), "レシピの値 / The recipe's numbers")
+    )
+    assert published[1][1] == "Qwen2.5-32B-Instruct"
+    assert chosen[1][1] == r"1e-4 (**この構築では / in this build: base.optim.learning\_rate 0.003**)"
+
+
+def test_only_what_was_trained_here_is_said_to_have_been(parts: Parts) -> None:
+    card = card_of(parts.release("trained"))
+    assert "- Parameters: 6.79M (teacher: 12.3M)\n- Distillation: TAID, 300 steps, 614k tokens\n" in card
+    assert "- Tuning on conversations: 200 steps\n" in card and "not trained here" not in card
+    content = json.loads((parts.report / "report.json").read_text())
+    tuned = content | {"training": [row for row in content["training"] if row["stage"] == "chat"]}
+    card = card_of(parts.release("tuned", report=report_folder(parts.root / "only-tuned", tuned)))
+    assert "- Distillation: not trained here\n- Tuning on conversations: 200 steps\n" in card
+
+
+def test_the_card_says_which_system_prompt_the_scores_were_measured_with(parts: Parts) -> None:
+    gguf = parts.root / "speaks-first"
+    write_gguf(gguf / "T-Q4_K_M.gguf", SPEAKS_FIRST)
+    card = card_of(parts.release("speaks-first-release", gguf=gguf))
+    japanese, english = card.split("\n## English\n")
+    for part in (japanese, english):
+        assert "```text\nあなたは誠実な案内係です。\n```" in part and f"```text\n{DEFAULT_SYSTEM}\n```" in part
+    assert "so that the template's own above was in place; the recommended one was not used." in english
+    assert "上のテンプレートの文が入った状態です。推奨するシステムプロンプトは使っていません。" in japanese
+    plain = card_of(parts.release("no-default", replace(CARD, system_prompt=None)))
+    assert "measured without giving a system prompt." in plain and "Recommended system prompt" not in plain
+    assert "measured without giving" not in card_of(parts.release("no-scores", gguf=gguf, report=None))
+
+
+def test_duties_are_called_summaries_and_stand_in_japanese_where_they_are_known(parts: Parts) -> None:
+    duty = "Pass on text of it, changed or not, under CC BY-SA only."
+    gguf = parts.root / "duties"
+    write_gguf(gguf / "T-Q4_K_M.gguf")
+    write_sources(gguf, [replace(SOURCES[0], obligations=(duty, "An unheard-of duty."))])
+    folder = parts.release("duties-release", gguf=gguf)
+    japanese, english = card_of(folder).split("\n## English\n")
+    assert duty in english and duty not in japanese and "CC BY-SA の下でのみ配布すること。" in japanese
+    assert "An unheard-of duty." in japanese and "An unheard-of duty." in english
+    assert "本製品による要約です。正文は" in japanese and "publishers' texts" in english
+    text = (folder / "LICENSES.md").read_text(encoding="utf-8")
+    assert duty in text and "CC BY-SA の下でのみ配布すること。" in text
+    for page in (card_of(folder), text):
+        assert "publishers' wording" not in page and "publishers' own.\n" not in page and "公開元の文言" not in page
+
+
+def test_terms_of_the_sources_are_not_called_the_models_licence(parts: Parts) -> None:
+    folder = parts.release("gathered")
+    page = (folder / "LICENSE.md").read_text(encoding="utf-8")
+    assert "Terms of what this model was made from" in page and "Licence of this model" not in page
+    assert "summarised by this product" in page and "Licence of the model" not in card_of(folder)
+    stated = parts.release("stated", replace(CARD, licence="Apache-2.0, Gemma Terms of Use"))
+    assert "Licence of the model: Apache-2.0, Gemma Terms of Use" in card_of(stated)
+    assert "Licence of this model" in (stated / "LICENSE.md").read_text(encoding="utf-8")
+    assert front_matter(stated)["license_name"] == "apache-2.0-gemma-terms-of-use"
 
 
 def test_without_a_report_nothing_is_claimed(parts: Parts) -> None:
     folder = parts.release("bare", CardConfig(), report=None, coreml=None)
     card = card_of(folder)
-    assert section(card, "得点 / Scores").strip() == "測っていません。 / Not measured."
+    assert section(card, "スコア / Scores").strip() == "測っていません。 / Not measured."
     assert (
         section(card, "元のチェックポイントへの忠実度 / Fidelity to the checkpoint").strip().endswith("Not measured.")
     )
@@ -232,14 +309,14 @@ def test_a_report_in_which_nothing_was_measured(parts: Parts) -> None:
     }
     for row in content["tasks"][:3]:
         empty["tasks"].append(row | {"value": None, "interval": None, "n": None, "form": None, "reason": "no time"})
-    folder = parts.root / "empty-report"
-    folder.mkdir()
-    for name in ("report.html", "report.md"):
-        (folder / name).write_text("-")
-    (folder / "report.json").write_text(json.dumps(content | empty))
+    folder = report_folder(parts.root / "empty-report", content | empty)
     card = card_of(parts.release("empty", report=folder))
     assert card.count("測っていません。 / Not measured.") == 2 and "Neither predicted nor measured." in card
-    assert "Student of – parameters, teacher of –" in card and "Distilled with –: – steps, – tokens" in card
+    assert "- Distillation: not trained here\n- Tuning on conversations: not trained here\n" in card
+    assert (
+        "- 蒸留: ここでは行っていません\n- 会話による調整: ここでは行っていません\n" in card
+        and "Parameters" not in card
+    )
     assert "- scores (Chat): " in card and "<script>" not in card
 
 
@@ -247,15 +324,12 @@ def test_scores_without_interval_and_of_two_forms_do_not_mix(parts: Parts) -> No
     content = json.loads((parts.report / "report.json").read_text())
     row = content["tasks"][0] | {"task": "niilc", "metric": "char_f1", "chance": None, "interval": None, "n": 198}
     content["tasks"] = [row | {"form": form, "value": value} for form, value in (("swallow", 0.474), ("clean", 0.5))]
-    folder = parts.root / "forms"
-    folder.mkdir()
-    for name in ("report.html", "report.md"):
-        (folder / name).write_text("-")
-    (folder / "report.json").write_text(json.dumps(content))
-    scores = section(card_of(parts.release("two-forms", report=folder)), "得点 / Scores")
+    folder = report_folder(parts.root / "forms", content)
+    scores = section(card_of(parts.release("two-forms", report=folder)), "スコア / Scores")
     swallow, clean = tables(scores)
     assert swallow[1] == [r"NIILC (char\_f1)", "47.4, n 198"] and clean[1][1] == "50.0, n 198"
     assert "Swallow LLM Leaderboard" in scores and "do not compare with published scores" in scores
+    assert "- NIILC: <https://github.com/mynlp/niilc-qa>, CC BY-SA 4.0\n" in scores and "JMMLU" not in scores
 
 
 def test_llama_data_asks_for_llamas_name(parts: Parts) -> None:

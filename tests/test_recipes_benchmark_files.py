@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from published_sources import write_benchmarks
 from text_tiny import workspace
 
 from common.errors import UserError
+from common.sources import fetching
 from recipes.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
+from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -24,6 +27,7 @@ FILES = {"data/a.json": b"[1]", "data/b.json": b"[2]", "data/deep/c.json": b"[3]
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(fetching, "WAITS_S", (0.0, 0.0))
 
 
 def archive(files: dict[str, bytes]) -> bytes:
@@ -39,9 +43,16 @@ def archive(files: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    """With one bit another."""
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
 @pytest.fixture
 def server(loopback: None) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Its address, and what it answers by path."""
+    """Its address, and what it answers by path; `status` and `cut` (bytes that come) hold for one answer."""
     answers: dict[str, bytes] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,9 +60,11 @@ def server(loopback: None) -> Iterator[tuple[str, dict[str, bytes]]]:
 
         def do_GET(self) -> None:
             body = answers.get(self.path)
-            self.send_response(404 if body is None else 200)
+            self.send_response(int(answers.pop("status", b"404" if body is None else b"200")))
+            self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            self.wfile.write(body or b"")
+            cut = int(answers.pop("cut", b"0"))
+            self.wfile.write((body or b"")[: cut or None])
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -83,13 +96,24 @@ def test_the_files_that_are_named_and_no_others(tmp_path: Path, server: tuple[st
     ("content", "patterns", "sha256", "message"),
     [
         (None, '["data/*.json"]', None, r"no answer for http.*\(status 404\)"),
-        (b"no archive", '["data/*.json"]', None, "an archive that does not read"),
-        (archive(FILES)[:60], '["data/*.json"]', None, "an archive that does not read|no data"),
+        (b"no archive", '["data/*.json"]', None, "an archive of http.* that does not read"),
+        (archive(FILES)[:60], '["data/*.json"]', None, "an archive of http.* that does not read"),
+        (flipped(archive(FILES), -6), '["data/*.json"]', None, r"an archive of http.* does not read \(BadGzipFile\)"),
+        (flipped(archive(FILES), 40), '["data/*.json"]', None, "an archive of http.* that does not read"),
         (archive(FILES), '["data/*.json", "test/*.xml"]', None, r"no test/\*\.xml in org/set"),
         (archive(FILES), '["data/*.json"]', "0" * 64, "data/a.json with other bytes than those that were checked"),
         (archive({"data/b.json": b"[2]"}), '["data/*.json"]', "0" * 64, "no data/a.json in org/set"),
     ],
-    ids=["absent", "no archive", "cut", "a pattern without files", "other bytes", "a file missing"],
+    ids=[
+        "absent",
+        "no archive",
+        "cut",
+        "other checksum",
+        "other bits",
+        "a pattern without files",
+        "other bytes",
+        "a file missing",
+    ],
 )
 def test_what_cannot_be_had_is_named(
     tmp_path: Path,
@@ -111,6 +135,44 @@ def test_no_network(tmp_path: Path) -> None:
     config = BenchmarkFilesConfig(registry=registry(tmp_path), address="http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"no answer for .*\(URLError\).*or put the files into DIR/benchmarks"):
         benchmark_files(config, workspace(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("failure", [{"cut": b"40"}, {"status": b"503"}])
+def test_what_may_pass_is_tried_again(
+    tmp_path: Path, server: tuple[str, dict[str, bytes]], failure: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, answers = server
+    answers |= {f"/org/set/tar.gz/{COMMIT}": archive(FILES)} | failure
+    config = BenchmarkFilesConfig(registry=registry(tmp_path), address=address)
+    assert benchmark_files(config, workspace(tmp_path / "out"))["benchmarks"]["mine"]["files"] == 2
+    assert "trying again" in capsys.readouterr().err
+
+
+def test_a_local_archive_that_is_damaged_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "org" / "set" / "tar.gz" / COMMIT
+    config = BenchmarkFilesConfig(registry=registry(tmp_path), address=tmp_path.as_uri())
+    with pytest.raises(UserError, match=f"no answer for {place.as_uri()}"):
+        benchmark_files(config, workspace(tmp_path / "out"))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(archive(FILES)[:-3])
+    with pytest.raises(UserError, match=f"an archive of {place.as_uri()} that does not read"):
+        benchmark_files(config, workspace(tmp_path / "out"))
+
+
+def test_terms_of_a_part_are_told() -> None:
+    jmmlu = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))["jmmlu"]
+    assert "japanese_history and world_history" in jmmlu["restriction"]
+
+
+def test_niilc_s_training_half_is_no_test(tmp_path: Path) -> None:
+    write_benchmarks(tmp_path / "benchmarks")
+    niilc = tmp_path / "benchmarks" / "niilc"
+    (niilc / "NIILC-ECQA2015_test.xml").rename(niilc / "NIILC-ECQA2015_dev.xml")
+    facts = benchmark_questions(
+        BenchmarkQuestionsConfig(benchmarks=tmp_path / "benchmarks"), workspace(tmp_path / "questions")
+    )
+    assert "niilc" not in facts["questions"] and "training half" in facts["left_out"]["niilc"]
+    assert "niilc" not in (tmp_path / "questions" / "questions.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_registry_pins_every_repository_to_a_commit() -> None:

@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.store import Artifact, Store, Workspace, stage
 from recipes.__main__ import main, shown
 from recipes.loading import KNOWN, load
+from recipes.preflight import Missing
 
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
@@ -36,11 +37,6 @@ class Recipe:
     deep: Deep = Deep()
     several: tuple[Deep, ...] = (Deep(rate=1.0), Deep(rate=2.0))
     file: Path = Path("a/b.txt")
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """None of the hub, so that no build asks for a yes."""
-        return {}
 
     @property
     def chat(self) -> None:
@@ -70,6 +66,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     pipeline.__dict__.update(Recipe=Recipe, build=build)
     monkeypatch.setitem(sys.modules, "recipes.recipe", pipeline)
     monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
+    monkeypatch.setattr("recipes.preflight.before_start", lambda recipe, **how: None)
     monkeypatch.chdir(tmp_path)
     return write_recipe("x")
 
@@ -187,7 +184,7 @@ def test_auto_says_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
     mini = ModuleType("recipes.mini")
     mini.__dict__["mini"] = Recipe
     monkeypatch.setitem(sys.modules, "recipes.mini", mini)
-    monkeypatch.setattr("recipes.preflight.gpus_bytes", lambda: ())
+    monkeypatch.setattr("recipes.plan_machine.gpus_bytes", lambda: ())
     said: list[str] = []
     assert load("auto", say=said.append) == Recipe()
     assert len(said) == 1 and "mini" in said[0]
@@ -199,13 +196,27 @@ def test_sources_are_named_by_option_or_environment(monkeypatch: pytest.MonkeyPa
     assert os.environ["SOURCES"] == "here"
 
 
+def _nothing_done() -> ModuleType:
+    """In the place of `recipes.plan_done`, which walks the real pipeline."""
+    module = ModuleType("recipes.plan_done")
+    module.__dict__["done_here"] = lambda *arguments, **where: 0
+    return module
+
+
 def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[tuple[Any, dict[str, Any]]] = []
-    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: planned.append((recipe, where)))
+    plan = SimpleNamespace(downloads=())
+    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: planned.append((recipe, where)) or plan)
     monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: ["operations"])
+    lacks: list[Missing] = []
+    monkeypatch.setitem(sys.modules, "recipes.plan_done", _nothing_done())
+    monkeypatch.setattr("recipes.preflight.missing", lambda *arguments, **where: lacks)
     main(["recipe.py", "--plan", "--build", "there"])
-    assert capsys.readouterr().out == "operations\n"
-    ((recipe, where),) = planned
+    assert capsys.readouterr().out.startswith("operations\nThis machine lacks nothing")
+    lacks.append(Missing(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
+    main(["recipe.py", "--plan", "--build", "there"])  # ends with 0: a plan is made on one machine for another
+    assert "This machine lacks:\n  missing: wanted 9 GB; got 1 GB; next: free some space\n" in capsys.readouterr().out
+    (recipe, where), _ = planned
     assert recipe == Recipe() and where["build_folder"] == Path("there")
     assert sorted(path.name for path in Path().iterdir()) == ["recipe.py"]
 
@@ -213,8 +224,10 @@ def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_auto_plans_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr("recipes.__main__.load", lambda name, **others: loaded.append(name))
-    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: None)
+    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: SimpleNamespace(downloads=()))
     monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: [])
+    monkeypatch.setitem(sys.modules, "recipes.plan_done", _nothing_done())
+    monkeypatch.setattr("recipes.preflight.missing", lambda *arguments, **where: [])
     main(["auto", "--plan"])
     assert loaded == ["tinyswallow"]
 

@@ -11,13 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hub_stand_in import Hub, Repo
+from test_common_sources_lock import MODEL
 
 from common.errors import UserError
+from common.sources import HubModel, SourcesLock
 from recipes.geometry import KNOWN, Geometry, geometry_of
+from recipes.hub_names import published
+from recipes.loading import KNOWN as RECIPES
+from recipes.loading import load
 from recipes.mini import mini
+from recipes.own_files import OwnFilesConfig
 from recipes.plan import Plan, needs_of, plan_of
 from recipes.plan_data import PASSPHRASE_VARIABLE
-from recipes.plan_files import export_rooms, peak_disk_bytes
+from recipes.plan_files import export_rooms, peak_disk_bytes, stage_rooms
 from recipes.plan_text import plan_lines, short_lines
 from recipes.plan_training import fits, gpu_parts, gpus, largest_micro_batch
 from recipes.plan_work import QWEN_IDS, release_work, work_of
@@ -108,25 +115,76 @@ def test_what_fits(release: Plan) -> None:
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_the_largest_micro_batch_fits_and_one_row_more_does_not(devices: int) -> None:
     base = release_work(sources=None).runs[0]
-    room = {"memory_bytes": 141 * 10**9, "devices": devices}
-    rows = largest_micro_batch(base, **room)
+    memories = (141 * 10**9,) * devices
+    rows = largest_micro_batch(base, memories)
     assert 1 <= rows < base.rows_per_step
-    assert fits(replace(base, micro_batch_rows=rows), **room)
-    assert not fits(replace(base, micro_batch_rows=rows + 1), **room)
+    assert fits(replace(base, micro_batch_rows=rows), memories)
+    assert not fits(replace(base, micro_batch_rows=rows + 1), memories)
 
 
 def test_several_gpus_never_hold_less_than_fewer(release: Plan) -> None:
     base = release.trainings[0].run
-    held = [largest_micro_batch(base, memory_bytes=80 * 10**9, devices=devices) for devices in (1, 2, 4, 8)]
+    held = [largest_micro_batch(base, (80 * 10**9,) * devices) for devices in (1, 2, 4, 8)]
     assert held == sorted(held)
+
+
+def test_of_unlike_gpus_the_first_holds_the_student() -> None:
+    base = release_work(sources=None).runs[0]
+    small, large = 24 * 10**9, 141 * 10**9
+    assert fits(base, (large, small))
+    assert not fits(base, (small, large)), "the student's state alone takes 24.7 GB"
+    assert not fits(base, ())
 
 
 def test_disk_equals_a_sum_by_hand(release: Plan) -> None:
     model, teacher = 2 * STUDENT + 11_500_000, 2 * TEACHER + 11_500_000
-    data = (TOKENS + CHAT_TOKENS) * (9 + 1.4)
+    # A file of FineWeb-2 of at most 5 GiB, 2.7 bytes of text in each of its; Wikipedia's text. All is packed.
+    text_bytes = 2.7 * 5 * 2**30 + 6.68e9
+    # Of two sets of conversations nobody knows the size: at least what training reads.
+    data = (text_bytes / 4.2 + CHAT_TOKENS) * (9 + 1.4)
     # The most lies there while the chat model trains: all before it, its two checkpoints, its best weights.
     by_hand = data + teacher + 3 * model + (2 * 12 + 4) * STUDENT
     assert release.needs.disk_bytes == pytest.approx(by_hand, rel=1e-6)
+    unknown = ("tokyotech-llm/lmsys-chat-1m-synth", "tokyotech-llm/swallow-gemma-magpie-v0.1")
+    assert release.needs.disk_unknown == unknown
+
+
+def test_what_a_lock_lists_is_packed_whole(tmp_path: Path) -> None:
+    files = {
+        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": ["0.parquet"],
+        "dataset wikimedia/wikipedia:20231101.ja": ["0.parquet"],
+        "dataset tokyotech-llm/lmsys-chat-1m-synth a b": ["a.jsonl.gz", "b.jsonl.gz.gpg"],
+        "dataset tokyotech-llm/swallow-magpie-ultra-v0.1:ja train_ja.jsonl*": ["train_ja.jsonl"],
+        "dataset tokyotech-llm/swallow-gemma-magpie-v0.1": ["train.jsonl"],
+    }
+    _lock(tmp_path, {name: (len(names) * 10**9, names) for name, names in files.items()})
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
+    rooms = {room.stage: room for room in plan.rooms}
+    text, talks = 2.7 * 2e9, 3 * 2e9 + 2e9
+    assert rooms["corpus"].kept_bytes == pytest.approx(text * (9 + 1.4) / 4.2, rel=1e-6)
+    assert rooms["corpus"].disk_basis.startswith("at most: all of 5 GB of text")
+    assert rooms["corpus"].seconds == pytest.approx(text / 6.5e6)
+    assert rooms["conversations"].kept_bytes == pytest.approx(talks * (9 + 1.4) / 4.2, rel=1e-6)
+    assert plan.needs.disk_unknown == () and "disk: at most" in "\n".join(short_lines(plan))
+
+
+def _lock(folder: Path, sets: Mapping[str, tuple[int, list[str]]]) -> None:
+    """A lock in which sets have a size in bytes and files."""
+    sources = {
+        name: {"from": "hub", "files": {"name": "a/b", "revision": "0" * 40, "bytes": size, "files": files}}
+        for name, (size, files) in sets.items()
+    }
+    (folder / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": sources}))
+
+
+def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "sources", TINY)
+    web = sources / "HuggingFaceFW" / "fineweb-2" / "data" / "jpn_Jpan" / "train"
+    web.mkdir(parents=True)
+    for number in range(5):
+        (web / f"{number}.parquet").write_bytes(bytes(1000))
+    size = work_of(tinyswallow(), sources=sources, build_folder=tmp_path).text[0]
+    assert (size.bytes, size.text_bytes, size.file_bytes) == (1000, 2700, 0)
 
 
 def test_exports_of_the_true_size() -> None:
@@ -157,8 +215,9 @@ def test_the_release_is_planned_alike_with_and_without_its_recipe() -> None:
 def test_downloads_gates_and_terms(release: Plan) -> None:
     known = {download.name: download.bytes for download in release.downloads}
     assert known["Qwen/Qwen2.5-32B-Instruct"] == pytest.approx(65.5e9, rel=0.01)
-    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] is None  # nobody has been asked
-    assert "lmsys/lmsys-chat-1m" in known
+    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] == 5 * 2**30  # at most
+    assert known["tokyotech-llm/swallow-gemma-magpie-v0.1"] is None  # nobody has been asked
+    assert known["lmsys/lmsys-chat-1m"] == 1_490_000_000
     assert [gate.name for gate in release.gates] == ["lmsys/lmsys-chat-1m", "tokyotech-llm/lmsys-chat-1m-synth"]
     licences = {terms.name: terms.licence for terms in release.terms}
     assert licences["wikimedia/wikipedia"] == "CC-BY-SA-3.0"
@@ -173,19 +232,18 @@ def test_the_passphrase_s_variable_is_the_one_that_is_read() -> None:
 
 
 def test_sizes_of_sets_come_from_the_lock(tmp_path: Path) -> None:
-    def entry(size: int, count: int) -> dict[str, object]:
-        return {"from": "hub", "files": {"bytes": size, "files": [f"{number}.parquet" for number in range(count)]}}
-
-    sources = {
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan": entry(300 * 10**9, 100),
-        "dataset lmsys/lmsys-chat-1m **/*.parquet": entry(1_490_000_000, 6),
+    sets = {
+        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": (9 * 10**9, ["0.parquet"]),
+        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan": (300 * 10**9, ["of another recipe.parquet"]),
+        "dataset lmsys/lmsys-chat-1m **/*.parquet": (1_480_000_000, ["a.parquet"]),
     }
-    (tmp_path / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": sources}))
+    _lock(tmp_path, sets)
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
     known = {download.name: download.bytes for download in plan.downloads}
-    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] == 9 * 10**9  # three files of a hundred
-    assert known["lmsys/lmsys-chat-1m"] == 1_490_000_000
-    assert known["wikimedia/wikipedia:20231101.ja"] is None
+    assert known["HuggingFaceFW/fineweb-2:jpn_Jpan"] == 9 * 10**9
+    assert known["lmsys/lmsys-chat-1m"] == 1_480_000_000
+    (tmp_path / "sources.lock.json").write_text('{"version": 1, "sources": {"dataset x/y": 1}}')
+    assert plan_of(tinyswallow(), build_folder=tmp_path, sources=None).needs.disk_unknown, "a plan needs no whole lock"
 
 
 def test_the_text_says_what_the_plan_knows(release: Plan) -> None:
@@ -199,12 +257,16 @@ def test_the_text_says_what_the_plan_knows(release: Plan) -> None:
         "measured once at 1.5B",
         "(estimate)",
         "asked when the build starts",
+        "cleaning by one core",
+        "Not planned",
+        "evaluation (it grows",
+        "assumed: at most 5 GiB each",
         "gated: lmsys/lmsys-chat-1m",
         "Gemma Terms of Use",
     ):
         assert said in text
     short = "\n".join(short_lines(release))
-    assert "h on one H200" in short and "disk: " in short and "downloads: 69 GB" in short and "licence: " in short
+    assert "h on one H200" in short and "disk: " in short and "downloads: 79 GB" in short and "licence: " in short
 
 
 def test_mini_costs_minutes_and_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -215,16 +277,17 @@ def test_mini_costs_minutes_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     forward = 2 * 2 * block + 2 * 2048 * 384 + 2 * 4 * 128 * 384
     assert plan.trainings[0].operations.total == pytest.approx(3 * 560 * 8 * 256 * forward, rel=1e-12)
     assert not plan.needs.gpu and plan.needs.gpu_bytes == 0
-    assert plan.needs.disk_bytes < 2e9 and plan.needs.ram_bytes < 8e9
+    assert plan.needs.disk_bytes < 2e9 and plan.needs.ram_bytes < 2e9
     assert (plan.downloads, plan.gates, plan.terms) == ((), (), ())
     assert "Downloads: none" in "\n".join(plan_lines(plan))
 
 
 def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
     plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
-    assert [room.stage for room in plan.rooms] == ["chat", "gguf", "coreml"]
+    assert [room.stage for room in plan.rooms] == ["chat", "gguf", "coreml", "evaluation"]
     assert plan.trainings == () and not plan.needs.gpu
     assert plan.needs.ram_for == "coreml"
+    assert plan.rooms[-1].ram_bytes == 14_500_000_000
     assert plan.needs.disk_bytes == peak_disk_bytes(plan.rooms)
     assert "coreml" in "\n".join(plan_lines(plan))
 
@@ -235,6 +298,37 @@ def test_qwen3_is_planned_too(tmp_path: Path) -> None:
     assert (
         gpu_parts(plan.trainings[0].run)[0].bytes == 2 * KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"].parameters()
     )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_planned_without_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    plan = plan_of(load(name, say=print), build_folder=tmp_path, sources=None)
+    assert plan.rooms and list(plan_lines(plan)) and list(short_lines(plan))
+
+
+def test_the_teacher_of_the_docs_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    teacher = published("Qwen/Qwen2.5-72B-Instruct", licence="Qwen", attribution="Qwen2.5, Alibaba Cloud")
+    plan = plan_of(replace(tinyswallow(), teacher=teacher), build_folder=tmp_path, sources=None)
+    # "72.7B" and "70.0B" outside embedding and head, on its card.
+    shape = plan.trainings[0].run.teacher
+    assert shape is not None and shape.parameters() == pytest.approx(72.7e9, rel=0.001)
+    assert shape.block_matrices() == pytest.approx(70.2e9, rel=0.005)
+
+
+def test_a_model_of_another_name_is_asked_for_and_then_known(hub: Hub, tmp_path: Path) -> None:
+    from common.sources import HubFiles, kept_file
+
+    hub.repos["org/other"] = Repo(files=MODEL | {"config.json": json.dumps(TINY).encode()})
+    model = HubModel(name="org/other")
+    assert geometry_of(model, sources=None, build_folder=tmp_path) == Geometry.of(TINY)
+    found = SourcesLock(tmp_path / "sources.lock.json", sources=None).find(model)
+    assert isinstance(found, HubFiles)
+    kept_file(found, "config.json", build_folder=tmp_path)
+    hub.asked.clear()
+    assert geometry_of(model, sources=None, build_folder=tmp_path) == Geometry.of(TINY)
+    assert hub.asked == []
 
 
 def _sources(root: Path, config: Mapping[str, object]) -> Path:
@@ -267,18 +361,46 @@ def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
     assert needs_of(work).gpu is True
 
 
-def test_a_model_that_nobody_knows(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="geometry of org/other"):
-        geometry_of("org/other", sources=None)
-    with pytest.raises(UserError, match=r"geometry of org/other.* and no .*config\.json"):
-        geometry_of("org/other", sources=tmp_path)
-    assert geometry_of("Qwen/Qwen3-1.7B", sources=tmp_path) == KNOWN["Qwen/Qwen3-1.7B"]
+def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    other, student = HubModel(name="org/other"), HubModel(name="Qwen/Qwen2.5-1.5B-Instruct")
+    with pytest.raises(UserError, match=r"the shapes of org/other.*got (offline mode|no answer).*say SOURCES=DIR"):
+        geometry_of(other, sources=None)
+    with pytest.raises(UserError, match=r"the shapes of org/other.*got no .*config\.json"):
+        geometry_of(other, sources=tmp_path)
+    assert geometry_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == KNOWN["Qwen/Qwen3-1.7B"]
     _sources(tmp_path, TINY | {"model_type": "bert"})
     with pytest.raises(UserError, match="got bert"):
-        geometry_of("Qwen/Qwen2.5-1.5B-Instruct", sources=tmp_path)
-    (tmp_path / "Qwen/Qwen2.5-1.5B-Instruct" / "config.json").write_text("{")
+        geometry_of(student, sources=tmp_path)
+    (tmp_path / student.name / "config.json").write_text("{")
     with pytest.raises(UserError, match="one that does not read"):
-        geometry_of("Qwen/Qwen2.5-1.5B-Instruct", sources=tmp_path)
+        geometry_of(student, sources=tmp_path)
+
+
+def test_own_files_are_packed_whole(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl.gz"
+    path.write_bytes(bytes(10**6))
+    plan = plan_of(replace(mini(), world=OwnFilesConfig(text=(path,))), build_folder=tmp_path, sources=None)
+    (corpus,) = (room for room in plan.rooms if room.stage == "corpus")
+    assert corpus.kept_bytes == pytest.approx(3e6 / 4.2 * (9 + 1.4), rel=1e-4)
+    assert plan.downloads == ()
+
+
+def test_models_on_another_disk_are_copied(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "sources", TINY)
+    for name in ("Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"):
+        (sources / name / "model.safetensors").write_bytes(b"1")
+    work = release_work(sources=sources, build_folder=tmp_path / "build")
+    assert work.linked == {"teacher", "student_before"}
+    other = Path("/proc/version")  # as a link into a cache on another disk
+    assert other.stat().st_dev != tmp_path.stat().st_dev
+    teacher = sources / "Qwen/Qwen2.5-32B-Instruct" / "model.safetensors"
+    teacher.unlink()
+    teacher.symlink_to(other)
+    apart = release_work(sources=sources, build_folder=tmp_path / "build")
+    assert apart.linked == {"student_before"}
+    kept = {room.stage: room.kept_bytes for room in stage_rooms(apart)}
+    assert kept["teacher"] > 0 and kept["student_before"] == 0
 
 
 def test_a_set_that_lies_there_decrypted_has_no_gate(tmp_path: Path) -> None:

@@ -5,18 +5,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from published_sources import write_benchmarks
+from test_common_sources_lock import MODEL, local
 
 from common.errors import UserError
-from recipes import preflight
+from common.store import Store
+from recipes import plan_machine, preflight
 from recipes.mini import mini
 from recipes.plan import needs_of, plan_of
+from recipes.plan_done import done_here
 from recipes.plan_work import release_work
 from recipes.preflight import Room, before_start, choose, missing
-from recipes.recipe import Recipe
+from recipes.recipe import Recipe, build, names_of
+from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
+from recipes.resolving import Names
 from recipes.tinyswallow import tinyswallow
 
 GB = 10**9
@@ -29,12 +36,12 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No terminal, no answers and no keys in the environment; no test asks the hub."""
     for name in ("YES", "HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE", "SOURCES", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(preflight, "_unresolved", lambda *arguments: iter(()))
+    monkeypatch.setattr(preflight, "_refused", lambda *arguments: ())
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
 
 
 def _on(monkeypatch: pytest.MonkeyPatch, here: Room) -> None:
-    monkeypatch.setattr(preflight, "room_here", lambda folder: here)
+    monkeypatch.setattr(preflight, "room_here", lambda folder, **done: here)
 
 
 def _with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +58,11 @@ def _with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         (dataclasses.replace(LARGE, gpus_bytes=(81_559 * 2**20,)), "mini", "too little GPU memory here"),
         (dataclasses.replace(LARGE, gpus_bytes=(81_559 * 2**20,) * 2), "tinyswallow", "enough here"),
         (dataclasses.replace(LARGE, gpus_bytes=(24_564 * 2**20,) * 8), "mini", "too little GPU memory here"),
+        (
+            dataclasses.replace(LARGE, gpus_bytes=(24_564 * 2**20, 143_771 * 2**20)),
+            "mini",
+            "too little GPU memory here",
+        ),
         (dataclasses.replace(LARGE, ram_bytes=8 * GB), "mini", "too little main memory here"),
         (dataclasses.replace(LARGE, disk_bytes=8 * GB), "mini", "too little disk here"),
         (Room(gpus_bytes=(), ram_bytes=0, disk_bytes=0), "mini", "too little GPU memory and main memory and disk here"),
@@ -107,9 +119,26 @@ def test_data_alone_needs_no_room_for_training(monkeypatch: pytest.MonkeyPatch, 
     _with_keys(monkeypatch)
     recipe = tinyswallow()
     plan = plan_of(recipe, build_folder=tmp_path, sources=None)
-    poor = Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB)
-    assert list(missing(recipe, plan, poor, build_folder=tmp_path, until="conversations")) == []
-    assert len(list(missing(recipe, plan, poor, build_folder=tmp_path, until="base"))) == 3
+    poor = Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=9 * GB)
+    lacks = {
+        until: [one.what for one in missing(recipe, plan, poor, build_folder=tmp_path, until=until)]
+        for until in ("conversations", "corpus", "base")
+    }
+    assert lacks == {"conversations": [], "corpus": ["disk"], "base": ["GPU memory", "main memory", "disk"]}
+
+
+def test_the_first_artifact_needs_no_key_of_later_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    for name in ("HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setenv("SOURCES", str(tmp_path))
+    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
+    said: list[str] = []
+    before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path / "build", say=said.append, until="world")
+    assert not any("missing" in line for line in said)
+    assert names_of(tinyswallow(), "world") == Names(benchmarks=True)
+    assert [*names_of(tinyswallow(), "conversations").models] == ["student_before"]
 
 
 def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,11 +146,18 @@ def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SOURCES", str(tmp_path))
     recipe = tinyswallow()
     plan = plan_of(recipe, build_folder=tmp_path / "build", sources=tmp_path)
-    found = {one.what: str(one.error) for one in missing(recipe, plan, LARGE, build_folder=tmp_path / "build")}
+    build_folder = tmp_path / "build"
+    refused = preflight._refused(recipe, build_folder, tmp_path, None)
+    lacks = missing(recipe, plan, LARGE, build_folder=build_folder, refused=refused)
+    found = {one.what: str(one.error) for one in lacks}
     assert len(found) == 8 and "\n" not in "".join(found.values())
     for name in ("Qwen/Qwen2.5-32B-Instruct", "HuggingFaceFW/fineweb-2", "tokyotech-llm/swallow-gemma-magpie-v0.1"):
         assert name in found[name] and "no folder" in found[name]
     assert "docs/reproduce.md" in found["benchmarks"]
+    build_folder.mkdir()
+    (build_folder / "sources.lock.json").write_text('{"version": 1, "sources": {"model x": 1}}')
+    (refusal,) = preflight._refused(recipe, build_folder, tmp_path, None)
+    assert "the list of resolved sources" in str(refusal.error), "a broken lock is said once, not for each name"
 
 
 def _started(
@@ -170,6 +206,17 @@ def test_a_recipe_that_makes_its_own_models_is_never_asked_about(
     assert _started(monkeypatch, tmp_path, asked="auto", recipe=mini()) == ([], [])
 
 
+@pytest.mark.parametrize("recipe", [rehearsal, mini])
+def test_memory_and_disk_are_asked_of_every_recipe(
+    recipe: Callable[[], Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=GB // 2, disk_bytes=GB // 10))
+    said: list[str] = []
+    with pytest.raises(UserError, match="2 things missing: main memory, disk"):
+        before_start(recipe(), asked="mini", build_folder=tmp_path, say=said.append)
+    assert len(said) == 2 and all(line.startswith("missing: ") for line in said)
+
+
 def test_of_several_processes_one_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANK", "3")
     assert _started(monkeypatch, tmp_path, asked="auto") == ([], [])
@@ -201,9 +248,9 @@ def _fake_driver(folder: Path, answer: str, status: int) -> str:
 @pytest.mark.parametrize(
     ("answer", "status", "mebibytes"),
     [
-        ("81559\\n", 0, [81559]),
-        ("81559\\n81559\\n", 0, [81559, 81559]),
-        ("[N/A]\\n", 0, []),
+        ("GPU-a, 81559\\n", 0, [81559]),
+        ("GPU-a, 81559\\nGPU-b, 24564\\n", 0, [81559, 24564]),
+        ("GPU-a, [N/A]\\n", 0, []),
         ("no driver\\n", 9, []),
         ("", 0, []),
     ],
@@ -211,36 +258,97 @@ def _fake_driver(folder: Path, answer: str, status: int) -> str:
 def test_gpu_memory_is_the_driver_s_and_a_broken_driver_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int, mebibytes: list[int]
 ) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", _fake_driver(tmp_path, answer, status))
-    assert preflight.gpus_bytes() == tuple(size * 2**20 for size in mebibytes)
+    assert plan_machine.gpus_bytes() == tuple(size * 2**20 for size in mebibytes)
+
+
+@pytest.mark.parametrize(
+    ("visible", "mebibytes"),
+    [
+        ("", []),
+        ("1", [2]),
+        ("2,0", [3, 1]),
+        ("GPU-b", [2]),
+        ("GPU-c,GPU-a1", [3, 1]),
+        ("0,7,1", [1]),
+        ("-1", []),
+        ("GPU-", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_hidden_gpus_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, mebibytes: list[int]
+) -> None:
+    monkeypatch.setenv("PATH", _fake_driver(tmp_path, "GPU-a1, 1\\nGPU-b2, 2\\nGPU-c3, 3\\n", 0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert plan_machine.gpus_bytes() == tuple(size * 2**20 for size in mebibytes)
 
 
 def test_no_driver_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert preflight.gpus_bytes() == ()
+    assert plan_machine.gpus_bytes() == ()
 
 
 def test_room_here_agrees_with_the_system(tmp_path: Path) -> None:
-    room = preflight.room_here(tmp_path / "not" / "there")
+    room = plan_machine.room_here(tmp_path / "not" / "there", done_bytes=GB)
     block = os.statvfs(tmp_path)
-    assert room.disk_bytes == pytest.approx(block.f_bavail * block.f_frsize, rel=0.05)
+    assert room.disk_bytes == pytest.approx(block.f_bavail * block.f_frsize + GB, rel=0.05)
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         total_kib = int(meminfo.read_text().split("MemTotal:")[1].split()[0])
-        assert room.ram_bytes == pytest.approx(total_kib * 1024, rel=0.05)
+        assert plan_machine.ram_bytes(tmp_path) == pytest.approx(total_kib * 1024, rel=0.05)
+        assert 0 < room.ram_bytes <= total_kib * 1024 * 1.05
 
 
-def test_what_a_build_has_already_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "free_bytes", lambda path: 100)
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "rows").write_bytes(b"x" * 50)
-    assert preflight.room_here(tmp_path).disk_bytes == 150
+@pytest.mark.parametrize(
+    ("group", "limits", "bytes_"),
+    [
+        ("0::/a/b\n", {"memory.max": "max", "a/memory.max": "1000000", "a/b/memory.max": "max"}, 1_000_000),
+        ("0::/a/b\n", {"a/memory.max": "2000000", "a/b/memory.max": "1500000"}, 1_500_000),
+        ("0::/outside/its/namespace\n", {"memory.max": "3000000"}, 3_000_000),
+        ("5:cpu:/x\n4:cpuset,memory:/docker/1\n", {"memory/memory.limit_in_bytes": "4000000"}, 4_000_000),
+        ("4:memory:/\n0::/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("nonsense\n", {}, None),
+    ],
+)
+def test_a_container_s_memory_is_its_control_group_s(
+    tmp_path: Path, group: str, limits: dict[str, str], bytes_: int | None
+) -> None:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(group)
+    for name, limit in limits.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(limit + "\n")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert plan_machine.ram_bytes(tmp_path) == (bytes_ or whole)
+
+
+def test_only_what_this_build_has_made_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model linked from SOURCES, an artifact of other numbers, second names: none of it is room."""
+    sources = local(tmp_path / "sources", "Qwen/Qwen2.5-1.5B-Instruct", MODEL)
+    write_benchmarks(sources / "benchmarks")
+    monkeypatch.setenv("SOURCES", str(sources))
+    store = Store(tmp_path / "build", report=lambda line: None)
+    assert done_here(tinyswallow(), store.root, sources=sources) == 0
+    made = build(tinyswallow(), store, until="student_before")  # the other names were never resolved
+    questions = made["world"].folder / "questions.jsonl"
+    (made["world"].folder / "second name").hardlink_to(questions)
+    (store.root / "corpus-01234567").mkdir()
+    (store.root / "corpus-01234567" / "rows").write_bytes(bytes(10**6))
+    own = {path for one in made.values() for path in one.folder.iterdir() if path.name not in (*MODEL, "second name")}
+    assert questions in own
+    assert done_here(tinyswallow(), store.root, sources=sources) == sum(path.stat().st_size for path in own)
+    other = resized(tinyswallow(), {"world.items_per_benchmark": 1})
+    manifest_and_terms = sum(path.stat().st_size for path in own if path.parent == made["student_before"].folder)
+    assert done_here(other, store.root, sources=sources) == manifest_and_terms
 
 
 def test_it_answers_without_loading_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from recipes.preflight import choose, room_here\n"
-        "print(*choose(room_here(Path('build')))); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from recipes.preflight import choose, room_of_release\n"
+        "print(*choose(room_of_release(Path('nowhere')))); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert " RECIPE=auto builds " in done.stdout and ": the release needs " in done.stdout

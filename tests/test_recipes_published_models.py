@@ -1,5 +1,6 @@
 """The stage that takes a published checkpoint: downloaded or linked, whole or refused; and licence texts."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from text_tiny import workspace
 from common import disk
 from common.errors import UserError
 from common.provenance import Terms, read_sources
-from common.sources import HubFiles, HubModel, resolve
-from common.store import run_alone
+from common.sources import HubFiles, HubModel, fetching, resolve
+from common.store import Store, run_alone
 from recipes import published_models
 from recipes.licence_texts import LicenceTexts, LicenceTextsConfig, licence_texts
 from recipes.published_models import PublishedModelConfig, published_model
@@ -63,17 +64,77 @@ def test_no_room_is_said_before_the_first_byte(hub: Hub, tmp_path: Path, monkeyp
     assert disk.free_bytes(tmp_path) > 1000
 
 
+def test_files_of_another_disk_are_copied_once_and_only_into_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(published_models.os, "link", refuse)
+    wanted, space = config(tmp_path / "sources"), workspace(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(published_models, "free_bytes", lambda path: 1000)
+        with pytest.raises(UserError, match=r"bytes on the disk of .* for org/model; got 1,000 bytes free"):
+            published_model(wanted, space)
+        assert not list(space.folder.glob("*.safetensors")), "known before the first byte"
+    published_model(wanted, space)
+    before = {path.name: path.stat().st_mtime_ns for path in space.folder.glob("*.safetensors")}
+    (space.folder / "config.json").write_bytes(b"{")  # as a full disk leaves a copy
+    published_model(wanted, space)
+    assert {path.name: path.stat().st_mtime_ns for path in space.folder.glob("*.safetensors")} == before
+    assert (space.folder / "config.json").read_bytes() == WHOLE["config.json"]
+    assert not list(space.folder.glob("*.part"))
+
+
+def test_a_disk_that_fills_up_during_a_download_loses_nothing(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "model-00001-of-00002.safetensors"
+    files = WHOLE | {name: safetensors(a=(50_000,))}
+    hub.repos["org/model"] = Repo(files=files)
+    found = resolve(HubModel(name="org/model"), sources=None)
+    stage_config = PublishedModelConfig(files=found, terms=TERMS)
+    store = Store(tmp_path / "build", report=lambda line: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "progress", lambda total, label, unit: _Full(30_000 if label == name else None))
+        with pytest.raises(UserError, match=r"room on the disk for .*student_before-.*got a full disk: .*bytes free"):
+            store.build("student_before", published_model, stage_config)
+    (part,) = (tmp_path / "build").glob(f"*.partial/{name}.part")
+    kept = part.stat().st_size
+    assert 30_000 <= kept < len(files[name]) and not list((tmp_path / "build").glob("*/manifest.json"))
+    hub.asked.clear()
+    made = store.build("student_before", published_model, stage_config)
+    assert (made.folder / name).read_bytes() == files[name]
+    assert f"bytes={kept}-" in [headers.get("Range") for headers in hub.contents()], "taken up where it ended"
+
+
+class _Full:
+    """A bar of a download on a disk that has room for so many bytes more; None for enough."""
+
+    def __init__(self, room: int | None) -> None:
+        self._room = room
+
+    def __enter__(self) -> "_Full":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, count: int) -> None:
+        if self._room is not None:
+            self._room -= count
+            if self._room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (
-            "model-00002-of-00002.safetensors",
-            None,
-            "no model-00002-of-00002.safetensors, which model.safetensors",
-        ),
+        ("model-00002-of-00002.safetensors", None, "all shards of the model in .*got no model-00002-of-00002"),
+        ("model.safetensors.index.json", None, "all shards of the model in .*got no model.safetensors.index.json"),
         ("model-00002-of-00002.safetensors", safetensors(c=(1,)), "no tensor b, which"),
         ("model-00002-of-00002.safetensors", safetensors(b=(4,))[:-1], "which end|where its header tells of"),
-        ("model.safetensors.index.json", b"{}", "without weight_map"),
+        ("model.safetensors.index.json", b"{}", r"with `weight_map` in .*does not read \(KeyError\)"),
         ("config.json", b"{}", "a config.json without model_type"),
         ("tokenizer.json", b"{", "a tokenizer.json that does not read"),
     ],

@@ -18,11 +18,13 @@ from common.store import Artifact, Store
 from distill.initial import InitConfig, qwen2_config
 from export.gguf import GgufConfig, gguf
 from recipes import rehearsal
+from recipes.geometry import KNOWN, Geometry
+from recipes.plan_training import gpu_bytes
 from recipes.rehearsal_figures import figure_lines, rehearsal_figures
 from recipes.rehearsal_gpu import GpuStepsConfig, gpu_steps, measure, random_teacher
 from recipes.rehearsal_model import RandomModelConfig, random_model
-from recipes.rehearsal_places import Places, choose_places
-from recipes.sizes import Geometry, computed_tensor_bytes, step_operations
+from recipes.rehearsal_places import Places, choose_places, places_of, planned
+from recipes.sizes import computed_tensor_bytes, step_operations
 from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
 
 TOKENIZER = StandInTokenizerConfig(merges=300)
@@ -215,11 +217,48 @@ GB = 10**9
     ],
 )
 def test_models_go_where_there_is_room(memory: list[int], places: Places | None) -> None:
+    sizes = {"teacher_bytes": 66 * GB, "least_bytes": 100 * GB}
     if places is not None:
-        assert choose_places(memory, teacher_bytes=66 * GB) == places
+        assert choose_places(memory, **sizes) == places
         return
     with pytest.raises(UserError, match="100 GB or more, or one of more than 66 GB and a second one of 34 GB"):
-        choose_places(memory, teacher_bytes=66 * GB)
+        choose_places(memory, **sizes)
+
+
+def test_the_true_size_needs_what_the_plan_counts() -> None:
+    student = KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]
+    least = gpu_bytes(planned(rehearsal.GPU, student))
+    assert 100 * GB < least < 115 * GB
+    assert places_of(rehearsal.GPU, student, [least]) == Places(student=0, teacher=0)
+    with pytest.raises(UserError, match="a CUDA device of"):
+        places_of(rehearsal.GPU, student, [least - 1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters"),
+    [
+        ({"model_type": "qwen3", "head_dim": 64}, 2 * (2 * 256 * 256 + 2 * 256 * 128 + 2 * 64)),
+        ({"model_type": "llama"}, 2 * (2 * 256 * 256 + 2 * 256 * 128)),
+    ],
+)
+def test_other_families_are_rehearsed_too(
+    tmp_path: Path, tokenizer: Path, fields: dict[str, Any], parameters: int
+) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 640, "max_position_embeddings": 512, "tie_word_embeddings": True}
+    config = RandomModelConfig(init=InitConfig(config_json=json.dumps(shape | fields)))
+    store = Store(tmp_path / "build", report=lambda line: None)
+    names = store.build("tokenizer", stand_in_tokenizer, TOKENIZER)
+    done = {"chat": store.build("chat", random_model, config, names)}
+    told = Geometry.of(config.init.fields())
+    mlp_and_norms = 2 * (3 * 256 * 512 + 2 * 256)
+    assert told.parameters() == 640 * 256 + 256 + parameters + mlp_and_norms
+    assert done["chat"].manifest["facts"]["parameters"] == told.parameters()
+    done["gguf"] = store.build("gguf", gguf, GgufConfig(stem="Toy", encodings=("Q4_K_M",)), done["chat"])
+    figures = list(rehearsal_figures(done, told))
+    assert figures[-1]["tensor_bytes_ratio"] == 1.0
+    facts = measure(replace(STEPS, teacher=config.init), CPU, done["chat"].folder, Places())
+    assert facts["matmul_share"] > 0
 
 
 def test_gpu_steps_refuse_a_machine_without_one(tmp_path: Path, student: Path) -> None:

@@ -6,6 +6,7 @@ The long run is here in the shortest form that has every part of it; nothing but
 import errno
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -15,20 +16,24 @@ from typing import Any
 
 import pytest
 from hub_stand_in import COMMIT, Hub, Repo
+from hub_stand_in import SECRET as TOKEN
+from huggingface_hub import close_session, constants
 from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
-from test_instruct_conversations_lmsys import ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
+from test_instruct_conversations_lmsys import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 
 from common.errors import UserError
-from common.sources import LOCK_FILE
+from common.sources import LOCK_FILE, HubModel, small_text
 from common.store import Store
 from recipes import recipe as recipe_module
 from recipes.benchmark_files import BenchmarkFilesConfig
 from recipes.japanese_teacher import japanese_teacher
 from recipes.mini import mini
+from recipes.plan import plan_of
 from recipes.qwen3 import qwen3
-from recipes.recipe import build
+from recipes.recipe import build, names_of, order
 from recipes.rehearsal import rehearsal
 from recipes.resizing import SIZES, flattened, resized
+from recipes.resolving import Resolver
 from recipes.tinyswallow import STEM, tinyswallow
 
 pytestmark = needs_gpg
@@ -58,7 +63,6 @@ SMALL: dict[str, int | float] = {
     "evaluation.items_per_shape_other": 1,
     "evaluation.fidelity_tokens": 32,
     "evaluation.context_tokens": 128,
-    "evaluation.sample_questions": 0,
     "evaluation.sample_max_tokens": 4,
 }
 
@@ -84,11 +88,17 @@ def test_nothing_but_sizes_differs() -> None:
     with pytest.raises(UserError, match=r"the name of a field of the recipe; got base\.none\.steps"):
         resized(tinyswallow(), {"base.none.steps": 1})
     assert resized(tinyswallow(), {"text[0].max_files": 1}).text[0].max_files == 1
+    for name in ("text[9].max_files", "text[x].max_files", "text[-1].max_files", "base[0].steps", "text[0]max_files"):
+        with pytest.raises(UserError, match=f"got {re.escape(name)}"):
+            resized(tinyswallow(), {name: 1})
     assert "steps" in SIZES
 
 
 def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch) -> None:
-    done = build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+    environment.setenv("HF_TOKEN", TOKEN)
+    recipe = resized(tinyswallow(), SMALL)
+    done = build(recipe, Store(tmp_path / "build"))
+    assert tuple(done) == order(recipe)
     release = done["dist"].folder
     files = {path.name for path in release.iterdir()}
     assert {f"{STEM}-{encoding}.gguf" for encoding in ("Q5_K_M", "Q8_0", "Q4_K_M")} <= files
@@ -111,6 +121,8 @@ def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environm
                 text = path.read_text(encoding="utf-8", errors="replace")
                 assert SECRET not in text and str(sources) not in text, path
 
+    assert not holding(TOKEN, tmp_path / "build")
+
     lock = json.loads((tmp_path / "build" / LOCK_FILE).read_text(encoding="utf-8"))["sources"]
     assert {entry.split()[1].partition(":")[0] for entry in lock} >= {
         TEACHER,
@@ -121,6 +133,11 @@ def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environm
         MAGPIE,
         GEMMA,
     }
+
+
+def holding(secret: str, folder: Path) -> list[Path]:
+    """The files under a folder that hold it, whatever their format."""
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def test_whatever_is_missing_is_named_at_once_before_any_work(
@@ -146,7 +163,9 @@ def test_whatever_is_missing_is_named_at_once_before_any_work(
         (f"{WEB}/data/jpn_Jpan/train/000_00001.parquet", "cut", "a whole parquet file"),
         (f"{STUDENT}/config.json", "alter", f"config.json of {STUDENT} in SOURCES.*got other bytes"),
         (f"{MAGPIE}/train_ja.jsonl", "alter", f"train_ja.jsonl of {MAGPIE} in SOURCES.*got other bytes"),
-        (f"{SET}/dataset/lmsys-chat-1m-first-turn-user-instructions-ja.jsonl.gz.gpg", "alter", "got other bytes"),
+        (f"{SET}/dataset/{INSTRUCTIONS}.gpg", "alter", "got other bytes"),
+        (f"{SET}/dataset/{INSTRUCTIONS}.gpg", "cut", "a whole gpg file"),
+        (f"{SET}/dataset/{ANSWERS}", "cut", "a whole gz file"),
     ],
 )
 def test_a_source_that_was_cut_or_altered_is_refused_by_name(
@@ -155,19 +174,20 @@ def test_a_source_that_was_cut_or_altered_is_refused_by_name(
     copy = tmp_path / "sources"
     shutil.copytree(sources, copy, copy_function=lambda one, other: Path(other).hardlink_to(one))
     environment.setenv("SOURCES", str(copy))
-    folder = tmp_path / "build"
-    build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+    folder, names = tmp_path / "build", names_of(tinyswallow(), None)
+    Resolver(folder, sources=copy).resolve(names)
     assert (folder / LOCK_FILE).is_file()
-    target = next(copy.glob(file)) if "*" in file else copy / file
+    target = copy / file
     if not target.is_file():
         target = sorted(target.parent.glob("*.safetensors"))[0]
     whole = target.read_bytes()
     target.unlink()
-    target.write_bytes(whole[: len(whole) // 2] if change == "cut" else whole + b"\n")
+    target.write_bytes(whole[: len(whole) // 2] if change == "cut" else bytes([*whole[:-1], whole[-1] ^ 1]))
     with pytest.raises(UserError, match=message):
-        build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+        build(resized(tinyswallow(), SMALL), Store(folder))
+    assert not list(folder.glob("*-*")), "before any work"
     target.write_bytes(whole)
-    build(resized(tinyswallow(), SMALL), Store(folder), until="world")
+    Resolver(folder, sources=copy).resolve(names)
 
 
 def test_the_set_that_needs_a_passphrase_is_refused_before_the_teacher(
@@ -177,8 +197,8 @@ def test_the_set_that_needs_a_passphrase_is_refused_before_the_teacher(
     store = Store(tmp_path / "build")
     with pytest.raises(UserError, match="passphrase"):
         build(resized(tinyswallow(), SMALL), store)
-    assert not any((tmp_path / "build").glob("teacher*"))
-    assert any((tmp_path / "build").glob("corpus-*")), "what was finished is kept"
+    assert not any((tmp_path / "build").glob("corpus*")), "before hours of cleaning"
+    assert any((tmp_path / "build").glob("student_before-*")), "what was finished is kept"
 
 
 def test_every_recipe_is_consistent_and_says_where_its_numbers_are_from() -> None:
@@ -239,21 +259,42 @@ def hub_of_release(hub: Hub, sources: Path, tmp_path: Path, monkeypatch: pytest.
     return hub
 
 
-def test_the_release_from_the_hub_with_broken_connections(tmp_path: Path, hub_of_release: Hub) -> None:
+def test_the_release_from_the_hub_and_again_without_it(
+    tmp_path: Path, hub_of_release: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Broken connections and a gated set, which a token opens that is found nowhere afterwards; then no network."""
     hub = hub_of_release
+    hub.repos[ORIGINAL].gated = hub.repos[ORIGINAL].hides_gate = True
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     weights = next(name for name in hub.repos[STUDENT].files if name.endswith(".safetensors"))
     hub.repos[STUDENT].cuts[weights] = [1000, 2000]
     hub.repos[WEB].statuses.append(503)
-    store = Store(tmp_path / "build")
-    done = build(resized(tinyswallow(), SMALL), store, until="corpus")
+    recipe, store = resized(tinyswallow(), SMALL | {"text[0].max_files": 1}), Store(tmp_path / "build")
+    done = build(recipe, store, until="licences")
+    assert tuple(done) == order(recipe)[: len(done)], "licence texts and closed sets before anything is trained"
     assert done["student_before"].manifest["facts"]["revision"] == COMMIT
     card = json.loads((done["corpus"].folder / "data_card.json").read_text(encoding="utf-8"))
     assert {source["revision"] for source in card["sources"]} == {COMMIT}
     assert all(source["rows_out"] for source in card["sources"])
-    asked = len(hub.asked)
-    again = build(resized(tinyswallow(), SMALL), store, until="corpus")
-    assert again["corpus"].key == done["corpus"].key
-    assert not any("/tree/" in path for _, path, _ in hub.asked[asked:] if TEACHER in path), "resolved once"
+    web = done["corpus"].manifest["config"]["sources"][0]["files"]
+    assert web["bytes"] == len(hub.repos[WEB].files[web["files"][0]]), "of the one file that is taken"
+    assert any(headers.get("Authorization") == f"Bearer {TOKEN}" for _, path, headers in hub.asked if ORIGINAL in path)
+    assert not holding(TOKEN, tmp_path)
+    output = capfd.readouterr()
+    assert TOKEN not in output.out + output.err and "trying again" in output.err
+
+    hub.asked.clear()
+    assert {name: one.key for name, one in build(recipe, store, until="licences").items()} == {
+        name: one.key for name, one in done.items()
+    }
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    assert list(build(recipe, store, until="licences")) == list(done)
+    plan = plan_of(recipe, build_folder=store.root, sources=None)
+    assert plan.needs.disk_unknown == (), "the lock knows all sizes"
+    for name in (TEACHER, STUDENT):  # as a plan reads it of a model whose shapes are not known by name
+        assert json.loads(small_text(HubModel(name=name), "config.json", build_folder=store.root))["vocab_size"] > 0
+    assert hub.asked == []
 
 
 def test_what_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path: Path, hub_of_release: Hub) -> None:
@@ -266,6 +307,18 @@ def test_what_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path: Path
     assert f"your own copy of {ORIGINAL}" in text and "its terms are not accepted" in text and "HF_TOKEN" in text
     assert f"the model {TEACHER}" in text and "no such model" in text
     assert not hub.contents() and not list((tmp_path / "build").glob("*-*"))
+
+
+def test_a_teacher_of_another_tokenizer_is_refused_before_its_weights(tmp_path: Path, hub_of_release: Hub) -> None:
+    files = hub_of_release.repos[TEACHER].files
+    described = json.loads(files["tokenizer.json"])
+    vocabulary = described["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    files["tokenizer.json"] = json.dumps(described).encode()
+    with pytest.raises(UserError, match=f"a teacher with the tokenizer of {STUDENT}; got {TEACHER}: id "):
+        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+    assert not any(path.endswith(".safetensors") for _, path, _ in hub_of_release.asked)
 
 
 def test_a_full_disk_is_named_and_nothing_finished_is_lost(

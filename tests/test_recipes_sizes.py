@@ -13,13 +13,8 @@ from export.checkpoint import Checkpoint
 from export.gguf_file import inspect, write_f16
 from export.quantize import FILE_TYPES, quantize
 from export.vocabulary import read_vocabulary
-from recipes.sizes import (
-    BASE_TYPES,
-    QWEN_VOCABULARY_BYTES,
-    Geometry,
-    computed_tensor_bytes,
-    tensor_type,
-)
+from recipes.geometry import Geometry
+from recipes.sizes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
 
 
 def geometry(*, layers: int = 28, rows: int = 151_936, tied: bool = True) -> Geometry:
@@ -99,5 +94,7 @@ def test_size_of_qwens_vocabulary(shared_data: Path) -> None:
 def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(UserError, match="IQ4_XS"):
         computed_tensor_bytes(geometry(), "IQ4_XS")
-    with pytest.raises(UserError, match="llama"):
+    with pytest.raises(UserError, match="bert"):
+        Geometry.of({"model_type": "bert"})
+    with pytest.raises(UserError, match="hidden_size"):
         Geometry.of({"model_type": "llama"})

@@ -8,13 +8,15 @@
 With SOURCES=DIR, `DIR/<org>/<name>/` stands in for the hub, and `resolve` gives the paths of local files instead. A
 `SourcesLock` keeps what was resolved once, so that a build stays with it.
 
-`names` says what a repository is called, `choosing` which of its files are meant, `hub` asks and explains refusals,
-`resolving` puts these together, `locking` remembers, `fetching` downloads. None of it reads a row or knows a stage.
+`names` says what a repository is called, `choosing` and `choosing_models` which of its files are meant, `hub` asks and
+explains refusals, `resolving` puts these together, `locking` remembers, `fetching` downloads, `keeping` has a model's
+small files ahead of the large ones. None of it reads a row or knows a stage.
 """
 
 from common.sources.fetching import fetch, fetched
-from common.sources.locking import LOCK_FILE, SourcesLock
-from common.sources.names import HubDataset, HubFiles, HubModel, parse_name, require_weights, stand_in
+from common.sources.keeping import kept_file, small_text
+from common.sources.locking import SourcesLock
+from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, parse_name, require_weights, stand_in
 from common.sources.resolving import Found, resolve
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "SourcesLock",
     "fetch",
     "fetched",
+    "kept_file",
     "parse_name",
     "require_weights",
     "resolve",
+    "small_text",
     "stand_in",
 ]

@@ -21,33 +21,23 @@ _DEFAULT_SPLIT = "train"
 _OTHER_SPLITS = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
 _ENCRYPTED_SUFFIX = ".jsonl.gz.gpg"  # taken only where a pattern names it: its reader needs a key
 _MOST_NAMED = 10
-_MODEL_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
+_LICENCE_TEXT = re.compile(
+    r"(licen[cs]e|notice|use_policy|gemma_terms|terms_of_use|(dataset_licen[cs]e_)?agreement)([-_.].*)?$", re.IGNORECASE
 )
-_LICENCE_TEXT = re.compile(r"(licen[cs]e|notice|use_policy|gemma_terms|terms_of_use)([-_.].*)?$", re.IGNORECASE)
 
 Configs = dict[str, dict[str, Any]]
 
 
 class Repository(Protocol):
-    """A data set's files, wherever they are."""
+    """The files of a data set or a model, wherever they are."""
 
     @property
     def place(self) -> str:
         """What errors call it."""
         ...
 
-    def card(self) -> str:
-        """The text of its README.md, "" where there is none."""
+    def text(self, name: str) -> str:
+        """What a small file of it holds, "" where there is no such file."""
         ...
 
     def sizes_bytes(self, folder: str) -> dict[str, int]:
@@ -75,36 +65,13 @@ def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
         sizes = _readable(repository.sizes_bytes(_common_folder(patterns))) if patterns else {}
         found = [name for name in sizes if any(matches(name, pattern) for pattern in patterns)]
     if not found:
-        there = f"configs {_few(configs)}" if configs else f"data files {_few(sizes)}"
+        there = f"configs {few(configs)}" if configs else f"data files {few(sizes)}"
         raise UserError(
             wanted=f"files of {_label(dataset)} in {repository.place}, named {', '.join(SUFFIXES)}",
             got=f"none; there are the {there}",
             next_step="correct config or split, or name the files with `files`",
         )
     return {name: sizes[name] for name in _of_one_kind(sorted(found), dataset, repository.place)}
-
-
-def choose_model(repository: Repository) -> dict[str, int]:
-    """The files of a model folder (config, safetensors, tokenizer, licence texts), with their sizes in bytes.
-
-    Weights in other formats and other copies of the weights, in folders below, are left where they are.
-
-    Raises:
-        UserError: config, weights or tokenizer are not there.
-    """
-    sizes = {name: size for name, size in _visible(repository.sizes_bytes("")).items() if "/" not in name}
-    weights = {name: size for name, size in sizes.items() if name.endswith(".safetensors")}
-    lacks = [name for name in ("config.json", "tokenizer.json") if name not in sizes]
-    lacks += [] if weights else ["*.safetensors"]
-    if lacks:
-        raise UserError(
-            wanted=f"a model folder with config.json, safetensors and tokenizer.json in {repository.place}",
-            got=f"none of {', '.join(lacks)}; there are {_few(sizes)}",
-            next_step="name a model in this form",
-        )
-    return {
-        name: sizes[name] for name in sorted(sizes) if name in weights or name in _MODEL_FILES or is_licence_text(name)
-    }
 
 
 def is_licence_text(name: str) -> bool:
@@ -127,14 +94,14 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _named_by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, int]:
-    sizes = _visible(repository.sizes_bytes(_common_folder(dataset.files)))
+    sizes = visible(repository.sizes_bytes(_common_folder(dataset.files)))
     chosen: set[str] = set()
     for pattern in dataset.files:
         found = [name for name in sizes if matches(name, pattern)]
         if not found:
             raise UserError(
                 wanted=f"files {pattern} in {repository.place}",
-                got=f"none; there are {_few(sizes)}",
+                got=f"none; there are {few(sizes)}",
                 next_step="correct `files`",
             )
         chosen.update(found)
@@ -142,7 +109,7 @@ def _named_by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, i
     if unreadable:
         raise UserError(
             wanted=f"files named {', '.join(SUFFIXES)}",
-            got=f"{_few(unreadable)} in {repository.place}",
+            got=f"{few(unreadable)} in {repository.place}",
             next_step="narrow `files` to the data",
         )
     return {name: sizes[name] for name in sorted(chosen)}
@@ -153,7 +120,7 @@ def _card_configs(repository: Repository) -> Configs:
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
     from yaml import YAMLError, safe_load
 
-    header = REGEX_YAML_BLOCK.search(repository.card())
+    header = REGEX_YAML_BLOCK.search(repository.text(CARD_FILE))
     try:
         read: Any = (safe_load(header[2]) or {}) if header else {}
         return {str(entry["config_name"]): dict(entry) for entry in read.get("configs") or []}
@@ -178,7 +145,7 @@ def _pick_config(dataset: HubDataset, configs: Configs, place: str) -> dict[str,
     if wanted is None:
         raise UserError(
             wanted=f"a config of {place}" if dataset.config is None else f"the config {dataset.config} of {place}",
-            got=f"{'none named' if dataset.config is None else 'no such config'}; there are {_few(configs, dataset)}",
+            got=f"{'none named' if dataset.config is None else 'no such config'}; there are {few(configs, dataset)}",
             next_step="name one of its configs",
         )
     return configs[wanted]
@@ -252,19 +219,19 @@ def _of_one_kind(names: list[str], dataset: HubDataset, place: str) -> list[str]
     if len(kinds) > 1:
         raise UserError(
             wanted=f"files of one kind for {_label(dataset)} in {place}",
-            got=f"{' and '.join(sorted(kinds))}: {_few(names)}",
+            got=f"{' and '.join(sorted(kinds))}: {few(names)}",
             next_step="name the files with `files`",
         )
     return [name for name in names if name.endswith(tuple(kinds))]
 
 
-def _visible(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Without what is hidden: a download by the hub's own tools leaves `.cache` in its folder."""
+def visible(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by path without what is hidden: a download by the hub's own tools leaves `.cache` in its folder."""
     return {name: size for name, size in sizes.items() if not any(part.startswith(".") for part in name.split("/"))}
 
 
 def _readable(sizes: Mapping[str, int]) -> dict[str, int]:
-    return {name: size for name, size in _visible(sizes).items() if name.endswith(SUFFIXES)}
+    return {name: size for name, size in visible(sizes).items() if name.endswith(SUFFIXES)}
 
 
 def _common_folder(patterns: Sequence[str]) -> str:
@@ -277,7 +244,7 @@ def _label(dataset: HubDataset) -> str:
     return f"{dataset.name}{'' if dataset.config is None else ':' + dataset.config}, split {dataset.split}"
 
 
-def _few(names: Collection[str], dataset: HubDataset | None = None) -> str:
+def few(names: Collection[str], dataset: HubDataset | None = None) -> str:
     """At most ten names, those nearest to the config that was asked for first."""
     config = None if dataset is None else dataset.config
     first = sorted(names) if config is None else difflib.get_close_matches(config, names, n=_MOST_NAMED, cutoff=0.0)

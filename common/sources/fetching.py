@@ -22,9 +22,10 @@ from common.metrics import progress
 from common.sources import hub
 from common.sources.names import HubFiles
 
-# Between tries in a row that bring nothing; together about as long as the hub's limit on requests counts (5 minutes).
-_WAITS_S = (1.0, 4.0, 15.0, 60.0, 240.0)
-_PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+WAITS_S = (1.0, 4.0, 15.0, 60.0, 240.0)
+"""Between tries in a row that bring nothing; together as long as the hub's limit on requests counts (5 minutes)."""
+PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+"""What a server answers that may answer otherwise in a while."""
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def fetch(files: HubFiles, file: str, target: Path) -> None:
         UserError: as `fetched`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with hub.explained(files.name, files.revision, files.kind):
+    with hub.explained(files.name, files.revision, files.kind, is_resolved=True):
         _download(files, file, _part(target))
     os.replace(_part(target), target)
 
@@ -101,7 +102,7 @@ def _difference(part: Path, listed: _Listed) -> str | None:
 
 def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
     """Downloads into `part`, from its end on, until it has the listed size; tries again while the failure may pass."""
-    waits_s = iter(_WAITS_S)
+    waits_s = iter(WAITS_S)
     while True:
         had_bytes = _size_bytes(part)
         try:
@@ -113,16 +114,16 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
             failure = "the connection ended early"
         except hub.transport_error() as error:
             status = hub.status_of(error)
-            if status is not None and status not in _PASSING_STATUS:
+            if status is not None and status not in PASSING_STATUS:
                 raise
             failure = type(error).__name__ if status is None else f"status {status}"
         if _size_bytes(part) > had_bytes:
-            waits_s = iter(_WAITS_S)
+            waits_s = iter(WAITS_S)
         wait_s = next(waits_s, None)
         if wait_s is None:
             raise UserError(
                 wanted=f"the whole file {file} of {files.name}",
-                got=f"{_size_bytes(part):,} bytes of it, then {failure}, {len(_WAITS_S) + 1} times in a row",
+                got=f"{_size_bytes(part):,} bytes of it, then {failure}, {len(WAITS_S) + 1} times in a row",
                 next_step="check the network and start again; the download goes on where it stopped",
             )
         print(f"{file}: {failure}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)

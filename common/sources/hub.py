@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from common.errors import UserError
-from common.sources.choosing import CARD_FILE
-from common.sources.names import NOUNS, Kind
+from common.sources.names import LOCK_FILE, NOUNS, Kind
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
 class HubRepository:
     """A data set or a model on the hub at one commit, which is looked up when this is made."""
 
-    def __init__(self, name: str, revision: str | None, kind: Kind = "dataset") -> None:
+    def __init__(self, name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False) -> None:
+        """The arguments are those of `explained`."""
         from huggingface_hub import constants
 
         self.name = name
         self.kind: Kind = kind
         self._api = hub()
-        with explained(name, revision, kind):
+        with explained(name, revision, kind, is_resolved=is_resolved):
             info = self._api.repo_info(name, revision=revision, repo_type=kind, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             if info.gated:  # the listing is public, the files are not: better said now than hours later
                 self._api.auth_check(name, repo_type=kind)
@@ -41,7 +41,7 @@ class HubRepository:
     def place(self) -> str:
         return f"{self.name} at {self.commit[:8]}"
 
-    def card(self) -> str:
+    def text(self, name: str) -> str:
         from huggingface_hub import constants
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.utils import get_session, hf_raise_for_status
@@ -49,7 +49,7 @@ class HubRepository:
         with explained(self.name, self.commit, self.kind):
             try:
                 response = get_session().get(
-                    file_url(self.name, self.commit, CARD_FILE, self.kind),
+                    file_url(self.name, self.commit, name, self.kind),
                     headers=request_headers(),
                     timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 )
@@ -106,8 +106,17 @@ def status_of(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(name: str, revision: str | None, kind: Kind = "dataset") -> Generator[None, None, None]:
-    """Turns what the hub's library raises inside into a UserError about the data set or model `name`."""
+def explained(
+    name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False
+) -> Generator[None, None, None]:
+    """Turns what the hub's library raises inside into a UserError about the data set or model `name`.
+
+    Args:
+        name: `org/name`.
+        revision: as it was asked for; None is main.
+        kind: data set or model.
+        is_resolved: whether the revision is a commit that an earlier start resolved, and no word of the user's.
+    """
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     try:
@@ -115,7 +124,7 @@ def explained(name: str, revision: str | None, kind: Kind = "dataset") -> Genera
     except json.JSONDecodeError:
         raise no_hub(name, kind) from None
     except (transport_error(), OfflineModeIsEnabled, HFValidationError) as error:
-        raise _explain(error, name, revision, kind) from None
+        raise _explain(error, name, revision, kind, is_resolved=is_resolved) from None
 
 
 def no_hub(name: str, kind: Kind = "dataset") -> UserError:
@@ -127,7 +136,7 @@ def no_hub(name: str, kind: Kind = "dataset") -> UserError:
     )
 
 
-def _explain(error: Exception, name: str, revision: str | None, kind: Kind) -> UserError:
+def _explain(error: Exception, name: str, revision: str | None, kind: Kind, *, is_resolved: bool) -> UserError:
     from huggingface_hub import errors
 
     noun = NOUNS[kind]
@@ -140,6 +149,12 @@ def _explain(error: Exception, name: str, revision: str | None, kind: Kind) -> U
         case errors.GatedRepoError():
             got = f"a refusal: its terms are not accepted; {token_said} in the environment"
             next_step = f"accept the terms at {page} and set HF_TOKEN to a token of that account"
+        case errors.RevisionNotFoundError() if is_resolved:
+            got = "no such revision: the commit that this build was resolved to is gone"
+            next_step = (
+                f'delete the entries of "{kind} {name}" from {LOCK_FILE} in the build folder and start again: it then '
+                "keeps to the commit of today"
+            )
         case errors.RevisionNotFoundError():
             got, next_step = "no such revision", f"take a branch, tag or commit that {page} shows"
         case errors.EntryNotFoundError():

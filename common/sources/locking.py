@@ -13,45 +13,51 @@ from common.disk import remember_sha256, replace_text, sha256_of
 from common.errors import UserError
 from common.metrics import progress
 from common.sources.names import HubDataset, HubFiles, HubModel, Kind
-from common.sources.resolving import Found, resolve
+from common.sources.resolving import Found, licence_files, resolve
 from common.sources.wholeness import require_whole
 
-LOCK_FILE = "sources.lock.json"
 _VERSION = 1
+_Entries = dict[str, dict[str, Any]]
 
 
 class SourcesLock:
     """The lock of one build folder."""
 
-    def __init__(self, path: Path, *, sources: Path | None) -> None:
-        """Reads `path`, which need not be there yet; `sources` is the folder that stands in for the hub, or None.
+    def __init__(self, path: Path, *, sources: Path | None, ask: bool = True) -> None:
+        """Reads `path`, which need not be there yet.
+
+        Args:
+            path: the lock.
+            sources: the folder that stands in for the hub, or None.
+            ask: False refuses what is not in the lock, and looks nowhere else.
 
         Raises:
             UserError: the file is no lock.
         """
-        self._path, self._sources = path, sources
-        self._entries: dict[str, dict[str, Any]] = {}
+        self._path, self._sources, self._ask = path, sources, ask
+        self._entries: _Entries = {}
         if path.is_file():
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if content["version"] != _VERSION:
-                    raise ValueError(f"version {content['version']}")
-                self._entries = dict(content["sources"])
-            except (ValueError, KeyError, TypeError) as error:
+                self._entries = _read(path.read_text(encoding="utf-8"))
+            except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
                 raise UserError(
                     wanted=f"the list of resolved sources in {path}",
-                    got=str(error),
+                    got=error.got if isinstance(error, UserError) else str(error),
                     next_step="restore the file, or delete it to resolve the sources again",
                 ) from error
 
-    def find(self, wanted: HubDataset | HubModel) -> Found:
+    def find(self, wanted: HubDataset | HubModel, *, max_files: int | None = None) -> Found:
         """The files that a name means in this build: as they were found first, or found and written down now.
+
+        Args:
+            wanted: the name.
+            max_files: only the first so many, by path; the others are neither listed nor read.
 
         Raises:
             UserError: as `resolve`; a file of SOURCES is incomplete, or is not what it was; SOURCES was set then and is
                 not now, or the other way round.
         """
-        name = _entry_name(wanted)
+        name = entry_name(wanted, max_files=max_files)
         known = self._entries.get(name)
         if known is not None and (known["from"] == "hub") != (self._sources is None):
             now = "the hub" if self._sources is None else "SOURCES"
@@ -60,32 +66,54 @@ class SourcesLock:
                 got=f"{now} instead",
                 next_step=f"{'set' if self._sources is None else 'unset'} SOURCES, or build in another folder",
             )
-        if self._sources is None:
-            return self._on_hub(name, wanted, known)
-        return self._in_folder(name, wanted, known, self._sources)
-
-    def _on_hub(self, name: str, wanted: HubDataset | HubModel, known: dict[str, Any] | None) -> Found:
+        if known is None:
+            self._require_asking(wanted.name)
+        if self._sources is not None:
+            return self._in_folder(name, resolve(wanted, sources=self._sources, max_files=max_files), wanted.name)
         if known is not None:
-            fields = known["files"] | {"files": tuple(known["files"]["files"])}
-            return HubFiles(**fields)
-        found = resolve(wanted, sources=None)
+            return _hub_files(known)
+        return self._from_hub(name, resolve(wanted, sources=None, max_files=max_files))
+
+    def licences(self, dataset: HubDataset, found: Found) -> Found:
+        """The licence texts in the repository of `found`: asked for once at its commit, and then known.
+
+        Raises:
+            UserError: as `resolve`.
+        """
+        if not isinstance(found, HubFiles):
+            return licence_files(dataset.name, "dataset", found, sources=self._sources)
+        name = f"licences of dataset {dataset.name}@{found.revision}"
+        if name in self._entries:
+            return _hub_files(self._entries[name])
+        self._require_asking(dataset.name)
+        return self._from_hub(name, licence_files(dataset.name, "dataset", found, sources=None))
+
+    def known(self, wanted: HubDataset | HubModel, *, max_files: int | None = None) -> HubFiles | None:
+        """What a name was resolved to on the hub before; None where nobody has asked. It asks nobody."""
+        entry = self._entries.get(entry_name(wanted, max_files=max_files))
+        return _hub_files(entry) if entry is not None and entry["from"] == "hub" else None
+
+    def _require_asking(self, name: str) -> None:
+        if not self._ask:
+            raise UserError(
+                wanted=f"what {name} was resolved to, in {self._path}", got="nothing", next_step="start the build"
+            )
+
+    def _from_hub(self, name: str, found: Found) -> HubFiles:
         assert isinstance(found, HubFiles)
         self._write(name, {"from": "hub", "files": asdict(found)})
         return found
 
-    def _in_folder(
-        self, name: str, wanted: HubDataset | HubModel, known: dict[str, Any] | None, sources: Path
-    ) -> Found:
-        found = resolve(wanted, sources=sources)
-        assert not isinstance(found, HubFiles)
-        folder = sources / wanted.name
+    def _in_folder(self, name: str, found: Found, called: str) -> Found:
+        assert not isinstance(found, HubFiles) and self._sources is not None
+        folder, known = self._sources / called, self._entries.get(name)
         before: dict[str, Any] = {} if known is None else known["files"]
         now = {
             path.relative_to(folder).as_posix(): _identity(path, before.get(path.relative_to(folder).as_posix()))
-            for path in progress(found, label=f"checking {wanted.name}", unit="files")
+            for path in progress(found, label=f"checking {called}", unit="files")
         }
         if known is not None:
-            self._require_same(wanted.name, before, now)
+            self._require_same(called, before, now)
         if now != before:
             self._write(name, {"from": "SOURCES", "files": now})
         return found
@@ -113,7 +141,8 @@ class SourcesLock:
         replace_text(self._path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _entry_name(wanted: HubDataset | HubModel) -> str:
+def entry_name(wanted: HubDataset | HubModel, *, max_files: int | None = None) -> str:
+    """What a lock calls a name: everything that decides about its files is in it."""
     revision = "" if wanted.revision is None else f"@{wanted.revision}"
     if isinstance(wanted, HubModel):
         kind: Kind = "model"
@@ -121,7 +150,32 @@ def _entry_name(wanted: HubDataset | HubModel) -> str:
     config = "" if wanted.config is None else f":{wanted.config}"
     split = "" if wanted.split == "train" else f" split {wanted.split}"
     files = "".join(f" {pattern}" for pattern in wanted.files)
-    return f"dataset {wanted.name}{config}{revision}{split}{files}"
+    first = "" if max_files is None else f" first {max_files} files"
+    return f"dataset {wanted.name}{config}{revision}{split}{files}{first}"
+
+
+def _read(text: str) -> _Entries:
+    """The entries of a lock; whatever is wrong with one of them is said here and not where it is used."""
+    content = json.loads(text)
+    if content["version"] != _VERSION:
+        raise ValueError(f"version {content['version']}")
+    entries: _Entries = dict(content["sources"])
+    for name, entry in entries.items():
+        try:
+            if entry["from"] == "hub":
+                _hub_files(entry)
+            elif entry["from"] == "SOURCES":
+                for listed in entry["files"].values():
+                    _ = int(listed["bytes"]) + int(listed["mtime_ns"]), bytes.fromhex(listed["sha256"])
+            else:
+                raise ValueError(entry["from"])
+        except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+            raise ValueError(f'an entry "{name}" that says neither commit nor checksums') from error
+    return entries
+
+
+def _hub_files(entry: dict[str, Any]) -> HubFiles:
+    return HubFiles(**entry["files"] | {"files": tuple(entry["files"]["files"])})
 
 
 def _identity(path: Path, before: dict[str, Any] | None) -> dict[str, Any]:

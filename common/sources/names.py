@@ -14,6 +14,8 @@ from common.errors import UserError
 from common.rows import SUFFIXES
 
 Kind = Literal["dataset", "model"]
+LOCK_FILE = "sources.lock.json"
+"""In a build folder: what its names were resolved to."""
 NOUNS: dict[Kind, str] = {"dataset": "data set", "model": "model"}
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)

@@ -4,23 +4,26 @@ It downloads no data and reads none.
 """
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from common.disk import files_under
 from common.errors import UserError
-from common.sources.choosing import CARD_FILE, Repository, choose, choose_model, is_licence_text
+from common.sources.choosing import Repository, choose, is_licence_text
+from common.sources.choosing_models import choose_model
 from common.sources.names import NOUNS, HubDataset, HubFiles, HubModel, Kind
 
 Found = HubFiles | tuple[Path, ...]
 """Files at one commit of the hub, or local files."""
 
 
-def resolve(wanted: HubDataset | HubModel, *, sources: Path | None) -> Found:
+def resolve(wanted: HubDataset | HubModel, *, sources: Path | None, max_files: int | None = None) -> Found:
     """The files that a name means.
 
     Args:
         sources: the folder DIR of SOURCES=DIR; `DIR/<org>/<name>/` then stands in for the hub, whatever the revision,
             and nothing is asked. None asks the hub, once.
+        max_files: only the first so many files, by path; None takes all.
 
     Returns:
         The files at the commit that the revision is today; with `sources`, the paths of the local files, sorted.
@@ -34,7 +37,7 @@ def resolve(wanted: HubDataset | HubModel, *, sources: Path | None) -> Found:
         from common.sources.hub import HubRepository
 
         repository = HubRepository(wanted.name, wanted.revision, kind)
-        chosen = _chosen(wanted, repository)
+        chosen = dict(islice(_chosen(wanted, repository).items(), max_files))
         return HubFiles(
             kind=kind,
             name=wanted.name,
@@ -50,7 +53,7 @@ def resolve(wanted: HubDataset | HubModel, *, sources: Path | None) -> Found:
             got=f"no folder {folder}",
             next_step="put them there, or correct SOURCES, or leave it out to ask the hub",
         )
-    return tuple(folder / name for name in _chosen(wanted, _Folder(folder)))
+    return tuple(folder / name for name in islice(_chosen(wanted, _Folder(folder)), max_files))
 
 
 def licence_files(name: str, kind: Kind, found: Found, *, sources: Path | None) -> Found:
@@ -65,7 +68,7 @@ def licence_files(name: str, kind: Kind, found: Found, *, sources: Path | None) 
         from common.sources.hub import HubRepository
 
         assert isinstance(found, HubFiles)
-        repository = HubRepository(name, found.revision, kind)
+        repository = HubRepository(name, found.revision, kind, is_resolved=True)
         sizes = {file: size for file, size in repository.sizes_bytes("").items() if is_licence_text(file)}
         return replace(found, files=tuple(sorted(sizes)), bytes=sum(sizes.values()))
     files = sorted((sources / name).iterdir()) if (sources / name).is_dir() else []
@@ -86,9 +89,9 @@ class _Folder:
     def place(self) -> str:
         return str(self.root)
 
-    def card(self) -> str:
-        card = self.root / CARD_FILE
-        return card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
+    def text(self, name: str) -> str:
+        path = self.root / name
+        return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
 
     def sizes_bytes(self, folder: str) -> dict[str, int]:
         return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files_under(self.root / folder)}

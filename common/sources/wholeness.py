@@ -1,20 +1,26 @@
-"""Whether a file ends where its format says that it ends: what can be known without reading all of it.
+"""Whether a file ends where its format says that it ends: a file that was cut short would else be noticed hours later.
 
-It looks at safetensors and Parquet, where a file that was cut short would else be noticed hours later. Other kinds are
-found out by their readers.
+Of safetensors, Parquet and OpenPGP files little is read. A gzip file is read to its end, which its checksum closes:
+whoever asks is about to read all of it anyway, for its sha256. Other kinds are found out by their readers.
 """
 
+import gzip
 import json
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import UserError
 
 _PARQUET_MARK = b"PAR1"
+_ARMOUR, _ARMOUR_END = b"-----BEGIN PGP", b"-----END PGP"
+_BLOCK_BYTES = 2**20
 
 
 def require_whole(path: Path) -> None:
-    """UserError where a safetensors or Parquet file is cut short or is something else."""
-    check = {".safetensors": _safetensors_fault, ".parquet": _parquet_fault}.get(path.suffix)
+    """UserError where a safetensors, Parquet, gzip or gpg file is cut short or is something else."""
+    checks = {".safetensors": _safetensors_fault, ".parquet": _parquet_fault, ".gz": _gzip_fault, ".gpg": _gpg_fault}
+    check = checks.get(path.suffix)
     fault = None if check is None else check(path)
     if fault is not None:
         raise UserError(
@@ -48,6 +54,56 @@ def _parquet_fault(path: Path) -> str | None:
         end = file.read(4)
     whole = size_bytes >= 12 and start == end == _PARQUET_MARK
     return None if whole else f"{size_bytes:,} bytes without the mark that closes such a file"
+
+
+def _gzip_fault(path: Path) -> str | None:
+    try:
+        with gzip.open(path) as file:
+            while file.read(_BLOCK_BYTES):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        return f"{path.stat().st_size:,} bytes that do not unpack ({type(error).__name__})"
+    return None
+
+
+def _gpg_fault(path: Path) -> str | None:
+    """Packets of OpenPGP (RFC 4880, section 4.2), one after the other: the last one must end where the file does."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(len(_ARMOUR)) == _ARMOUR:
+            file.seek(max(0, size_bytes - 200))
+            return None if _ARMOUR_END in file.read() else f"{size_bytes:,} bytes without the line that closes them"
+        file.seek(0)
+        while file.tell() < size_bytes:
+            if not _skip_packet(file, size_bytes) or file.tell() > size_bytes:
+                return f"{size_bytes:,} bytes, which end inside a packet or are none"
+    return None if size_bytes else "0 bytes"
+
+
+def _skip_packet(file: BinaryIO, size_bytes: int) -> bool:
+    """Goes to the end of a packet, which may lie behind the file's; False where there is none."""
+    tag = int.from_bytes(file.read(1))
+    if not tag & 0x80:
+        return False
+    if not tag & 0x40:  # the old form: the length in 1, 2 or 4 bytes, or up to the end of the file
+        length_bytes = {0: 1, 1: 2, 2: 4}.get(tag & 3)
+        file.seek(size_bytes if length_bytes is None else _length(file, length_bytes), 0 if length_bytes is None else 1)
+        return True
+    partial = True
+    while partial and file.tell() < size_bytes:
+        first = int.from_bytes(file.read(1))
+        partial = 224 <= first < 255
+        if partial:
+            file.seek(1 << (first & 0x1F), 1)
+        elif first < 192:
+            file.seek(first, 1)
+        else:
+            file.seek(_length(file, 4) if first == 255 else ((first - 192) << 8) + _length(file, 1) + 192, 1)
+    return not partial
+
+
+def _length(file: BinaryIO, count: int) -> int:
+    return int.from_bytes(file.read(count))
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from common.cli import run
 from common.disk import replace_text
 from eval.report import data_view, view, wording
+from eval.report.benchmarks import asked_in
 from eval.report.collect import read_json
 from eval.report.headlines import headlines
 
@@ -46,6 +47,8 @@ def _context(report: view.Report) -> dict[str, object]:
         "stage_labels": view.STAGE_LABELS,
         "method_labels": view.METHOD_LABELS,
         "has_benchmarks": view.has_benchmarks,
+        "benchmarks": asked_in(report["tasks"]),
+        "differing": view.differing,
         "lead": view.lead(report),
         "headlines": headlines(report),
         "scores": view.score_table(report),

@@ -7,14 +7,14 @@ did not measure is null here, with its reason.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.choices import Choice
 from common.disk import replace_text
 from common.store import Workspace, stage
 from eval.report import collect
+from eval.report.choices import Choice, differences
 from eval.report.data_cards import data_cards
 from eval.report.render import write_pages
 
@@ -121,10 +121,16 @@ def assemble(config: ReportConfig, folders: Mapping[str, Path | None], *, machin
         ],
         "data": data_cards(folders),
         "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
-        "choices": [asdict(choice) for choice in config.choices],
+        "choices": [_choice(choice, manifests) for choice in config.choices],
     }
     content["not_measured"] = list(_gaps(content, manifests))
     return collect.without_paths(content)
+
+
+def _choice(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A choice, and in `differs` what this build has otherwise: a recipe of another size keeps the choices' text."""
+    told = {field: getattr(choice, field) for field in ("what", "value", "published", "source", "reason")}
+    return told | {"differs": differences(choice, manifests)}
 
 
 def _stem(files: Rows) -> str | None:

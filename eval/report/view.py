@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.report import wording
+from eval.report.benchmarks import BENCHMARKS
 from eval.report.plots import Curve, Plot, Point, plot_of, smooth
 
 Report = Mapping[str, Any]
@@ -32,14 +33,7 @@ AVERAGE = "average"
 """What the evaluation calls the row of the task average."""
 TASK_AVERAGE = "task average"
 """What the paired comparisons call it."""
-TASK_LABELS = {
-    "jcommonsenseqa": "JCommonsenseQA",
-    "jmmlu": "JMMLU",
-    "jsquad": "JSQuAD",
-    "jemhopqa": "JEMHopQA",
-    "niilc": "NIILC",
-    "mgsm_ja": "MGSM, Japanese",
-}
+TASK_LABELS = {task: benchmark.name for task, benchmark in BENCHMARKS.items()}
 """Published benchmarks by the names of their tasks."""
 METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
 METHOD_LABELS = {"taid": "TAID", "forward_kl": "forward KL", "cross_entropy": "cross-entropy", "instruct": "tuning"}
@@ -107,6 +101,11 @@ def lead(report: Report) -> str:
 def has_benchmarks(report: Report) -> bool:
     """Whether a task is a published benchmark: its form is not, and the page says so."""
     return any(row["task"] in TASK_LABELS for row in report["tasks"])
+
+
+def differing(choice: Row) -> str:
+    """What this build has other than a choice says: `base.steps 2, base.rows_per_step 4`."""
+    return ", ".join(f"{each['field']} {each['built']}" for each in choice.get("differs") or ())
 
 
 def score_table(report: Report) -> ScoreTable:

@@ -87,6 +87,11 @@ def published_source(
     )
 
 
+def original_of(name: str) -> str | None:
+    """The gated set `org/name` whose conversations a known set's answers belong to; None where there is none."""
+    return _entry(name).get("original")
+
+
 def _with_part(dataset: HubDataset, entry: Mapping[str, Any]) -> HubDataset:
     files = entry.get("files")
     if not isinstance(files, Mapping):
