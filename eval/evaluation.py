@@ -74,7 +74,7 @@ class _Inputs:
         return self.ggufs | self.packages
 
 
-@stage(version=1)
+@stage(version=2)
 def evaluation(
     config: EvaluationConfig,
     workspace: Workspace,

@@ -44,7 +44,7 @@ class BenchmarkFilesConfig:
     """What gives `<repository>/tar.gz/<commit>`."""
 
 
-@stage(version=1)
+@stage(version=2)
 def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[str, Any]:
     """Writes `files/<benchmark>/<path in the repository>`.
 

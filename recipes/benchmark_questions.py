@@ -34,7 +34,7 @@ class BenchmarkQuestionsConfig:
             )
 
 
-@stage(version=1)
+@stage(version=2)
 def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) -> dict[str, Any]:
     """Writes questions.jsonl.
 

@@ -32,7 +32,7 @@ class LicenceTextsConfig:
     """`org/name` of each model folder given, in their order."""
 
 
-@stage(version=1)
+@stage(version=2)
 def licence_texts(config: LicenceTextsConfig, workspace: Workspace, *models: Path) -> dict[str, Any]:
     """Writes `<org>--<name>/<file>` for every text.
 

@@ -95,7 +95,7 @@ def _memory_bytes() -> list[int]:
     return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
 
 
-@stage(version=1)
+@stage(version=2)
 def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> dict[str, Any]:
     """Runs the steps on this machine's GPUs and writes nothing but its facts.
 

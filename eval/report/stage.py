@@ -45,7 +45,7 @@ class ReportConfig:
     """The recipe's numbers that a reader may ask about, published ones and chosen ones."""
 
 
-@stage(version=3)
+@stage(version=4)
 def report(
     config: ReportConfig,
     workspace: Workspace,

@@ -22,7 +22,7 @@ from instruct.conversations.cleaning import Cleaning
 from instruct.conversations.config import ConversationsConfig
 
 
-@stage(version=3)
+@stage(version=4)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Writes documents/, packed/, tokenizer/ and data_card.json.
 
