@@ -15,6 +15,7 @@ from text_tiny import workspace
 
 from common.errors import UserError
 from common.sources import fetching
+from eval.report.benchmarks import BENCHMARKS
 from recipes.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
 from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 
@@ -162,6 +163,14 @@ def test_a_local_archive_that_is_damaged_is_named(tmp_path: Path) -> None:
 def test_terms_of_a_part_are_told() -> None:
     jmmlu = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))["jmmlu"]
     assert "japanese_history and world_history" in jmmlu["restriction"]
+
+
+def test_the_report_tells_the_same_terms() -> None:
+    registry = {entry["repository"]: entry for entry in tomllib.loads(REGISTRY_FILE.read_text("utf-8")).values()}
+    for benchmark in BENCHMARKS.values():
+        entry = registry[benchmark.publisher]
+        assert entry["licence"] == benchmark.licence.replace("CC BY", "CC-BY").replace(" ", "-")
+        assert ("restriction" in entry) == (benchmark.note is not None)
 
 
 def test_niilc_s_training_half_is_no_test(tmp_path: Path) -> None:
