@@ -22,7 +22,7 @@ from common.fused_linear_loss import (
     head_product,
     logit_buffer,
 )
-from distill.methods import LossPass, method, pass_name
+from distill.methods import LossPass, method, pass_name, require_kernel
 
 T = 0.7
 _PRODUCT_TOKENS = 1024
@@ -147,6 +147,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         chunk_tokens=options.chunk_tokens,
         rounds=options.rounds,
     )
+    require_kernel(options.loss_pass, device_here().type)
     case = _Case(options)
     reason = "left out by --no-dense" if options.no_dense else _too_large(options, case)
     fused_bytes, gradients = _peak(case, case.fused), (case.hidden_ND.grad, case.weight_VD.grad)

@@ -7,6 +7,7 @@ that every method can have stand here once: a temperature for both sides, and a 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from torch import Tensor
@@ -81,9 +82,11 @@ class Method:
         return self.needs_teacher and self.driver != "ctkd"
 
     def kernel(self, arguments: Mapping[str, Any]) -> InPlace:
-        """The same as a Triton kernel, where `has_kernel`; UserError without Triton."""
+        """The same as a Triton kernel, where `has_kernel` and `require_kernel` hold."""
+        from distill.taid_kernel import taid_in_place
+
         (value,) = self.value
-        return _kernel(arguments.get("t", 1.0), value)
+        return taid_in_place(arguments.get("t", 1.0), value=value)
 
     def objective(
         self,
@@ -109,16 +112,6 @@ class Method:
 
         softened = objective if temperature == 1.0 else _softened(objective, temperature)
         return softened if lm_weight == 0.0 else _mixed(softened, lm_weight)
-
-
-def _kernel(t: float, value: str) -> InPlace:
-    try:
-        from distill.taid_kernel import taid_in_place
-    except ImportError as error:
-        raise UserError(
-            wanted="Triton for the loss pass triton", got=str(error), next_step="install triton, or take auto"
-        ) from error
-    return taid_in_place(t, value=value)
 
 
 def pass_name(loss_pass: LossPass) -> PassName | None:
@@ -228,6 +221,20 @@ def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_
         raise UserError(
             wanted="taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton",
             got=f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}",
+            next_step="take the loss pass auto",
+        )
+
+
+def require_kernel(loss_pass: LossPass, device: str) -> None:
+    """Refuse the loss pass `triton` where it cannot run.
+
+    Raises:
+        UserError: no Triton, or another device than CUDA.
+    """
+    if loss_pass == "triton" and (device != "cuda" or find_spec("triton") is None):
+        raise UserError(
+            wanted="a CUDA device and the package triton for the loss pass triton",
+            got=device if device != "cuda" else "no triton",
             next_step="take the loss pass auto",
         )
 

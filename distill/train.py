@@ -41,7 +41,7 @@ from common.training import (
 from distill.ctkd import CtkdConfig
 from distill.drivers import Driver, State, driver_of, saved
 from distill.initial import InitConfig, open_student
-from distill.methods import LossPass, Settings, method, require_loss_pass, require_settings
+from distill.methods import LossPass, Settings, method, require_kernel, require_loss_pass, require_settings
 from distill.on_policy import OnPolicy, OnPolicyConfig
 from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig, alpha_warning
@@ -203,6 +203,7 @@ def _open(
 ) -> _Run:
     """Load and check everything before the first step."""
     machine = workspace.machine
+    require_kernel(config.loss_pass, machine.device)
     team = Team(machine.device)  # first: it decides which GPU is this process's
     rows = PackedRows(corpus / "packed" / "train", limit_tokens=config.corpus_tokens)
     validation = PackedRows(corpus / "packed" / "validation")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from distill.methods import method
+from distill.methods import method, require_kernel
 from distill.train import DistillConfig
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,14 @@ def test_the_kernel_is_the_objective() -> None:
 def test_the_kernel_compiles_for_gpus_and_stays_in_registers(tmp_path: Path) -> None:
     made = _answer(COMPILED, TRITON_CACHE_DIR=str(tmp_path))
     assert len(made) == 4 and all(size > 0 and spilled == 0 for size, spilled in made.values())
+
+
+def test_a_machine_that_cannot_run_it_is_told_first() -> None:
+    require_kernel("auto", "cpu")
+    with pytest.raises(
+        UserError, match="wanted a CUDA device and the package triton for the loss pass triton; got cpu"
+    ):
+        require_kernel("triton", "cpu")
 
 
 def test_only_what_it_computes_is_taken() -> None:
