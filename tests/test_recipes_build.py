@@ -200,5 +200,5 @@ def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     bare = InitConfig(config_json='{"model_type": "qwen2"}')
     with pytest.raises(UserError, match="max_position_embeddings"):
         replace(tiny, teacher=replace(tiny.teacher, init=bare))
-    with pytest.raises(UserError, match="an artifact out of"):
+    with pytest.raises(UserError, match="an artifact of the recipe"):
         build(tiny, Store(tmp_path), until="everything")

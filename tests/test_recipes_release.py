@@ -160,7 +160,7 @@ def test_whatever_is_missing_is_named_at_once_before_any_work(
     ("file", "change", "message"),
     [
         (f"{TEACHER}/model-00001-of-00004.safetensors", "cut", "a whole safetensors file"),
-        (f"{WEB}/data/jpn_Jpan/train/000_00001.parquet", "cut", "a whole parquet file"),
+        (f"{WEB}/data/jpn_Jpan/train/000_00000.parquet", "cut", "a whole parquet file"),
         (f"{STUDENT}/config.json", "alter", f"config.json of {STUDENT} in SOURCES.*got other bytes"),
         (f"{MAGPIE}/train_ja.jsonl", "alter", f"train_ja.jsonl of {MAGPIE} in SOURCES.*got other bytes"),
         (f"{SET}/dataset/{INSTRUCTIONS}.gpg", "alter", "got other bytes"),
