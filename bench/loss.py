@@ -138,7 +138,8 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         dense_extra_bytes, max_gradient_difference` (largest difference to the dense gradients, as a share of their
         largest entry); what did not fit is null, with `dense_reason`.
     """
-    options.chunk_tokens = options.chunk_tokens or default_chunk_tokens(device_here())
+    if options.chunk_tokens is None:
+        options.chunk_tokens = default_chunk_tokens(device_here())
     require_at_least_one(
         tokens=options.tokens,
         hidden=options.hidden,

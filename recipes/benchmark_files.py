@@ -23,6 +23,7 @@ from typing import Any
 from common.errors import UserError
 from common.sources import fetching
 from common.sources.choosing import matches
+from common.sources.wholeness import unpack_to_its_end
 from common.store import Workspace, stage
 
 FILES_FOLDER = "files"
@@ -30,7 +31,6 @@ FILES_FOLDER = "files"
 REGISTRY_FILE = Path(__file__).with_name("benchmark_files.toml")
 MAX_ARCHIVE_BYTES = 2**29
 _TIMEOUT_S = 60.0
-_BLOCK_BYTES = 2**20
 _TOLD = ("repository", "commit", "licence", "restriction")
 
 
@@ -98,7 +98,7 @@ def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], 
     known: dict[str, str] = entry.get("sha256", {})
     written: set[str] = set()
     try:
-        _unpack_to_its_end(archive)
+        unpack_to_its_end(io.BytesIO(archive))  # tar alone stops at its own last block, before the checksum
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
             for member in files:
                 inside = PurePosixPath(member.name)
@@ -121,13 +121,6 @@ def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], 
     if missing:
         raise _unavailable(name, f"no {', '.join(missing)} in {entry['repository']}")
     return len(written)
-
-
-def _unpack_to_its_end(archive: bytes) -> None:
-    """There stands the checksum; tar alone stops at its own last block."""
-    with gzip.open(io.BytesIO(archive)) as file:
-        while file.read(_BLOCK_BYTES):
-            pass
 
 
 def _unavailable(name: str, got: str) -> UserError:

@@ -86,6 +86,7 @@ def test_embedded_lengths_have_the_share_that_is_promised() -> None:
     ("arguments", "said"),
     [
         (("loss", "--tokens", "0"), "--tokens of at least 1"),
+        (("loss", "--chunk-tokens", "0"), "--chunk-tokens of at least 1"),
         (("step", "--text", "x.jsonl"), "--text and --tokenizer together"),
         (("step", "--tiny", "--rounds", "0"), "--rounds of at least 1"),
     ],

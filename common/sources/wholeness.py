@@ -56,11 +56,16 @@ def _parquet_fault(path: Path) -> str | None:
     return None if whole else f"{size_bytes:,} bytes without the mark that closes such a file"
 
 
+def unpack_to_its_end(packed: Path | BinaryIO) -> None:
+    """Reads a gzip file to where its checksum stands; EOFError, OSError or zlib.error where it is damaged."""
+    with gzip.open(packed) as file:
+        while file.read(_BLOCK_BYTES):
+            pass
+
+
 def _gzip_fault(path: Path) -> str | None:
     try:
-        with gzip.open(path) as file:
-            while file.read(_BLOCK_BYTES):
-                pass
+        unpack_to_its_end(path)
     except (EOFError, OSError, zlib.error) as error:
         return f"{path.stat().st_size:,} bytes that do not unpack ({type(error).__name__})"
     return None
