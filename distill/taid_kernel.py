@@ -7,7 +7,7 @@ where it is asked for (`--loss-pass triton`): Triton comes with torch's CUDA bui
 """
 
 # Kernels are Triton's language, which has no types.
-# pyright: basic, reportIndexIssue=false, reportMissingImports=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportMissingImports=false
 
 import torch
 import triton
