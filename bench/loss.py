@@ -1,8 +1,9 @@
 """`python -m bench loss`: the fused TAID loss against the dense computation and against nothing but its products.
 
 The products are the four that any method needs: both logits, and the gradients of hidden states and of the student's
-head, by the fastest calls that we know (`head_product`) and into memory that is already there. Legend: N tokens, V
-vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
+head, by the fastest calls that we know (`head_product`), in the number format that is fastest here (`product_dtype`:
+float32 where bfloat16 is emulated, everything cast beforehand) and into memory that is already there. Legend: N tokens,
+V vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from common.fused_linear_loss import (
     fused_linear_loss,
     head_product,
     logit_buffer,
+    product_dtype,
 )
 from distill.methods import LossPass, method, pass_name, require_kernel
 
@@ -107,15 +109,17 @@ class _Case:
 
     def prepare_products(self) -> None:
         """Everything that the bare products write to, so that they do nothing but multiply."""
-        rows = min(_PRODUCT_TOKENS, len(self.hidden_ND))
-        head_VD = self.weight_VD.detach().to(self.dtype)
+        rows, product = min(_PRODUCT_TOKENS, len(self.hidden_ND)), product_dtype(self.dtype, self.device)
+        head_VD = self.weight_VD.detach().to(self.dtype).to(product)
         self._buffers = {
-            "hidden": self.hidden_ND.detach().to(self.dtype),
+            "hidden": self.hidden_ND.detach().to(self.dtype).to(product),
             "head": head_VD,
+            "teacher_hidden": self.teacher.hidden_NE.to(product),
+            "teacher_head": self.teacher.weight_WE.to(product),
             "student": logit_buffer(rows, self.vocabulary, like=head_VD).fill_(1.0),
             "teacher": logit_buffer(rows, self.vocabulary, like=head_VD).fill_(1.0),
-            "grad_hidden": torch.ones(rows, self.hidden_ND.size(1), dtype=self.dtype, device=self.device),
-            "grad_head": torch.ones_like(self.weight_VD, dtype=self.dtype),
+            "grad_hidden": torch.ones(rows, self.hidden_ND.size(1), dtype=product, device=self.device),
+            "grad_head": torch.ones_like(self.weight_VD, dtype=product),
         }
 
     def products(self) -> None:
@@ -124,7 +128,7 @@ class _Case:
             hidden_CD, head_VD = buffers["hidden"][part], buffers["head"]
             student_CV = buffers["student"][: len(hidden_CD)]
             teacher_CV = buffers["teacher"][: len(hidden_CD)]
-            head_product(self.teacher.hidden_NE[part], self.teacher.weight_WE, teacher_CV)
+            head_product(buffers["teacher_hidden"][part], buffers["teacher_head"], teacher_CV)
             head_product(hidden_CD, head_VD, student_CV)
             torch.mm(student_CV, head_VD, out=buffers["grad_hidden"][: len(hidden_CD)])
             buffers["grad_head"].addmm_(student_CV.t(), hidden_CD, beta=0.0 if part.start == 0 else 1.0)

@@ -11,6 +11,9 @@ objective: cross-entropy comes from `common.divergences`, the distillation objec
 N tokens, V shared vocabulary, D and E hidden sizes of student and teacher, C tokens of one chunk.
 """
 
+import functools
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +22,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from common.chunk_passes import LOSS, InPlace, Objective, PassName, Sums, chunks, default_pass, evaluate
+from common.device import bfloat16_speedup
 
 DEFAULT_CHUNK_TOKENS = 512
 """Tokens of a chunk: 512 x 151,665 float32 logits are 0.29 GiB."""
 _TILE_ROWS = 2**10
-"""Rows of the head in one float32 product on a CPU: MKL takes 1.4 times as long for all 151,665 at once."""
+"""Rows of the head in one product on a CPU: in float32 MKL takes 1.4 times as long for all 151,665 at once, and of a
+head in another number format no more is cast at one time."""
 _WEIGHT_ROWS = 2**14
 """Rows of the head whose gradient is formed at one time where it cannot be added up in the product itself."""
 
@@ -66,28 +71,83 @@ def logit_buffer(num_tokens: int, vocabulary: int, *, like: Tensor) -> Tensor:
     return like.new_empty(num_tokens, row)[:, :vocabulary]
 
 
+@functools.cache
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In what products of values in `dtype` are computed: float32 on a CPU that would only emulate it.
+
+    Both add up in float32 and round the result to `dtype`; emulated, that takes several times as long.
+    """
+    emulated = dtype is torch.bfloat16 and device.type == "cpu" and bfloat16_speedup("cpu") < 1.0
+    return torch.float32 if emulated else dtype
+
+
 def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
-    """`out = hidden head^T`, the logits of a chunk, in the dtype of all three; returns `out_CV`."""
-    if out_CV.device.type != "cpu" or out_CV.dtype is not torch.float32:
+    """`out = hidden head^T`, the logits of a chunk, of values in the dtype of `hidden` and `out`; returns `out_CV`."""
+    dtype, product = out_CV.dtype, product_dtype(out_CV.dtype, out_CV.device)
+    if out_CV.device.type != "cpu" or (head_VD.dtype is dtype is product is not torch.float32):
         return torch.mm(hidden_CD, head_VD.t(), out=out_CV)
-    for rows in chunks(len(head_VD), _TILE_ROWS):
-        torch.mm(hidden_CD, head_VD[rows].t(), out=out_CV[:, rows])
+    hidden_CD = hidden_CD.to(product)
+    for rows, tile_RD in _tiles(head_VD, dtype, product):
+        if product is dtype:
+            torch.mm(hidden_CD, tile_RD.t(), out=out_CV[:, rows])
+        else:
+            out_CV[:, rows] = torch.mm(hidden_CD, tile_RD.t())
     return out_CV
+
+
+def _hidden_gradient(gradient_CV: Tensor, head_VD: Tensor) -> Tensor:
+    """`gradient head`; over a head that is cast in tiles the sum is float32."""
+    dtype, product = gradient_CV.dtype, product_dtype(gradient_CV.dtype, gradient_CV.device)
+    if head_VD.dtype is dtype is product:
+        return torch.mm(gradient_CV, head_VD)
+    total_CD = gradient_CV.new_empty(len(gradient_CV), head_VD.size(1), dtype=torch.float32)
+    for rows, tile_RD in _tiles(head_VD, dtype, product):
+        _add_product(total_CD, gradient_CV[:, rows].to(product), tile_RD, first=rows.start == 0)
+    return total_CD
 
 
 def _add_weight_gradient(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor, *, first: bool) -> None:
     """`total += gradient^T hidden` in float32; the first chunk's product starts it."""
-    if gradient_CV.dtype is torch.float32:
-        total_VD.addmm_(gradient_CV.t(), hidden_CD, beta=0.0 if first else 1.0)
+    dtype, product = gradient_CV.dtype, product_dtype(gradient_CV.dtype, gradient_CV.device)
+    if dtype is torch.float32:
+        _add_product(total_VD, gradient_CV.t(), hidden_CD, first=first)
         return
-    # Products of a low precision are rounded to it, so what they are added to must not be: a slab at a time, because
-    # all of them at once would be another copy of the head.
-    for rows in chunks(len(total_VD), _WEIGHT_ROWS):
-        product_RD = torch.mm(gradient_CV[:, rows].t(), hidden_CD)
-        if first:
-            total_VD[rows] = product_RD
-        else:
-            total_VD[rows] += product_RD
+    # A slab at a time: all of them at once would be another copy of the head.
+    for rows in chunks(len(total_VD), _WEIGHT_ROWS if product is dtype else _TILE_ROWS):
+        _add_product(total_VD[rows], gradient_CV[:, rows].to(product).t(), hidden_CD.to(product), first=first)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """`total += a b` in float32. A product of a low precision is rounded to it, so it must not be added up in it."""
+    if a.dtype is torch.float32:
+        total.addmm_(a, b, beta=0.0 if first else 1.0)
+    elif first:
+        total.copy_(torch.mm(a, b))
+    else:
+        total.add_(torch.mm(a, b))
+
+
+def _tiles(head_VD: Tensor, *dtypes: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Which rows of a head, and these, cast to each of the dtypes in turn, until the next ones take their place."""
+    buffers: list[Tensor] = []
+    for before, dtype in itertools.pairwise((head_VD.dtype, *dtypes)):
+        if dtype is not before:
+            buffers.append(head_VD.new_empty(min(_TILE_ROWS, len(head_VD)), head_VD.size(1), dtype=dtype))
+    for rows in chunks(len(head_VD), _TILE_ROWS):
+        tile_RD = head_VD[rows]
+        for buffer_RD in buffers:
+            tile_RD = buffer_RD[: len(tile_RD)].copy_(tile_RD)
+        yield rows, tile_RD
+
+
+def _shared_rows(head_WD: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
+    """The first rows of a head, on a GPU in `dtype`.
+
+    On a CPU the products cast a tile at a time: that takes little time beside a product there, and a copy of the head
+    would be half of what the loss needs. On a GPU it would be done again for each chunk.
+    """
+    head_VD = head_WD[:vocabulary]
+    return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
 
 
 class _FusedLinearLoss(torch.autograd.Function):
@@ -108,16 +168,17 @@ class _FusedLinearLoss(torch.autograd.Function):
         sums: Sums,
         logit_sums: Sums,
     ) -> Tensor:
-        head_VD = weight_WD[:vocabulary].to(compute_dtype)
-        teacher_head_VE = None if teacher is None else teacher.weight_WE[:vocabulary].to(compute_dtype)
+        head_VD = _shared_rows(weight_WD, vocabulary, compute_dtype)
+        teacher_head_VE = None if teacher is None else _shared_rows(teacher.weight_WE, vocabulary, compute_dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
         # One buffer a side for all chunks: fresh memory of this size costs as much as a pass over it.
         most = min(chunk_tokens, len(valid_N))
-        student_buffer_CV = logit_buffer(most, vocabulary, like=head_VD)
-        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocabulary, like=head_VD)
+        like = hidden_ND.new_empty(0, dtype=compute_dtype)
+        student_buffer_CV = logit_buffer(most, vocabulary, like=like)
+        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocabulary, like=like)
         # Without a valid token one empty chunk names the further values: all processes add up the same ones.
         for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
@@ -138,7 +199,7 @@ class _FusedLinearLoss(torch.autograd.Function):
                 name=loss_pass if len(rows_C) else "whole",
             )
             if grad_hidden_ND is not None:
-                grad_hidden_ND[rows_C] = torch.mm(gradient_CV, head_VD).to(hidden_ND.dtype)
+                grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD).to(hidden_ND.dtype)
             if grad_weight_WD is not None:
                 _add_weight_gradient(grad_weight_WD[:vocabulary], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:

@@ -10,10 +10,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.store import Workspace, stage
-from eval.tasks.benchmark_questions import Chosen, choose_items, question_rows
+from eval.tasks.benchmark_questions import choose_items, question_rows
 from eval.tasks.items import read_benchmarks
-
-_NOT_TEST = {"niilc": "only NIILC-ECQA2015_dev.xml is there, which is its training half; add NIILC-ECQA2015_test.xml"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,23 +32,19 @@ class BenchmarkQuestionsConfig:
             )
 
 
-@stage(version=2)
+@stage(version=3)
 def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) -> dict[str, Any]:
     """Writes questions.jsonl.
 
     Returns:
-        `questions`: {benchmark: {asked, available}}; `left_out`: {benchmark: why}, of items that others are shown.
+        `questions`: {benchmark: {asked, available}}; `left_out`: {benchmark: why}, where its test items are missing.
 
     Raises:
         UserError: no folder, a damaged file in it, or no benchmark that can be scored.
     """
     if config.benchmarks is None:
         raise UserError(wanted="a folder of benchmark files", got="none", next_step="set `benchmarks` in the recipe")
-    found = choose_items(read_benchmarks(config.benchmarks), limit=config.items_per_benchmark)
-    # Where a test file is absent another one takes its place; one whose items published settings show as examples or
-    # train on is no test, and its score would stand beside those of the others under the same name.
-    left_out = {each.benchmark: _NOT_TEST[each.benchmark] for each in found if _is_of_train(each)}
-    chosen = [each for each in found if each.benchmark not in left_out]
+    chosen, left_out = choose_items(read_benchmarks(config.benchmarks), limit=config.items_per_benchmark)
     if not chosen:
         raise UserError(
             wanted=f"test items of JCommonsenseQA, JMMLU, JSQuAD, JEMHopQA, NIILC or MGSM in {config.benchmarks}",
@@ -62,7 +56,3 @@ def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) 
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     questions = {each.benchmark: {"asked": len(each.items), "available": each.available} for each in chosen}
     return {"questions": questions, "left_out": left_out}
-
-
-def _is_of_train(each: Chosen) -> bool:
-    return each.benchmark in _NOT_TEST and all("_dev" in item.id.rpartition(":")[0] for item in each.items)

@@ -11,12 +11,8 @@ from common.disk import files_under
 from common.errors import UserError
 from common.sources import HubFiles
 from common.store import Artifact, StageFunction, artifact_key
-from recipes.recipe import Recipe, names_of, order, road
+from recipes.recipe import Recipe, names_of, order, walk
 from recipes.resolving import Resolved, Resolver
-
-
-class _Until(Exception):
-    """Raised to leave the road after the last artifact whose key is known."""
 
 
 def done_here(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> int:
@@ -61,12 +57,10 @@ def _present_folders(recipe: Recipe, resolved: Resolved, build_folder: Path, unt
         key = artifact_key(name, called, function.__dict__["version"], config, keys)
         folder = build_folder / f"{name}-{key[:8]}"
         folders.extend(place for place in (folder, folder.with_name(folder.name + ".partial")) if place.is_dir())
-        if name == until:
-            raise _Until
         return Artifact(name=name, key=key, folder=folder, manifest={})
 
-    with suppress(_Until, UserError):  # benchmark files that are not there yet: what reads them is not there either
-        road(recipe, resolved, step)
+    with suppress(UserError):  # benchmark files that are not there yet: what reads them is not there either
+        walk(recipe, resolved, step, until=until)
     return folders
 
 

@@ -191,17 +191,27 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
 
     def step(name: str, function: StageFunction, config: object, *inputs: Artifact | None) -> Artifact:
         done[name] = store.build(name, function, config, *inputs)
-        if name == until:
-            raise _Until
         return done[name]
 
-    with suppress(_Until):
-        road(recipe, resolved, step)
+    walk(recipe, resolved, step, until=until)
     return done
 
 
-def road(recipe: Recipe, resolved: Resolved, step: Step) -> None:
-    """The road itself, read top to bottom, in the order of `order`; `step` builds an artifact or only tells its key."""
+def walk(recipe: Recipe, resolved: Resolved, step: Step, *, until: str | None) -> None:
+    """The road up to the artifact `until`, or all of it; `step` builds an artifact or only tells its key."""
+
+    def to_here(name: str, function: StageFunction, config: object, *inputs: Artifact | None) -> Artifact:
+        made = step(name, function, config, *inputs)
+        if name == until:
+            raise _Until
+        return made
+
+    with suppress(_Until):
+        _road(recipe, resolved, to_here)
+
+
+def _road(recipe: Recipe, resolved: Resolved, step: Step) -> None:
+    """The road itself, read top to bottom, in the order of `order`."""
     known = order(recipe)
     if "benchmarks" in known:
         fetched = step("benchmarks", benchmark_files, BenchmarkFilesConfig())

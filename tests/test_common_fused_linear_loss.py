@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from objective_references import REFERENCES, arguments
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import common.fused_linear_loss as fused_linear_loss_module
 from common import chunk_passes
 from common.chunk_passes import chunks
 from common.errors import UserError
-from common.fused_linear_loss import LinearLoss, TeacherHead, fused_linear_loss
+from common.fused_linear_loss import LinearLoss, TeacherHead, fused_linear_loss, head_product
 from common.training import require_finite_logits
 from distill.methods import METHODS, defaults, method
 
@@ -113,7 +114,8 @@ def test_many_blocks_tiles_and_slabs_are_one_whole(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fused_linear_loss_module, "_WEIGHT_ROWS", 9)
     test_value_and_gradients_match_the_dense_float64_reference(name, extreme=False, chunk_tokens=10)
     if name in ("taid", "cross_entropy"):
-        test_bfloat16_products_keep_a_float32_sum_over_chunks(name)
+        for product in (torch.bfloat16, torch.float32):
+            test_bfloat16_products_keep_a_float32_sum_over_chunks(monkeypatch, name, product)
 
 
 @settings(max_examples=40, deadline=None)
@@ -199,8 +201,12 @@ def test_logits_that_are_not_finite_are_named(side: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["taid", "forward_kl", "cross_entropy"])
-def test_bfloat16_products_keep_a_float32_sum_over_chunks(name: str) -> None:
+@pytest.mark.parametrize("product", [torch.bfloat16, torch.float32])
+def test_bfloat16_products_keep_a_float32_sum_over_chunks(
+    monkeypatch: pytest.MonkeyPatch, name: str, product: torch.dtype
+) -> None:
     """Against the dense loss of the same rounded logits: what is left is the rounding of single products."""
+    monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: product)
     batch = case(15, tokens=200)
     rounded = [one.bfloat16() for one in (batch.hidden, batch.weight)]
     ours, theirs = [leaf(one.float()) for one in rounded], [leaf(one.double()) for one in rounded]
@@ -210,6 +216,49 @@ def test_bfloat16_products_keep_a_float32_sum_over_chunks(name: str) -> None:
     for mine, other in zip(gradients(loss, *ours), gradients(reference, *theirs), strict=True):
         assert mine.dtype is torch.float32
         assert (mine - other).abs().max() <= 0.02 * other.abs().max()
+
+
+@pytest.mark.parametrize("product", [torch.bfloat16, torch.float32])
+def test_on_a_cpu_no_head_is_copied_into_another_number_format(
+    monkeypatch: pytest.MonkeyPatch, product: torch.dtype
+) -> None:
+    monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: product)
+    for rows in ("_TILE_ROWS", "_WEIGHT_ROWS"):
+        monkeypatch.setattr(fused_linear_loss_module, rows, 5)
+    batch, lowered = case(16, tokens=3), [0]
+
+    class Lowered(TorchDispatchMode):
+        """Notes the size of every tensor in bfloat16."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.dtype is torch.bfloat16:
+                lowered.append(result.numel())
+            return result
+
+    leaves = leaf(batch.hidden), leaf(batch.weight)
+    with Lowered():
+        batch.fused("taid", *leaves, chunk_tokens=2, compute_dtype=torch.bfloat16).loss.backward()
+    assert 0 < max(lowered) <= 3 * batch.vocabulary < leaves[1].numel() // 2, "logits and tiles, and no head"
+
+
+@pytest.mark.parametrize("rows", [43, 46])
+def test_emulated_products_are_those_of_float32_rounded(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """float32 heads of any padding, and a bfloat16 one, against torch's own bfloat16 product of the rounded values."""
+    monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: torch.float32)
+    monkeypatch.setattr(fused_linear_loss_module, "_TILE_ROWS", 7)
+    generator = torch.Generator().manual_seed(1)
+
+    def sixteenths(*shape: int) -> Tensor:
+        size = torch.randint(2, 33, shape, generator=generator)
+        return size * (1 - 2 * torch.randint(0, 2, shape, generator=generator)) / 16
+
+    hidden, exact = sixteenths(9, 16).bfloat16(), sixteenths(rows, 16)
+    wanted = (hidden.float() @ exact.T).bfloat16()
+    # 2^-12 more, which bfloat16 does not hold: the sums are exact where the head is rounded first, and only there.
+    for head in (exact + 2**-12, exact.bfloat16()):
+        assert torch.equal(head_product(hidden, head, hidden.new_empty(9, rows)), wanted)
+    assert not torch.equal((hidden.float() @ (exact + 2**-12).T).bfloat16(), wanted)
 
 
 def test_a_head_without_gradient_costs_no_product_and_gets_none() -> None:

@@ -52,7 +52,9 @@ def test_train_files_and_older_versions_are_not_asked() -> None:
         "mgsm_ja": [item("mgsm/exemplars_ja:1", "1"), item("mgsm/mgsm_ja:1", "2")],
         "jhumaneval": [item("jhuman-eval:1", "pass")],
     }
-    chosen = {each.benchmark: [one.id for one in each.items] for each in choose_items(items, limit=None)}
+    found, left_out = choose_items(items, limit=None)
+    chosen = {each.benchmark: [one.id for one in each.items] for each in found}
+    assert left_out == {}
     assert chosen == {
         "jemhopqa": ["corpus_ver1.2/dev_ver1.2:1"],
         "niilc": ["niilc/NIILC-ECQA2015_test:2"],
@@ -60,9 +62,17 @@ def test_train_files_and_older_versions_are_not_asked() -> None:
     }
 
 
+def test_what_has_no_test_file_is_left_out_and_named() -> None:
+    items = {"niilc": [item("niilc/NIILC-ECQA2015_dev:1", "a")], "mgsm_ja": [item("mgsm/mgsm_ja:1", "2")]}
+    chosen, left_out = choose_items(items, limit=None)
+    assert [each.benchmark for each in chosen] == ["mgsm_ja"]
+    assert list(left_out) == ["niilc"]
+    assert "with test in its name" in left_out["niilc"] and "NIILC-ECQA2015_dev" in left_out["niilc"]
+
+
 def test_a_smaller_sample_is_a_part_of_a_larger_one() -> None:
     items = {"mgsm_ja": [item(f"mgsm/mgsm_ja:{number}", "1") for number in range(50)]}
-    (small,), (large,) = (choose_items(items, limit=limit) for limit in (7, 20))
+    (small,), (large,) = (choose_items(items, limit=limit)[0] for limit in (7, 20))
     assert small.items == large.items[:7] and small.available == 50
     assert [each.id for each in small.items] != [f"mgsm/mgsm_ja:{number}" for number in range(7)]
 

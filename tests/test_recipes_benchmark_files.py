@@ -180,7 +180,7 @@ def test_niilc_s_training_half_is_no_test(tmp_path: Path) -> None:
     facts = benchmark_questions(
         BenchmarkQuestionsConfig(benchmarks=tmp_path / "benchmarks"), workspace(tmp_path / "questions")
     )
-    assert "niilc" not in facts["questions"] and "training half" in facts["left_out"]["niilc"]
+    assert "niilc" not in facts["questions"] and "NIILC-ECQA2015_dev" in facts["left_out"]["niilc"]
     assert "niilc" not in (tmp_path / "questions" / "questions.jsonl").read_text(encoding="utf-8")
 
 

@@ -17,11 +17,11 @@ _TEST_FILES = {
     "jmmlu": ("",),
     "jsquad": ("valid",),
     "jemhopqa": ("dev_ver1.2", "dev"),
-    "niilc": ("test", "dev"),
+    "niilc": ("test",),
     "mgsm_ja": ("mgsm_ja",),
 }
 """What a test item's file has in its name, by benchmark; the first that is there counts. The test half of JGLUE is not
-published, and its authors take the validation files."""
+published, and its authors take the validation files; NIILC's dev file is what published settings show as examples."""
 _NO_ANSWER = "-"
 """What NIILC has where an item was withdrawn."""
 
@@ -36,20 +36,28 @@ class Chosen:
     """Test items that can be asked, chosen or not."""
 
 
-def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> list[Chosen]:
+def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> tuple[list[Chosen], dict[str, str]]:
     """The test items of each benchmark that is there and can be scored.
 
     Args:
         items: by benchmark, as `eval.tasks.items.read_benchmarks` reads them.
         limit: at most so many of a benchmark, the same ones whatever the limit of another run; None takes all.
+
+    Returns:
+        The chosen items, and of benchmarks that are there without their test items, why they are left out.
     """
     chosen: list[Chosen] = []
+    left_out: dict[str, str] = {}
     for name, marks in _TEST_FILES.items():
-        usable = _usable(list(items.get(name, ())), marks)
+        there = list(items.get(name, ()))
+        usable = _usable(there, marks)
         if usable:
             by_digest = sorted(usable, key=lambda item: hashlib.sha256(item.id.encode()).digest())
             chosen.append(Chosen(benchmark=name, items=tuple(by_digest[:limit]), available=len(usable)))
-    return chosen
+        elif there:
+            files = ", ".join(sorted({_file(item) for item in there}))
+            left_out[name] = f"its test items are in a file with {' or '.join(marks)} in its name, and here is: {files}"
+    return chosen, left_out
 
 
 def question_rows(chosen: Iterable[Chosen]) -> Iterator[dict[str, Any]]:
@@ -69,7 +77,12 @@ def question_rows(chosen: Iterable[Chosen]) -> Iterator[dict[str, Any]]:
 
 def _usable(items: list[Item], marks: tuple[str, ...]) -> list[Item]:
     for mark in marks:
-        found = [item for item in items if mark in item.id.rpartition(":")[0].rpartition("/")[2]]
+        found = [item for item in items if mark in _file(item)]
         if found:
             return [item for item in found if set(item.answers) - {_NO_ANSWER}]
     return []
+
+
+def _file(item: Item) -> str:
+    """The name of its file, without the ending."""
+    return item.id.rpartition(":")[0].rpartition("/")[2]
