@@ -42,7 +42,7 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--hidden", type=int, default=1536, metavar="N", help="hidden size of the student")
     verb.add_argument("--teacher-hidden", type=int, default=5120, metavar="N", help="hidden size of the teacher")
     verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="rows that both heads share")
-    verb.add_argument("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: 512, on CUDA 2048)")
+    verb.add_argument("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: as in training)")
     verb.add_argument("--loss-pass", choices=get_args(LossPass), default="auto", help="how the fused loss is computed")
     verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
     verb.add_argument("--no-dense", action="store_true", help="leave the dense side out")
@@ -108,7 +108,7 @@ class _Case:
         taid_loss(student_logits_NV, teacher_logits_NV, self.weights_N, t=T).backward()
 
     def prepare_products(self) -> None:
-        """Everything that the bare products write to, so that they do nothing but multiply."""
+        """What the bare products read, cast, and what they write to: they do nothing but multiply."""
         rows, product = min(_PRODUCT_TOKENS, len(self.hidden_ND)), product_dtype(self.dtype, self.device)
         head_VD = self.weight_VD.detach().to(self.dtype).to(product)
         self._buffers = {
@@ -143,7 +143,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         largest entry); what did not fit is null, with `dense_reason`.
     """
     if options.chunk_tokens is None:
-        options.chunk_tokens = default_chunk_tokens(device_here())
+        options.chunk_tokens = default_chunk_tokens(device_here(), PRECISIONS[options.precision])
     require_at_least_one(
         tokens=options.tokens,
         hidden=options.hidden,

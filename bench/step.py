@@ -20,7 +20,6 @@ from bench.released import taid_loss
 from common.checkpoint import head_weight, new_model
 from common.device import Machine, cpu_name, os_name
 from common.errors import UserError
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS
 from common.optim import OptimConfig, Optimizers
 from common.rows import read_rows
 from common.tokenizer import Tokenizer
@@ -76,7 +75,7 @@ def add_verb(verbs: Any) -> None:
     verb.add_argument("--documents", type=int, default=4, metavar="N", help="documents of a step")
     verb.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="where longer documents are cut")
     verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="ids without --tokenizer")
-    verb.add_argument("--chunk-tokens", type=int, default=DEFAULT_CHUNK_TOKENS, metavar="N", help="of the fused loss")
+    verb.add_argument("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: as in training)")
     verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed steps of each side")
     verb.add_argument("--tiny", action="store_true", help="models of two layers of 64, to try the command")
     verb.set_defaults(function=bench_step)
@@ -125,7 +124,7 @@ class _Case:
 class _Product:
     """The product's own step: real tokens in one line, the fused loss, its optimizers."""
 
-    def __init__(self, case: "_Case", student: Any, *, chunk_tokens: int) -> None:
+    def __init__(self, case: "_Case", student: Any, *, chunk_tokens: int | None) -> None:
         machine = case.machine
         self._loss = StudentLoss(
             student,
@@ -194,8 +193,8 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
     require_at_least_one(
         documents=options.documents,
         max_tokens=options.max_tokens - 1,
-        chunk_tokens=options.chunk_tokens,
         rounds=options.rounds,
+        **({} if options.chunk_tokens is None else {"chunk_tokens": options.chunk_tokens}),
     )
     documents, size = _documents(options)
     machine, dtype = _machine(options.precision), PRECISIONS[options.precision]

@@ -1,8 +1,8 @@
 """Which device computes, and in which precision: measured once for a build folder, then read from its `machine.json`.
 
 bfloat16 where a one-second comparison of matrix products says that it beats float32 by half (CUDA, AMX, avx512_bf16;
-a processor without such units emulates it hundreds of times slower), else float32. Weights stay float32 either way:
-`Machine.autocast` lowers only what is computed. It knows no model, and keeps no host, user or path.
+a processor without such units emulates it, several or hundreds of times slower), else float32. Weights stay float32
+either way: `Machine.autocast` lowers only what is computed. It knows no model, and keeps no host, user or path.
 """
 
 import contextlib
@@ -130,6 +130,14 @@ def _measure(cpu: str) -> Machine:
         os=os_name(),
         threads=torch.get_num_threads(),
     )
+
+
+def emulates_bfloat16() -> bool:
+    """Whether this CPU is known to lack bfloat16 units (AMX, avx512_bf16); of all but x86 torch tells too little."""
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("architecture") == "x86_64" and not (known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def bfloat16_speedup(device: str) -> float:

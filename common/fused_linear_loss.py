@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from common.chunk_passes import LOSS, InPlace, Objective, PassName, Sums, chunks, default_pass, evaluate
-from common.device import bfloat16_speedup
+from common.device import emulates_bfloat16
 
 DEFAULT_CHUNK_TOKENS = 512
-"""Tokens of a chunk: 512 x 151,665 float32 logits are 0.29 GiB."""
+"""Tokens of a chunk in float32 or on a GPU: 512 x 151,665 float32 logits are 0.29 GiB."""
 _TILE_ROWS = 2**10
 """Rows of the head in one product on a CPU: in float32 MKL takes 1.4 times as long for all 151,665 at once, and of a
 head in another number format no more is cast at one time."""
@@ -56,9 +56,9 @@ class LinearLoss:
     logit_sums: dict[str, Tensor]
 
 
-def default_chunk_tokens(device: torch.device) -> int:
-    """More on a GPU, where the head's gradient is read and written in memory once for each chunk."""
-    return 4 * DEFAULT_CHUNK_TOKENS if device.type == "cuda" else DEFAULT_CHUNK_TOKENS
+def default_chunk_tokens(device: torch.device, dtype: torch.dtype) -> int:
+    """On a CPU as many as take the same memory in any number format."""
+    return DEFAULT_CHUNK_TOKENS * 4 // dtype.itemsize if device.type == "cpu" else DEFAULT_CHUNK_TOKENS
 
 
 def logit_buffer(num_tokens: int, vocabulary: int, *, like: Tensor) -> Tensor:
@@ -75,14 +75,18 @@ def logit_buffer(num_tokens: int, vocabulary: int, *, like: Tensor) -> Tensor:
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """In what products of values in `dtype` are computed: float32 on a CPU that would only emulate it.
 
-    Both add up in float32 and round the result to `dtype`; emulated, that takes several times as long.
+    The values are rounded to `dtype` all the same, and added up in float32 either way; emulated, a product takes
+    several times as long. It serves whoever asks for bfloat16 on such a CPU: `common.device` chooses float32 there.
     """
-    emulated = dtype is torch.bfloat16 and device.type == "cpu" and bfloat16_speedup("cpu") < 1.0
+    emulated = dtype is torch.bfloat16 and device.type == "cpu" and emulates_bfloat16()
     return torch.float32 if emulated else dtype
 
 
 def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
-    """`out = hidden head^T`, the logits of a chunk, of values in the dtype of `hidden` and `out`; returns `out_CV`."""
+    """`out = hidden head^T`, the logits of a chunk, of values in the dtype of `hidden` and `out`; returns `out_CV`.
+
+    On a CPU the head may come in another dtype.
+    """
     dtype, product = out_CV.dtype, product_dtype(out_CV.dtype, out_CV.device)
     if out_CV.device.type != "cpu" or (head_VD.dtype is dtype is product is not torch.float32):
         return torch.mm(hidden_CD, head_VD.t(), out=out_CV)
@@ -96,7 +100,7 @@ def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
 
 
 def _hidden_gradient(gradient_CV: Tensor, head_VD: Tensor) -> Tensor:
-    """`gradient head`; over a head that is cast in tiles the sum is float32."""
+    """`gradient head`; over a head that is cast in tiles, their products are added up in float32."""
     dtype, product = gradient_CV.dtype, product_dtype(gradient_CV.dtype, gradient_CV.device)
     if head_VD.dtype is dtype is product:
         return torch.mm(gradient_CV, head_VD)
@@ -112,9 +116,10 @@ def _add_weight_gradient(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tenso
     if dtype is torch.float32:
         _add_product(total_VD, gradient_CV.t(), hidden_CD, first=first)
         return
+    hidden_CD = hidden_CD.to(product)
     # A slab at a time: all of them at once would be another copy of the head.
     for rows in chunks(len(total_VD), _WEIGHT_ROWS if product is dtype else _TILE_ROWS):
-        _add_product(total_VD[rows], gradient_CV[:, rows].to(product).t(), hidden_CD.to(product), first=first)
+        _add_product(total_VD[rows], gradient_CV[:, rows].to(product).t(), hidden_CD, first=first)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
@@ -143,8 +148,8 @@ def _tiles(head_VD: Tensor, *dtypes: torch.dtype) -> Iterator[tuple[slice, Tenso
 def _shared_rows(head_WD: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
     """The first rows of a head, on a GPU in `dtype`.
 
-    On a CPU the products cast a tile at a time: that takes little time beside a product there, and a copy of the head
-    would be half of what the loss needs. On a GPU it would be done again for each chunk.
+    On a CPU the products cast a tile at a time, because a copy of the head would be a large part of what the loss
+    needs. It is cast again for each chunk, so chunks of a narrow format are longer there.
     """
     head_VD = head_WD[:vocabulary]
     return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
@@ -231,7 +236,7 @@ def fused_linear_loss(
     vocabulary: int,
     denominator: float,
     teacher: TeacherHead | None = None,
-    chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
     compute_dtype: torch.dtype = torch.float32,
     loss_pass: PassName | None = None,
 ) -> LinearLoss:
@@ -246,7 +251,7 @@ def fused_linear_loss(
         vocabulary: V, the ids that both tokenizers own; both heads are cropped to it.
         denominator: sum of the weights over the whole optimizer step, all micro-batches and ranks.
         teacher: the teacher's hidden states and head, or None.
-        chunk_tokens: tokens whose logits exist at one time.
+        chunk_tokens: tokens whose logits exist at one time; None takes `default_chunk_tokens`.
         compute_dtype: dtype of the matrix products; values and softmax are float32.
         loss_pass: how the objective is run over a chunk; None takes what suits the device.
 
@@ -264,7 +269,7 @@ def fused_linear_loss(
         teacher,
         vocabulary,
         denominator,
-        chunk_tokens,
+        chunk_tokens or default_chunk_tokens(hidden_ND.device, compute_dtype),
         compute_dtype,
         loss_pass or default_pass(hidden_ND.device),
         sums,

@@ -29,7 +29,7 @@ class StudentLoss(nn.Module):
         teacher: TeacherSignal | None,
         *,
         vocabulary: int,
-        chunk_tokens: int,
+        chunk_tokens: int | None = None,
         machine: Machine,
         loss_pass: LossPass = "auto",
     ) -> None:

@@ -48,7 +48,7 @@ def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) 
     if not chosen:
         raise UserError(
             wanted=f"test items of JCommonsenseQA, JMMLU, JSQuAD, JEMHopQA, NIILC or MGSM in {config.benchmarks}",
-            got="other files only",
+            got="; ".join(f"{name}: {why}" for name, why in left_out.items()) or "other files only",
             next_step="add at least one of these benchmarks",
         )
     with (workspace.folder / "questions.jsonl").open("w", encoding="utf-8") as file:

@@ -29,6 +29,8 @@ _RELEASE_SETS = (
 QWEN_IDS = 151_665
 """Ids of Qwen2.5's tokenizer; both models' heads are cropped to them. https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct,
 vocab.json and tokenizer_config.json: 151,643 and 22. Qwen3's has four more, which no figure of a plan shows."""
+_CHUNK_TOKENS = 512
+"""What the loss takes on a GPU and in float32 (`common.fused_linear_loss`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +165,7 @@ def release_work(*, sources: Path | None, build_folder: Path | None = None) -> W
         rows_per_step=64,
         sequence_tokens=2048,
         micro_batch_rows=4,
-        chunk_tokens=512,
+        chunk_tokens=_CHUNK_TOKENS,
         save_bytes=2,
     )
     chat = replace(base, stage="chat", teacher=None, steps=1400, rows_per_step=128)
@@ -264,6 +266,6 @@ def _run(
         rows_per_step=rows_per_step or stage.rows_per_step,
         sequence_tokens=sequence_tokens,
         micro_batch_rows=stage.micro_batch_rows,
-        chunk_tokens=stage.chunk_tokens,
+        chunk_tokens=stage.chunk_tokens or _CHUNK_TOKENS,
         save_bytes=2 if stage.save_dtype == "bfloat16" else 4,
     )

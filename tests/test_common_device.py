@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common import device
-from common.device import Machine, bfloat16_speedup, probe
+from common.device import Machine, bfloat16_speedup, emulates_bfloat16, probe
 from common.errors import UserError
 
 CPU = Machine(
@@ -74,6 +74,22 @@ def test_the_probe_times_what_it_says_in_seconds(monkeypatch: pytest.MonkeyPatch
     assert bfloat16_speedup("cpu") == pytest.approx(4.0)
     assert torch.get_num_threads() == threads
     assert 1.0 < clock[0] < 1.2
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "emulated"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_processor_without_bfloat16_units_is_known(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], emulated: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert emulates_bfloat16() is emulated
 
 
 def test_emulated_bfloat16_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,14 @@ import common.fused_linear_loss as fused_linear_loss_module
 from common import chunk_passes
 from common.chunk_passes import chunks
 from common.errors import UserError
-from common.fused_linear_loss import LinearLoss, TeacherHead, fused_linear_loss, head_product
+from common.fused_linear_loss import (
+    LinearLoss,
+    TeacherHead,
+    default_chunk_tokens,
+    fused_linear_loss,
+    head_product,
+    product_dtype,
+)
 from common.training import require_finite_logits
 from distill.methods import METHODS, defaults, method
 
@@ -225,26 +232,59 @@ def test_on_a_cpu_no_head_is_copied_into_another_number_format(
     monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: product)
     for rows in ("_TILE_ROWS", "_WEIGHT_ROWS"):
         monkeypatch.setattr(fused_linear_loss_module, rows, 5)
-    batch, lowered = case(16, tokens=3), [0]
+    batch = case(16, tokens=3)
+    teacher = TeacherHead(hidden_NE=batch.teacher.hidden_NE, weight_WE=batch.teacher.weight_WE.bfloat16())
+    batch, leaves = replace(batch, teacher=teacher), (leaf(batch.hidden), leaf(batch.weight))
+    there = {one.untyped_storage().data_ptr() for one in (*leaves, teacher.hidden_NE, teacher.weight_WE)}
+    made: list[tuple[int, torch.dtype]] = []
 
-    class Lowered(TorchDispatchMode):
-        """Notes the size of every tensor in bfloat16."""
+    class Made(TorchDispatchMode):
+        """Notes size and number format of every tensor that is no view of what there was."""
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            if isinstance(result, Tensor) and result.dtype is torch.bfloat16:
-                lowered.append(result.numel())
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in there:
+                made.append((result.numel(), result.dtype))
             return result
 
-    leaves = leaf(batch.hidden), leaf(batch.weight)
-    with Lowered():
+    with Made():
         batch.fused("taid", *leaves, chunk_tokens=2, compute_dtype=torch.bfloat16).loss.backward()
-    assert 0 < max(lowered) <= 3 * batch.vocabulary < leaves[1].numel() // 2, "logits and tiles, and no head"
+    gradient = (leaves[1].numel(), torch.float32), (batch.vocabulary * leaves[1].size(1), torch.float32)
+    largest = max(size for size, dtype in made if (size, dtype) not in gradient)
+    assert largest <= 3 * batch.vocabulary < leaves[1].numel() // 2, "logits and tiles, and no head"
+
+
+def test_products_are_computed_in_float32_where_bfloat16_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda, asked = torch.device("cpu"), torch.device("cuda"), product_dtype.__wrapped__
+    for emulated, on_a_cpu in ((True, torch.float32), (False, torch.bfloat16)):
+        monkeypatch.setattr(fused_linear_loss_module, "emulates_bfloat16", lambda emulated=emulated: emulated)
+        assert asked(torch.bfloat16, cpu) is on_a_cpu
+        assert asked(torch.bfloat16, cuda) is torch.bfloat16
+        assert asked(torch.float32, cpu) is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_take_the_same_memory_in_either_number_format(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(fused_linear_loss_module, "DEFAULT_CHUNK_TOKENS", 4)
+    batch, chunk = case(18, tokens=40), 4 if dtype is torch.float32 else 8
+    assert default_chunk_tokens(torch.device("cpu"), dtype) == chunk
+    assert default_chunk_tokens(torch.device("cuda"), dtype) == 4
+    sizes: list[int] = []
+    real = fused_linear_loss_module.logit_buffer
+    monkeypatch.setattr(
+        fused_linear_loss_module,
+        "logit_buffer",
+        lambda tokens, *rest, like: sizes.append(tokens) or real(tokens, *rest, like=like),
+    )
+    batch.fused("taid", batch.hidden, batch.weight, compute_dtype=dtype)
+    assert sizes == [chunk, chunk], "of the student and of the teacher"
 
 
 @pytest.mark.parametrize("rows", [43, 46])
 def test_emulated_products_are_those_of_float32_rounded(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """float32 heads of any padding, and a bfloat16 one, against torch's own bfloat16 product of the rounded values."""
+    """A float32 head and a bfloat16 one against the float32 product of the rounded values, which is exact here."""
     monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: torch.float32)
     monkeypatch.setattr(fused_linear_loss_module, "_TILE_ROWS", 7)
     generator = torch.Generator().manual_seed(1)

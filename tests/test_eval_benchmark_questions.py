@@ -63,11 +63,17 @@ def test_train_files_and_older_versions_are_not_asked() -> None:
 
 
 def test_what_has_no_test_file_is_left_out_and_named() -> None:
-    items = {"niilc": [item("niilc/NIILC-ECQA2015_dev:1", "a")], "mgsm_ja": [item("mgsm/mgsm_ja:1", "2")]}
+    items = {
+        "niilc": [item("niilc/NIILC-ECQA2015_dev:1", "a")],
+        "jmmlu": [item("jmmlu/history:1", "-")],
+        "mgsm_ja": [item("mgsm/mgsm_ja:1", "2")],
+    }
     chosen, left_out = choose_items(items, limit=None)
     assert [each.benchmark for each in chosen] == ["mgsm_ja"]
-    assert list(left_out) == ["niilc"]
-    assert "with test in its name" in left_out["niilc"] and "NIILC-ECQA2015_dev" in left_out["niilc"]
+    assert left_out == {
+        "jmmlu": "wanted items with an answer, got history",
+        "niilc": "wanted a file with test in its name, got NIILC-ECQA2015_dev",
+    }
 
 
 def test_a_smaller_sample_is_a_part_of_a_larger_one() -> None:

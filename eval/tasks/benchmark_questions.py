@@ -56,7 +56,9 @@ def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> t
             chosen.append(Chosen(benchmark=name, items=tuple(by_digest[:limit]), available=len(usable)))
         elif there:
             files = ", ".join(sorted({_file(item) for item in there}))
-            left_out[name] = f"its test items are in a file with {' or '.join(marks)} in its name, and here is: {files}"
+            of_test = any(mark in _file(item) for item in there for mark in marks)
+            wanted = "items with an answer" if of_test else f"a file with {' or '.join(marks)} in its name"
+            left_out[name] = f"wanted {wanted}, got {files}"
     return chosen, left_out
 
 
