@@ -38,7 +38,7 @@ plan: .venv
 	@$(RUN) recipes '$(RECIPE)' --plan
 
 test: .venv
-	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --durations=15
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 check: .venv
 	$(RUN) ruff check .

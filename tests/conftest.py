@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hub_stand_in import Hub
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+LONGEST = ("test_recipes_release.py", "test_recipes_build.py", "test_bench.py", "test_distill_train.py", "test_docs.py")
+"""Files of a minute and more. They go first: two processes share the suite, and whatever is last, one does alone."""
 
 # A loaded machine is no failure; the examples are the same in every run.
 settings.register_profile("product", deadline=None, derandomize=True)
@@ -34,7 +36,9 @@ def _cuda_is_here() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips `shared_data` and `gpu` tests where what they need is absent."""
+    """Puts the longest files first, and skips `shared_data` and `gpu` tests where what they need is absent."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     absent: dict[str, str] = {}
     if not SHARED_DATA.is_dir():
         absent["shared_data"] = "needs ../shared/data"

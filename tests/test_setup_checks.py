@@ -234,7 +234,7 @@ def test_make_without_a_python_that_runs_says_so(tmp_path: Path) -> None:
     [
         (["tinyswallow"], ["-m recipes auto"]),
         (["tinyswallow", "RECIPE=my own/recipe.py"], ["-m recipes my own/recipe.py"]),
-        (["test"], ["-m pytest -n 2 --dist loadfile --durations=15"]),
+        (["test"], ["-m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15"]),
         (["chat"], ["-m eval.chat"]),
         (["chat", "MODEL=a b.gguf"], ["-m eval.chat a b.gguf"]),
         (["inspect"], ["-m recipes.inspect auto"]),
