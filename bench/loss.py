@@ -13,12 +13,20 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.measure import PRECISIONS, device_here, free_bytes, medians, peak_above, require_at_least_one, say
+from bench.measure import (
+    PRECISIONS,
+    device_here,
+    free_bytes,
+    medians,
+    peak_above,
+    require_at_least_one,
+    resolve_chunk_tokens,
+    say,
+)
 from bench.released import taid_loss
 from common.chunk_passes import chunks
 from common.fused_linear_loss import (
     TeacherHead,
-    default_chunk_tokens,
     fused_linear_loss,
     head_product,
     logit_buffer,
@@ -142,8 +150,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         dense_extra_bytes, max_gradient_difference` (largest difference to the dense gradients, as a share of their
         largest entry); what did not fit is null, with `dense_reason`.
     """
-    if options.chunk_tokens is None:
-        options.chunk_tokens = default_chunk_tokens(device_here(), PRECISIONS[options.precision])
+    resolve_chunk_tokens(options)
     require_at_least_one(
         tokens=options.tokens,
         hidden=options.hidden,

@@ -1,5 +1,6 @@
 """Time and memory of functions that run side by side: warm-up, turns, medians; peak above what was there before."""
 
+import argparse
 import ctypes
 import gc
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.fused_linear_loss import default_chunk_tokens
 from common.metrics import peak_bytes, reset_peak
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -20,6 +22,12 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def device_here() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_chunk_tokens(options: argparse.Namespace) -> None:
+    """Puts what training takes in the place of a `--chunk-tokens` that was not given."""
+    if options.chunk_tokens is None:
+        options.chunk_tokens = default_chunk_tokens(device_here(), PRECISIONS[options.precision])
 
 
 def synchronize(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.measure import PRECISIONS, device_here, medians, peak_above, require_at_least_one, say
+from bench.measure import PRECISIONS, device_here, medians, peak_above, require_at_least_one, resolve_chunk_tokens, say
 from bench.released import taid_loss
 from common.checkpoint import head_weight, new_model
 from common.device import Machine, cpu_name, os_name
@@ -124,7 +124,7 @@ class _Case:
 class _Product:
     """The product's own step: real tokens in one line, the fused loss, its optimizers."""
 
-    def __init__(self, case: "_Case", student: Any, *, chunk_tokens: int | None) -> None:
+    def __init__(self, case: "_Case", student: Any, *, chunk_tokens: int) -> None:
         machine = case.machine
         self._loss = StudentLoss(
             student,
@@ -190,11 +190,12 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
         weights, gradients and optimizer state), `reference_real_share` (real tokens among the padded ones), `loss,
         reference_loss` (of the first step).
     """
+    resolve_chunk_tokens(options)
     require_at_least_one(
         documents=options.documents,
         max_tokens=options.max_tokens - 1,
+        chunk_tokens=options.chunk_tokens,
         rounds=options.rounds,
-        **({} if options.chunk_tokens is None else {"chunk_tokens": options.chunk_tokens}),
     )
     documents, size = _documents(options)
     machine, dtype = _machine(options.precision), PRECISIONS[options.precision]

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hub_stand_in import Hub, Repo
 from test_common_sources_lock import MODEL
 
 from common.errors import UserError
+from common.fused_linear_loss import default_chunk_tokens
 from common.sources import HubModel, SourcesLock
 from recipes.geometry import KNOWN, Geometry, geometry_of
 from recipes.hub_names import published
@@ -210,6 +212,11 @@ def test_an_encoding_without_rules_counts_as_much_as_float16() -> None:
 
 def test_the_release_is_planned_alike_with_and_without_its_recipe() -> None:
     assert work_of(tinyswallow(), sources=None) == release_work(sources=None)
+
+
+def test_a_plan_counts_the_chunks_that_the_loss_takes_on_a_gpu() -> None:
+    taken = default_chunk_tokens(torch.device("cuda"), torch.bfloat16)
+    assert [run.chunk_tokens for run in release_work(sources=None).runs] == [taken, taken]
 
 
 def test_downloads_gates_and_terms(release: Plan) -> None:
