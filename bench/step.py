@@ -21,6 +21,7 @@ from common.checkpoint import head_weight, new_model
 from common.device import Machine, cpu_name, os_name
 from common.errors import UserError
 from common.optim import OptimConfig, Optimizers
+from common.product_rate import LargeProducts
 from common.rows import read_rows
 from common.tokenizer import Tokenizer
 from distill.initial import qwen2_config
@@ -185,10 +186,10 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
     """Runs the benchmark.
 
     Returns:
-        `precision, real_tok_per_s, reference_real_tok_per_s, speedup, matmul_share` (of the rate that this machine's
-        products reach, counting only the products that real tokens need), `extra_bytes, reference_extra_bytes` (beyond
-        weights, gradients and optimizer state), `reference_real_share` (real tokens among the padded ones), `loss,
-        reference_loss` (of the first step).
+        `precision, real_tok_per_s, reference_real_tok_per_s, speedup, matmul_share` (of `product_flop_per_s`, the rate
+        of this machine's products, counting only those that real tokens need), `extra_bytes, reference_extra_bytes`
+        (beyond weights, gradients and optimizer state), `reference_real_share` (real tokens among the padded ones),
+        `loss, reference_loss` (of the first step).
     """
     resolve_chunk_tokens(options)
     require_at_least_one(
@@ -213,16 +214,20 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
         losses.append(side.loss)
         extra.append(_extra(side, student, device))
         say(f"{type(side).__name__}: loss {losses[-1]:.5f}, extra bytes {extra[-1]}")
-    seconds = medians({"ours": ours, "plain": plain}, rounds=options.rounds, device=device)
+    products = LargeProducts(dtype, device)
+    products()
+    # The machine's own rate is taken in every round too: it comes and goes with what else runs there.
+    seconds = medians({"ours": ours, "plain": plain, "products": products}, rounds=options.rounds, device=device)
     num_real = sum(map(len, documents))
     operations = _operations(students[0], teacher, documents, size)
-    rate = _product_rate(dtype, device)
+    rate = products.operations / seconds["products"]
     return {
         "precision": options.precision,
         "real_tok_per_s": num_real / seconds["ours"],
         "reference_real_tok_per_s": num_real / seconds["plain"],
         "speedup": seconds["plain"] / seconds["ours"],
         "matmul_share": operations / seconds["ours"] / rate,
+        "product_flop_per_s": rate,
         "extra_bytes": extra[0],
         "reference_extra_bytes": extra[1],
         "reference_real_share": num_real / (len(documents) * max(map(len, documents))),
@@ -271,11 +276,3 @@ def _operations(student: Any, teacher: Any, documents: Sequence[Sequence[int]], 
         total += 2 * passes * (linear * num_tokens + head * num_targets + attention)
     return total
 
-
-def _product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of a large product."""
-    side = 2048
-    a, b, out = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(3))
-    torch.mm(a, b, out=out)
-    seconds = medians({"product": lambda: torch.mm(a, b, out=out)}, rounds=7, device=device)["product"]
-    return 2 * side**3 / seconds

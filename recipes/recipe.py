@@ -245,7 +245,9 @@ def _road(recipe: Recipe, resolved: Resolved, step: Step) -> None:
     scores = step(
         "evaluation", evaluation, recipe.evaluation, teacher, before, base, chat, ggufs, package, texts, packed
     )
-    page = step("report", report, recipe.report, packed, teacher, before, base, talks, chat, ggufs, package, scores)
+    page = step(
+        "report", report, recipe.report, packed, teacher, before, base, talks, chat, ggufs, package, scores, texts
+    )
     step("dist", dist, recipe.dist, ggufs, package, page, texts_of_licences)
 
 

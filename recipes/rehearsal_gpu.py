@@ -23,6 +23,7 @@ from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, TeacherHead
 from common.metrics import progress
 from common.optim import OptimConfig, Optimizers, schedule
 from common.packing import RealTokens
+from common.product_rate import LargeProducts
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import require_finite, require_finite_logits, weight_of
@@ -41,8 +42,8 @@ from recipes.sizes import step_operations
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PRODUCT_SIDES = {"cuda": 8192}  # large enough that a product's start costs nothing; a CPU is there for tests only
-_PRODUCT_SIDE, _PRODUCTS, _PRODUCT_ROUNDS = 256, 8, 5
+_PRODUCT_ROUNDS = 5
+_CPU_SIDE = 256  # a CPU is there for tests only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,13 +281,11 @@ def random_teacher(config: InitConfig, machine: Machine) -> "PreTrainedModel":
 
 def _product_rate(machine: Machine) -> float:
     """Floating-point operations a second of a large product on the present device, the fastest of a few rounds."""
-    side, device = _PRODUCT_SIDES.get(machine.device, _PRODUCT_SIDE), machine.torch_device
-    # Random numbers: a GPU draws less power on equal ones, and then runs faster than it ever does in training.
-    a, b, out = (torch.randn(side, side, device=device).to(machine.torch_dtype) for _ in range(3))
+    side = None if machine.device == "cuda" else _CPU_SIDE
+    products = LargeProducts(machine.torch_dtype, machine.torch_device, side=side)
     clock = _Clock(machine)
     for _ in range(_PRODUCT_ROUNDS):
         clock.begin_step()
         with clock.part("products"):
-            for _ in range(_PRODUCTS):
-                torch.mm(a, b, out=out)
-    return 2 * side**3 * _PRODUCTS / min(clock.means([number])["products"] for number in range(_PRODUCT_ROUNDS))
+            products()
+    return products.operations / min(clock.means([number])["products"] for number in range(_PRODUCT_ROUNDS))

@@ -1,6 +1,7 @@
 """What the tests of the report share: a build as its manifests, metrics and evaluation would tell it, made up.
 
-`write_build` writes the folders, `FOLDERS` names them in the order of the report's inputs; `Page` reads report.html.
+`write_build` writes the folders, `INPUTS` names them in the order of the report's inputs and `FOLDERS` those that a
+report lists; `Page` reads report.html.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 from common.device import Machine
 
 FOLDERS = (*("corpus", "teacher", "student_before", "base", "conversations", "chat", "gguf", "coreml", "evaluation"),)
+INPUTS = (*FOLDERS, "world")
 MACHINE = Machine(
     device="cpu",
     compute_dtype="bfloat16",
@@ -127,7 +129,7 @@ def write_checkpoint(folder: Path, *, steps: int, parameters: int, taid: bool = 
 
 def write_build(root: Path, *, machine: dict[str, Any] | None = None) -> dict[str, Path]:
     """Every input of the report under `root`, by name."""
-    folders = {name: root / name for name in FOLDERS}
+    folders = {name: root / name for name in INPUTS}
     _write_data(folders)
     write_checkpoint(folders["teacher"], steps=1600, parameters=12_345_678, width=640)
     write_checkpoint(folders["student_before"], steps=120, parameters=6_790_144)
@@ -150,6 +152,7 @@ def write_build(root: Path, *, machine: dict[str, Any] | None = None) -> dict[st
     write_manifest(
         folders["coreml"], {"file": PACKAGE, "weights": "float16", "parameters": 6_790_144}, files=inside, seconds=19.4
     )
+    write_manifest(folders["world"], {})
     write_manifest(folders["evaluation"], {}, seconds=171.0, **({"machine": machine} if machine else {}))
     for name, rows in evaluation().items():
         (folders["evaluation"] / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")

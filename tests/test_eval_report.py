@@ -14,6 +14,7 @@ from report_tiny import (
     FOLDERS,
     GGUFS,
     HOSTILE,
+    INPUTS,
     MACHINE,
     PACKAGE,
     Page,
@@ -53,7 +54,7 @@ def build(tmp_path: Path) -> dict[str, Path]:
 def write_report(build: dict[str, Path], out: Path, config: ReportConfig = CONFIG) -> dict[str, Any]:
     """Runs the stage; returns report.json."""
     out.mkdir()
-    facts = report(config, Workspace(folder=out, machine=MACHINE), *(build[name] for name in FOLDERS))
+    facts = report(config, Workspace(folder=out, machine=MACHINE), *(build[name] for name in INPUTS))
     content = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert facts == {"artifacts": len(content["artifacts"]), "not_measured": len(content["not_measured"])}
     return content
@@ -278,6 +279,16 @@ def test_a_build_without_questions_or_package_says_so(build: dict[str, Path], tm
     Page(html)
     assert "Teacher, Student before, Base, Chat: no questions." in html
     assert {line.note for line in headlines(content)} >= {"not measured"}
+
+
+def test_a_benchmark_that_could_not_be_asked_is_named(build: dict[str, Path], tmp_path: Path) -> None:
+    reason = "wanted a file with test in its name, got NIILC<b>_dev"
+    write_manifest(build["world"], {"left_out": {"niilc": reason}})
+    content = write_report(build, tmp_path / "out")
+    assert content["not_measured"][0] == {"what": "scores in NIILC", "of": [], "reason": reason}
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert any(reason in text for text, _ in page.texts)
+    assert "scores in NIILC: wanted" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_held_out_loss_without_text_says_why(build: dict[str, Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tiny import FOLDERS, HOSTILE, MACHINE, Page, corpus_details, corpus_sources, write_build
+from report_tiny import HOSTILE, INPUTS, MACHINE, Page, corpus_details, corpus_sources, write_build
 
 from common.store import Workspace
 from eval.report import ReportConfig, report
@@ -21,7 +21,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     build = write_build(folder / "build")
     (folder / "out").mkdir()
-    report(ReportConfig(), Workspace(folder=folder / "out", machine=MACHINE), *(build[name] for name in FOLDERS))
+    report(ReportConfig(), Workspace(folder=folder / "out", machine=MACHINE), *(build[name] for name in INPUTS))
     return folder / "out"
 
 
@@ -158,7 +158,7 @@ def test_without_cards_the_pages_are_whole(tmp_path: Path) -> None:
     for name in ("corpus", "conversations"):
         (build[name] / "data_card.json").unlink()
     (tmp_path / "out").mkdir()
-    report(ReportConfig(), Workspace(folder=tmp_path / "out", machine=MACHINE), *(build[name] for name in FOLDERS))
+    report(ReportConfig(), Workspace(folder=tmp_path / "out", machine=MACHINE), *(build[name] for name in INPUTS))
     assert json.loads((tmp_path / "out" / "report.json").read_text())["data"] == {"corpus": None, "conversations": None}
     assert "The build has no data cards." in texts(Page((tmp_path / "out" / "report.html").read_text()), "p")
     assert "The build has no data cards." in (tmp_path / "out" / "report.md").read_text()

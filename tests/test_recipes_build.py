@@ -45,25 +45,22 @@ class Whole:
         return self.folder / "dist" / "tiny"
 
 
-def _start(folder: Path, *more: str, file: Path = ROOT / "tests" / "recipe_tiny.py") -> "subprocess.Popen[str]":
-    environment = {**os.environ, "HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "recipes", str(file), "--build", str(folder / "build")]
-    return subprocess.Popen(
-        [*command, "--dist", str(folder / "dist"), *more],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def _arguments(folder: Path, *more: str, file: Path = ROOT / "tests" / "recipe_tiny.py") -> list[str]:
+    return [str(file), "--build", str(folder / "build"), "--dist", str(folder / "dist"), *more]
 
 
 def _finish(folder: Path, *more: str, file: Path = ROOT / "tests" / "recipe_tiny.py") -> str:
-    process = _start(folder, *more, file=file)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
+    finished = subprocess.run(
+        [sys.executable, "-m", "recipes", *_arguments(folder, *more, file=file)],
+        cwd=ROOT,
+        env={**os.environ, "HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET, "HF_HUB_OFFLINE": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stdout
+    return finished.stdout
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +154,7 @@ def _build(folder: Path) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
-    arguments = [str(ROOT / "tests" / "recipe_tiny.py"), "--build", str(folder / "build")]
-    main([*arguments, "--dist", str(folder / "dist")])
+    main(_arguments(folder))
 
 
 def _kill_in(folder: Path, stage: str) -> None:

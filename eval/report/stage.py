@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.store import Workspace, stage
+from common.store import Workspace, read_manifest, stage
 from eval.report import collect
+from eval.report.benchmarks import BENCHMARKS
 from eval.report.choices import Choice, differences
 from eval.report.data_cards import data_cards
 from eval.report.render import write_pages
@@ -45,7 +46,7 @@ class ReportConfig:
     """The recipe's numbers that a reader may ask about, published ones and chosen ones."""
 
 
-@stage(version=4)
+@stage(version=5)
 def report(
     config: ReportConfig,
     workspace: Workspace,
@@ -58,6 +59,7 @@ def report(
     gguf: Path,
     coreml: Path,
     evaluation: Path,
+    world: Path,
 ) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
@@ -78,19 +80,27 @@ def report(
         "coreml": coreml,
         "evaluation": evaluation,
     }
-    content = assemble(config, folders, machine=workspace.machine.to_json())
+    left_out = read_manifest(world)["facts"].get("left_out", {})
+    content = assemble(config, folders, machine=workspace.machine.to_json(), left_out=left_out)
     replace_text(workspace.folder / "report.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
     write_pages(content, workspace.folder)
     return {"artifacts": len(content["artifacts"]), "not_measured": len(content["not_measured"])}
 
 
-def assemble(config: ReportConfig, folders: Mapping[str, Path | None], *, machine: Mapping[str, Any]) -> dict[str, Any]:
+def assemble(
+    config: ReportConfig,
+    folders: Mapping[str, Path | None],
+    *,
+    machine: Mapping[str, Any],
+    left_out: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The content of report.json.
 
     Args:
         config: what no manifest knows.
         folders: artifact folders by name, in the order of the build.
         machine: what this stage computes on, as `Machine.to_json` tells it.
+        left_out: why, by the names of published benchmarks that were at hand and could not be asked.
     """
     manifests = collect.load_manifests(folders)
     here, *others = collect.machines(manifests, machine)
@@ -123,7 +133,7 @@ def assemble(config: ReportConfig, folders: Mapping[str, Path | None], *, machin
         "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
         "choices": [_choice(choice, manifests) for choice in config.choices],
     }
-    content["not_measured"] = list(_gaps(content, manifests))
+    content["not_measured"] = [*_unasked(left_out or {}), *_gaps(content, manifests)]
     return collect.without_paths(content)
 
 
@@ -141,6 +151,12 @@ def _stem(files: Rows) -> str | None:
 
 MEASURED = ("tasks", "fidelity", "phones", "samples", "paired", "held_out")
 """Files of the evaluation, `<name>.json` each, and the sections that they become."""
+
+
+def _unasked(left_out: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The benchmarks that no task asks, as gaps."""
+    for task, reason in left_out.items():
+        yield {"what": f"scores in {BENCHMARKS[task].name}", "of": [], "reason": reason}
 
 
 def _gaps(content: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
