@@ -7,6 +7,7 @@ import argparse
 import json
 
 from common.cli import run
+from common.heap import keep_freed
 
 
 def main(arguments: list[str]) -> None:
@@ -18,6 +19,7 @@ def main(arguments: list[str]) -> None:
     for module in (loss, step, corpus):
         module.add_verb(verbs)
     parsed = parser.parse_args(arguments)
+    keep_freed()  # as stages do on a CPU
     print(json.dumps(parsed.function(parsed), allow_nan=False))
 
 

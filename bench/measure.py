@@ -1,7 +1,6 @@
 """Time and memory of functions that run side by side: warm-up, turns, medians; peak above what was there before."""
 
 import argparse
-import ctypes
 import gc
 import re
 import statistics
@@ -14,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
+from common.heap import give_back_freed
 from common.metrics import peak_bytes, reset_peak
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,8 +63,7 @@ def peak_above(function: Callable[[], object], device: torch.device) -> int | No
         return torch.cuda.max_memory_allocated(device) - before
     if not sys.platform.startswith("linux"):
         return None
-    # What the allocator keeps for later would hide the next need.
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed()  # it would hide the next need
     before = resident_bytes()
     reset_peak()
     function()

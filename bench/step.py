@@ -275,4 +275,3 @@ def _operations(student: Any, teacher: Any, documents: Sequence[Sequence[int]], 
         attention = 2 * pairs * config.num_hidden_layers * config.hidden_size
         total += 2 * passes * (linear * num_tokens + head * num_targets + attention)
     return total
-
