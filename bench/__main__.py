@@ -13,13 +13,15 @@ from common.heap import keep_freed
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one benchmark."""
     from bench import corpus, loss, step
+    from bench.measure import device_here
 
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks, paired in one run.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="BENCHMARK")
     for module in (loss, step, corpus):
         module.add_verb(verbs)
     parsed = parser.parse_args(arguments)
-    keep_freed()  # as stages do on a CPU
+    if device_here().type == "cpu":
+        keep_freed()  # as a stage does
     print(json.dumps(parsed.function(parsed), allow_nan=False))
 
 

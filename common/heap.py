@@ -13,22 +13,24 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h (mallopt(3))."""
 _NEVER = -1
 _LARGEST_KEPT_BYTES = 32 * 2**20
-"""The most that glibc takes as M_MMAP_THRESHOLD; larger blocks are given back when they are freed."""
+"""The most that glibc takes as M_MMAP_THRESHOLD on a 64-bit system."""
 
 
 def keep_freed() -> None:
-    """From now on freed blocks of up to 32 MiB stay with this process until `give_back_freed`."""
+    """From now on freed blocks of less than about 32 MiB stay with this process until `give_back_freed`.
+
+    A larger block is mapped by itself and goes back when it is freed, unless what is kept has room for it.
+    """
     libc = _glibc()
-    if libc:
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+    if libc and libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES) == 1:
         libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def give_back_freed() -> None:
-    """Gives back to the system what is free now."""
+    """Gives whole free pages back to the system."""
     libc = _glibc()
     if libc:
-        libc.malloc_trim(0)
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 @functools.cache

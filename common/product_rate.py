@@ -1,4 +1,4 @@
-"""What a machine's own matrix products reach: the yardstick for the time of a loss or of a step."""
+"""What a machine's own matrix products reach: the yardstick for the time of a step."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ _SIDES = {"cuda": 8192, "cpu": 2048}
 
 
 class LargeProducts:
-    """A few products of square matrices; calling it computes them and waits for nothing.
+    """A few products of square matrices, computed at each call; on a GPU the call does not wait for them.
 
     Attributes:
         operations: floating-point operations of one call.
@@ -16,7 +16,7 @@ class LargeProducts:
 
     def __init__(self, dtype: torch.dtype, device: torch.device, *, side: int | None = None, times: int = 8) -> None:
         """Takes the number format and the device; `side` None takes what suits the device."""
-        side = side or _SIDES[device.type]
+        side = _SIDES[device.type] if side is None else side
         # Random numbers: a GPU draws less power on equal ones, and then runs faster than it ever does in training.
         generator = torch.Generator(device).manual_seed(0)
         self._a, self._b = (torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2))

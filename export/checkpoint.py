@@ -98,7 +98,7 @@ class Checkpoint:
         with _opened(self._shards[name]) as shard:
             value: Tensor = shard.get_tensor(name)
         # Rounding keeps the order, so the two ends tell of all; and both are NaN where any value is.
-        if not bool(torch.isfinite(torch.stack(torch.aminmax(value)).half()).all()):
+        if value.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(value)).half()).all()):
             raise UserError(
                 wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
                 got=f"{float(value.float().abs().max())} in {name} of {self.folder}",

@@ -19,11 +19,10 @@ COREML_PEAK_BYTES, COREML_SECONDS, COREML_WEIGHTS = 16_900_000_000, 200, 1_543_7
 """The Core ML conversion of a Qwen2.5-1.5B with states: peak main memory and time, measured once with coremltools 9.0.
 Both are taken to grow with the weights."""
 COREML_BASIS = "measured once at 1.5B, in proportion"
-GGUF_BYTES_PER_WEIGHT = 9
+GGUF_BYTES_PER_WEIGHT = 4
 """Main memory of the GGUF stage for a weight of the largest tensor: tensors pass one at a time, as mapped bf16 and as
-float16, and `isfinite` takes 2 bytes and three times 1 more. An estimate; llama.cpp's quantiser and its check run in
-child processes."""
-GGUF_BASIS = "estimate: the largest tensor and what its check takes"
+float16; one in float32 takes 2 more. An estimate; llama.cpp's quantiser and its check run in child processes."""
+GGUF_BASIS = "estimate: the largest tensor in both formats"
 GGUF_SECONDS, GGUF_FILES = 235, 4
 """Time of so many GGUF files of COREML_WEIGHTS, F16 among them, each checked: measured once, on 2 cores."""
 EVALUATION_PEAK_BYTES = 14_500_000_000

@@ -13,6 +13,7 @@ import torch
 from training_tiny import texts, tokenizer_folder
 
 from bench.measure import medians, peak_above
+from common.product_rate import LargeProducts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,6 +95,15 @@ def test_embedded_lengths_have_the_share_that_is_promised() -> None:
 def test_bad_sizes_are_one_line(arguments: tuple[str, ...], said: str) -> None:
     finished = bench(*arguments)
     assert finished.returncode != 0 and said in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_large_products_are_what_they_count() -> None:
+    products = LargeProducts(torch.float32, torch.device("cpu"), side=5, times=3)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(5, 5, generator=generator) for _ in range(2))
+    assert torch.allclose(products().double(), a.double() @ b.double(), atol=1e-5)
+    # A multiplication and an addition for each of 5 terms of each of 25 entries, three times over.
+    assert products.operations == 3 * 25 * 5 * 2
 
 
 def test_measuring_is_in_turns_and_memory_is_what_is_added() -> None:

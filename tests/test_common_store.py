@@ -379,3 +379,15 @@ def test_run_alone_does_not_resume_from_another_setting(tmp_path: Path) -> None:
         run_alone(toy, config, tmp_path / "mine")
     made = run_alone(toy, replace(config, fail=False), tmp_path / "mine", report=lambda line: None)
     assert made.manifest["resumed"] is False
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", ["keep"]), ("cuda", [])])
+def test_on_a_cpu_freed_memory_is_kept_and_no_stage_s_peak_is_another_s(
+    device: str, kept: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("common.store.building.probe", lambda record: replace(MACHINE, device=device))
+    for name, told in (("keep_freed", "keep"), ("give_back_freed", "give back"), ("reset_peak", "reset")):
+        monkeypatch.setattr(f"common.store.building.{name}", lambda told=told: called.append(told))
+    Store(tmp_path / "build").build("toy", toy, ToyConfig())
+    assert called == [*kept, "give back", "reset"]

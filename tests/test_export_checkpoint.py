@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from export_tiny import new_model, write_checkpoint
@@ -33,6 +34,25 @@ def test_every_tensor_comes_out_once_and_unchanged(folder: Path) -> None:
     for name in names:
         assert checkpoint.shape(name) == tuple(stored[name].shape)
         assert torch.equal(checkpoint.read(name), stored[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "value", [65504.0, 65519.0, 65520.0, -65519.0, -65520.0, 1e-9, float("inf"), float("-inf"), float("nan")]
+)
+def test_a_weight_is_accepted_where_its_float16_is_finite(value: float, dtype: torch.dtype, folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(dtype)
+    tensors["model.norm.weight"][3] = value
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint, stored = Checkpoint(folder), tensors["model.norm.weight"]
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(stored.double().numpy().astype(np.float16)).all()
+    if fits:
+        assert torch.equal(checkpoint.read("model.norm.weight"), stored)
+    else:
+        with pytest.raises(UserError, match=r"float16's range.*model\.norm\.weight"):
+            checkpoint.read("model.norm.weight")
 
 
 @pytest.mark.parametrize("rope_type", ["default", "linear", "llama3", "yarn"])

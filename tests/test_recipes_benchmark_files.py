@@ -173,6 +173,14 @@ def test_the_report_tells_the_same_terms() -> None:
         assert ("restriction" in entry) == (benchmark.note is not None)
 
 
+def test_the_report_can_name_every_benchmark_that_may_be_left_out(tmp_path: Path) -> None:
+    write_benchmarks(tmp_path / "benchmarks")
+    facts = benchmark_questions(
+        BenchmarkQuestionsConfig(benchmarks=tmp_path / "benchmarks"), workspace(tmp_path / "questions")
+    )
+    assert facts["questions"].keys() == BENCHMARKS.keys()
+
+
 def test_niilc_s_training_half_is_no_test(tmp_path: Path) -> None:
     write_benchmarks(tmp_path / "benchmarks")
     niilc = tmp_path / "benchmarks" / "niilc"

@@ -1,6 +1,7 @@
 """The whole road on a shrunken recipe: what it leaves, what it rebuilds, what a SIGKILL in every stage changes."""
 
 import getpass
+import inspect
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,11 +21,13 @@ import pytest
 from recipe_tiny import recipe
 
 from common.errors import UserError
-from common.store import Store
+from common.store import Artifact, Store
 from distill.initial import InitConfig
+from eval.report import report
 from recipes.__main__ import main
 from recipes.recipe import ARTIFACTS as ALL_ARTIFACTS
-from recipes.recipe import build
+from recipes.recipe import build, walk
+from recipes.resolving import Resolved
 
 ROOT = Path(__file__).parents[1]
 SECRET = "hf_planted0secret0that0no0file0may0hold"
@@ -78,6 +82,18 @@ def _artifact(build_folder: Path, name: str) -> Path:
     return found
 
 
+def test_the_report_is_given_the_artifacts_that_its_parameters_name() -> None:
+    inputs: dict[str, list[str]] = {}
+
+    def step(name: str, function: Callable[..., object], config: object, *given: Artifact | None) -> Artifact:
+        if function is report:
+            inputs[name] = [artifact.name for artifact in given if artifact is not None]
+        return Artifact(name=name, key="", folder=Path(name), manifest={})
+
+    walk(recipe(), Resolved(), step, until=None)
+    assert inputs == {"report": list(inspect.signature(report).parameters)[2:]}
+
+
 @pytest.mark.slow
 def test_one_command_leaves_the_deliverables_and_a_report(whole: Whole) -> None:
     for name in ARTIFACTS:
@@ -87,13 +103,13 @@ def test_one_command_leaves_the_deliverables_and_a_report(whole: Whole) -> None:
     stem = recipe().gguf.stem
     assert {f"{stem}-{encoding}.gguf" for encoding in ("F16", "Q8_0", "Q4_K_M")} <= names
     assert {"report.json", "report.html", "report.md", "SHA256SUMS"} <= names
-    report = json.loads((whole.dist / "report.json").read_text(encoding="utf-8"))
+    told = json.loads((whole.dist / "report.json").read_text(encoding="utf-8"))
     sections = ("recipe", "machine", "artifacts", "training", "fidelity", "tasks", "phones", "speed")
-    assert set(sections) <= set(report)
-    by_name = {row["path"]: row for row in report["artifacts"] if str(row["path"]).endswith(".gguf")}
+    assert set(sections) <= set(told)
+    by_name = {row["path"]: row for row in told["artifacts"] if str(row["path"]).endswith(".gguf")}
     for path in whole.dist.glob("*.gguf"):
         assert by_name[path.name]["sha256"] == sha256(path.read_bytes()).hexdigest()
-    fidelity = {row["artifact"]: row for row in report["fidelity"]}
+    fidelity = {row["artifact"]: row for row in told["fidelity"]}
     assert fidelity[f"{stem}-F16.gguf"]["kl"] < 1e-4
     assert fidelity[f"{stem}-F16.gguf"]["top1_agreement"] >= 0.995
 

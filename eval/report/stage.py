@@ -63,6 +63,9 @@ def report(
 ) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
+    The inputs are the artifacts that the report tells of, and `world`, whose manifest names the benchmarks that could
+    not be asked.
+
     Returns:
         `artifacts`, the number of files for phones, and `not_measured`, the number of gaps, each with a reason.
 
