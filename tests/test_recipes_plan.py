@@ -294,7 +294,7 @@ def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
     assert [room.stage for room in plan.rooms] == ["chat", "gguf", "coreml", "evaluation"]
     assert plan.trainings == () and not plan.needs.gpu
     assert plan.needs.ram_for == "coreml"
-    assert plan.rooms[-1].ram_bytes == 14_500_000_000
+    assert plan.rooms[-1].ram_bytes == 12_800_000_000
     assert plan.needs.disk_bytes == peak_disk_bytes(plan.rooms)
     assert "coreml" in "\n".join(plan_lines(plan))
 
