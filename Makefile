@@ -51,7 +51,7 @@ chat: .venv
 	@$(RUN) eval.chat $(if $(MODEL),'$(MODEL)')
 
 inspect: .venv
-	@$(RUN) recipes.inspect '$(RECIPE)'
+	@$(RUN) recipes.inspect '$(patsubst auto,mini,$(RECIPE))'
 
 compare: .venv
 	@$(RUN) studies.compare

@@ -37,7 +37,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def medians(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each side; in every round all sides run once, so that a busy moment hits all alike."""
+    """Median seconds of each side over `turns`."""
+    return {name: statistics.median(values) for name, values in turns(sides, rounds=rounds, device=device).items()}
+
+
+def turns(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each side by round; in every round all sides run once, so that a busy moment hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, side in sides.items():
@@ -48,7 +53,7 @@ def medians(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: t
             synchronize(device)
             seconds[name].append(time.perf_counter() - start)
             say(f"round {number + 1} of {rounds}: {name} {seconds[name][-1]:.3f} s")
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def peak_above(function: Callable[[], object], device: torch.device) -> int | None:

@@ -7,6 +7,7 @@ models have random weights and the Qwen2 geometry; what they cost does not depen
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.measure import PRECISIONS, device_here, medians, peak_above, require_at_least_one, resolve_chunk_tokens, say
+from bench.measure import PRECISIONS, device_here, peak_above, require_at_least_one, resolve_chunk_tokens, say, turns
 from bench.released import taid_loss
 from common.checkpoint import head_weight, new_model
 from common.device import Machine, cpu_name, os_name
@@ -34,7 +35,7 @@ T, LEARNING_RATE, CLIP = 0.7, 1e-4, 1.0
 EMBEDDED_LENGTHS = (1.0, 0.75, 0.52, 0.33)
 """Lengths of documents as shares of the longest; padded to it, 0.65 of the tokens are real."""
 PRODUCTS, TINY_PRODUCTS = 32, 2
-"""Large products by which the machine's rate is taken at a time: about 3 s of them on two cores."""
+"""Large products by which the machine's rate is taken at a time: in float32 about 3 s of them on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,23 +219,27 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
         say(f"{type(side).__name__}: loss {losses[-1]:.5f}, extra bytes {extra[-1]}")
     products = LargeProducts(dtype, device, times=TINY_PRODUCTS if options.tiny else PRODUCTS)
     products()
-    # The machine's own rate comes and goes with what else runs there, within seconds: each of our steps has it on both
-    # sides.
-    seconds = medians(
+    # The machine's own rate comes and goes with what else runs there, so each of our steps has it on both sides.
+    seconds = turns(
         {"products before": products, "ours": ours, "products after": products, "plain": plain},
         rounds=options.rounds,
         device=device,
     )
+    ours_s, plain_s = statistics.median(seconds["ours"]), statistics.median(seconds["plain"])
     num_real = sum(map(len, documents))
     operations = _operations(students[0], teacher, documents, size)
-    rate = 2 * products.operations / (seconds["products before"] + seconds["products after"])
+    rates = [
+        2 * products.operations / (before + after)
+        for before, after in zip(seconds["products before"], seconds["products after"], strict=True)
+    ]
+    shares = [operations / step_s / rate for step_s, rate in zip(seconds["ours"], rates, strict=True)]
     return {
         "precision": options.precision,
-        "real_tok_per_s": num_real / seconds["ours"],
-        "reference_real_tok_per_s": num_real / seconds["plain"],
-        "speedup": seconds["plain"] / seconds["ours"],
-        "matmul_share": operations / seconds["ours"] / rate,
-        "product_flop_per_s": rate,
+        "real_tok_per_s": num_real / ours_s,
+        "reference_real_tok_per_s": num_real / plain_s,
+        "speedup": plain_s / ours_s,
+        "matmul_share": statistics.median(shares),
+        "product_flop_per_s": statistics.median(rates),
         "extra_bytes": extra[0],
         "reference_extra_bytes": extra[1],
         "reference_real_share": num_real / (len(documents) * max(map(len, documents))),

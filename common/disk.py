@@ -92,11 +92,26 @@ def flush_one(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a whole file at once: a reader sees the old text or the new, and a power cut leaves one of them."""
+    """Write a whole file at once: a reader sees the old text or the new, and a power cut leaves one of them.
+
+    Raises:
+        OSError: it cannot be written; nothing is left beside it.
+    """
+    require_no_folder(path)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
     flush_one(path.parent)
+
+
+def require_no_folder(path: Path) -> None:
+    """Raises IsADirectoryError where `path`, which is to become a file, is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

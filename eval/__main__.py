@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import run
-from common.disk import replace_text
+from common.disk import replace_text, require_no_folder
 from common.errors import UserError
 
 Subparsers = Any  # argparse's own class for this is private
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> None:
     _add_fidelity(subparsers)
     _add_phones(subparsers)
     parsed = parser.parse_args(arguments)
+    require_no_folder(parsed.out)  # before anything is computed
     parsed.function(parsed)
 
 

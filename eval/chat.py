@@ -7,6 +7,7 @@ answers are printed. A conversation that outgrows the model's context loses its 
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,12 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads to compute with")
     parsed = parser.parse_args(arguments)
+    for option in ("context", "max_tokens", "threads"):
+        if getattr(parsed, option) < 1:
+            wanted = f"--{option.replace('_', '-')} of at least 1"
+            raise UserError(wanted=wanted, got=str(getattr(parsed, option)), next_step="correct it")
+    if not 0.0 <= parsed.temperature < math.inf:
+        raise UserError(wanted="--temperature of 0 or more", got=str(parsed.temperature), next_step="correct it")
     model = parsed.model or only_model(Path("dist"))
     if not model.is_file():
         raise UserError(wanted=f"the file {model}", got="no such file", next_step="correct the path")
@@ -56,7 +63,7 @@ def main(arguments: list[str]) -> None:
     with Speaker(model, options) as speaker:
         if sys.stdin.isatty():
             print(f"{model.name}: {HELP}", flush=True)
-        talk(speaker.answer, _questions(), opening, say=_say)
+        talk(speaker.answer, _questions(), opening, say=_say, goes_on=sys.stdin.isatty())
 
 
 def only_model(dist: Path) -> Path:
@@ -75,6 +82,7 @@ def talk(
     opening: list[Message],
     *,
     say: Callable[[str], None],
+    goes_on: bool = False,
 ) -> None:
     """Answer each question with the conversation so far in view.
 
@@ -83,9 +91,10 @@ def talk(
         questions: what the user types, a line each; `/reset` and `/exit` are commands, blank lines are none.
         opening: messages before the first question.
         say: told each piece of a reply as it comes.
+        goes_on: whether a question that does not fit is said to be so and forgotten.
 
     Raises:
-        TooLong: a single question does not fit.
+        TooLong: a single question does not fit, and the conversation does not go on.
     """
     messages = list(opening)
     for line in questions:
@@ -97,10 +106,16 @@ def talk(
         elif question.startswith("/"):
             say(HELP + "\n")
         elif question:
-            messages.append({"role": "user", "content": question})
-            reply = _reply(answer, messages, oldest=len(opening), say=say)
+            asked = [*messages, {"role": "user", "content": question}]
+            try:
+                reply = _reply(answer, asked, oldest=len(opening), say=say)
+            except TooLong as error:
+                if not goes_on:
+                    raise
+                say(f"{error}\n")
+                continue
             say("\n")
-            messages.append({"role": "assistant", "content": reply})
+            messages = [*asked, {"role": "assistant", "content": reply}]
 
 
 def _reply(
@@ -127,7 +142,12 @@ def _reply(
 def _questions() -> Iterator[str]:
     """Lines of stdin; on a terminal with a prompt and a line editor."""
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                got = f"line {number}: {error.reason} at byte {error.start + 1}"
+                raise UserError(wanted="questions in UTF-8", got=got, next_step="convert them") from error
         return
     with contextlib.suppress(ImportError):  # not every Python is built with it
         # Its import alone gives input() a line editor.

@@ -1,5 +1,6 @@
 """The benchmarks at toy sizes: what they print, and that both sides compute the same."""
 
+import argparse
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from training_tiny import texts, tokenizer_folder
 
+from bench import step
 from bench.measure import medians, peak_above
 from common.product_rate import LargeProducts
 
@@ -76,6 +78,21 @@ def test_step_takes_real_documents_and_both_sides_have_the_same_loss(tmp_path: P
     assert 0.3 < figures["reference_real_share"] < 1.0
     assert figures["speedup"] == pytest.approx(figures["real_tok_per_s"] / figures["reference_real_tok_per_s"])
     assert 0 < figures["matmul_share"] < 1
+
+
+def test_each_step_is_held_against_the_products_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine slows down from round to round: medians taken apart would pair a step with another round's rate."""
+    operations = 2 * 2048**3 * step.TINY_PRODUCTS
+    around = [1.0 * operations, 2.0 * operations, 4.0 * operations]
+    seconds = {"products before": around, "ours": [2.0, 8.0, 8.0], "products after": around, "plain": [1.0, 16.0, 32.0]}
+    monkeypatch.setattr(step, "turns", lambda sides, **_: {name: seconds[name] for name in sides})
+    monkeypatch.setattr(step, "_operations", lambda *_: 6.0)
+    parser = argparse.ArgumentParser()
+    step.add_verb(parser.add_subparsers())
+    figures = step.bench_step(parser.parse_args(["step", "--tiny", "--vocabulary", "99", "--max-tokens", "9"]))
+    assert figures["product_flop_per_s"] == pytest.approx(0.5)
+    assert figures["matmul_share"] == pytest.approx(3.0)  # of 3, 1.5 and 3
+    assert figures["speedup"] == pytest.approx(2.0)
 
 
 def test_embedded_lengths_have_the_share_that_is_promised() -> None:

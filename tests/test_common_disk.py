@@ -52,7 +52,16 @@ def test_a_failed_replace_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk"):
         disk.replace_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced_and_named_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for folder in (tmp_path / "folder", Path(), Path("/")):
+        with pytest.raises(IsADirectoryError) as caught:
+            disk.replace_text(folder, "new")
+        assert caught.value.filename == str(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_flush_reaches_every_file_and_folder_but_the_one_left_out(

@@ -73,6 +73,19 @@ def test_a_single_question_that_is_too_long_is_the_user_s() -> None:
         converse("one", opening=[turn("system", "s")], room=1)
 
 
+def test_at_a_terminal_a_question_that_is_too_long_is_said_and_forgotten() -> None:
+    scripted, said = Scripted(room=4), []
+
+    def answer(messages: list[Message]) -> Iterator[str]:
+        if "long" in messages[-1]["content"]:
+            raise TooLong(wanted="a", got="b", next_step="c")
+        return scripted.answer(messages)
+
+    talk(answer, iter(["one", "long", "two"]), [], say=said.append, goes_on=True)
+    assert [message["content"] for message in scripted.shown[-1]] == ["one", "reply 1", "two"]
+    assert "wanted a; got b; next: c\n" in said
+
+
 def test_the_one_file_for_phones_is_found(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"got none like .*run make tinyswallow"):
         only_model(tmp_path)
@@ -176,6 +189,28 @@ def test_a_malformed_file_is_one_line_with_its_name(checkpoint: Path, model: Pat
     done = command(str(path), typed="x\n")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: wanted a GGUF chat model") and "bad.gguf" in done.stderr
+
+
+@needs_llama
+def test_questions_that_are_no_utf_8_are_not_the_file_s_fault(model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.chat", str(model), "--max-tokens", "2"],
+        input=b"\xe6\x98\xa5\n\xff\xfe\n",
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert b"wanted questions in UTF-8; got line 2: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-tokens", "0"), ("--threads", "-4"), ("--context", "0"), ("--temperature", "-3"), ("--temperature", "nan")],
+)
+def test_a_wrong_option_is_one_line_with_its_name(option: str, value: str) -> None:
+    done = command(option, value)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: wanted {option} of ")
+    assert f"got {value}" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:

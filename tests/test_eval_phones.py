@@ -168,3 +168,12 @@ def test_the_command_writes_the_rows(release: Path, tmp_path: Path, capsys: pyte
     assert "release-Q4_K_M.gguf on iPhone 11, 1024 tokens: fits" in capsys.readouterr().out
     with pytest.raises(UserError, match="--context of at least 1"):
         main(["phones", str(release), "--context", "0", "--out", str(out)])
+
+
+def test_a_folder_as_out_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        main(["phones", "absent.gguf", "--out", "."])
+    assert list(tmp_path.iterdir()) == []

@@ -219,6 +219,17 @@ def test_scores_stand_beside_each_other(build: dict[str, Path], tmp_path: Path) 
     assert table.rows[0]["cells"]["teacher"]["value"] == pytest.approx(0.97)
     assert table.average["base"]["value"] == 0.68 and table.stopped
     assert table.unmeasured == (("Core ML", "not run on this platform"),)
+    assert table.fewer is None
+
+
+def test_scores_of_fewer_questions_say_so(build: dict[str, Path], tmp_path: Path) -> None:
+    content = write_report(build, tmp_path / "out")
+    file = gguf_name(next(iter(GGUFS)))
+    next(row for row in content["task_average"] if row["artifact"] == file)["n"] = 500
+    told = f"Asked fewer questions than the 1,500 of the others: {view.label(content, file)} (500)."
+    assert (view.score_table(content).fewer or "").startswith(told)
+    for draw in (render.render_html, render.render_markdown):
+        assert told.replace("_", "\\_") in draw(content) or told in draw(content)
 
 
 def test_files_stand_in_one_order_whatever_the_evaluations(build: dict[str, Path], tmp_path: Path) -> None:

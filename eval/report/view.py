@@ -53,6 +53,8 @@ class ScoreTable:
     """Whether any artifact tells how often its answers stopped by themselves."""
     unmeasured: tuple[tuple[str, str], ...]
     """(names of artifacts without any score, why)."""
+    fewer: str | None
+    """A sentence on the artifacts that were asked fewer questions than others; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,12 +137,26 @@ def score_table(report: Report) -> ScoreTable:
         if name not in measured:
             reason = next(row.get("reason") for row in tasks if row["artifact"] == name) or "not measured"
             unmeasured.setdefault(reason, []).append(label(report, name))
+    average = {row["artifact"]: row for row in report["task_average"]}
     return ScoreTable(
         columns=tuple(measured),
         rows=tuple(rows.values()),
-        average={row["artifact"]: row for row in report["task_average"]},
+        average=average,
         stopped=any(row.get("stopped_share") is not None for row in report["task_average"]),
         unmeasured=tuple((", ".join(names), reason) for reason, names in unmeasured.items()),
+        fewer=_fewer({label(report, name): average[name]["n"] for name in measured if average.get(name, {}).get("n")}),
+    )
+
+
+def _fewer(items: Mapping[str, int]) -> str | None:
+    """What a reader has to know where artifacts, by name, answered different numbers of questions."""
+    most = max(items.values(), default=0)
+    few = [f"{name} ({count:,})" for name, count in items.items() if count < most]
+    if not few:
+        return None
+    return (
+        f"Asked fewer questions than the {most:,} of the others: {', '.join(few)}. "
+        "A difference between these scores and the others' may lie in the questions alone."
     )
 
 
