@@ -19,7 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.measure import require_at_least_one, resident_bytes, say
+from bench.measure import resident_bytes, say
+from common.cli import require_at_least_one
 from common.duplicates import NearDuplicatesConfig
 from common.errors import UserError
 from common.metrics import peak_bytes, reset_peak

@@ -19,12 +19,12 @@ from bench.measure import (
     free_bytes,
     medians,
     peak_above,
-    require_at_least_one,
     resolve_chunk_tokens,
     say,
 )
 from bench.released import taid_loss
 from common.chunk_passes import chunks
+from common.cli import require_at_least_one
 from common.fused_linear_loss import (
     TeacherHead,
     fused_linear_loss,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
 from common.heap import give_back_freed
 from common.metrics import peak_bytes, reset_peak
@@ -90,13 +89,6 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     return int(available[1]) * 1024 if available else None
-
-
-def require_at_least_one(**counts: int) -> None:
-    """UserError for a size below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(wanted=f"--{name.replace('_', '-')} of at least 1", got=str(count), next_step="mend it")
 
 
 def say(text: str) -> None:

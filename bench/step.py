@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.measure import PRECISIONS, device_here, peak_above, require_at_least_one, resolve_chunk_tokens, say, turns
+from bench.measure import PRECISIONS, device_here, peak_above, resolve_chunk_tokens, say, turns
 from bench.released import taid_loss
 from common.checkpoint import head_weight, new_model
+from common.cli import require_at_least_one
 from common.device import Machine, cpu_name, os_name
 from common.errors import UserError
 from common.optim import OptimConfig, Optimizers

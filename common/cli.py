@@ -32,6 +32,13 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_it else super()._get_help_string(action)
 
 
+def require_at_least_one(**counts: int) -> None:
+    """UserError for an option, by name, that is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(wanted=f"--{name.replace('_', '-')} of at least 1", got=str(count), next_step="mend it")
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call `main` with the command line's arguments and exit with what it returns (None is 0)."""
     try:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from common.cli import run
+from common.cli import require_at_least_one, run
 from common.disk import replace_text, require_no_folder
 from common.errors import UserError
 
@@ -86,8 +86,8 @@ def _add_out(verb: argparse.ArgumentParser) -> None:
 
 
 def _tasks(parsed: argparse.Namespace) -> None:
-    if parsed.limit is not None and parsed.limit < 1:
-        raise UserError(wanted="--limit of at least 1", got=str(parsed.limit), next_step="correct it.")
+    if parsed.limit is not None:
+        require_at_least_one(limit=parsed.limit)
     from eval.runtimes import open_runtime
     from eval.tasks.harness import Harness
 
@@ -129,8 +129,7 @@ def _fidelity(parsed: argparse.Namespace) -> None:
 
 
 def _phones(parsed: argparse.Namespace) -> None:
-    if parsed.context < 1:
-        raise UserError(wanted="--context of at least 1", got=str(parsed.context), next_step="correct it.")
+    require_at_least_one(context=parsed.context)
     from eval.phones import phone_rows
 
     rows = phone_rows(parsed.artifacts, context_tokens=parsed.context)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from common.cli import run
+from common.cli import require_at_least_one, run
 from common.errors import UserError
 from eval.chat_speaker import ChatOptions, Message, Speaker, TooLong
 
@@ -44,10 +44,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads to compute with")
     parsed = parser.parse_args(arguments)
-    for option in ("context", "max_tokens", "threads"):
-        if getattr(parsed, option) < 1:
-            wanted = f"--{option.replace('_', '-')} of at least 1"
-            raise UserError(wanted=wanted, got=str(getattr(parsed, option)), next_step="correct it")
+    require_at_least_one(context=parsed.context, max_tokens=parsed.max_tokens, threads=parsed.threads)
     if not 0.0 <= parsed.temperature < math.inf:
         raise UserError(wanted="--temperature of 0 or more", got=str(parsed.temperature), next_step="correct it")
     model = parsed.model or only_model(Path("dist"))
