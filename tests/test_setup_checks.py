@@ -237,7 +237,7 @@ def test_make_without_a_python_that_runs_says_so(tmp_path: Path) -> None:
         (["test"], ["-m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15"]),
         (["chat"], ["-m eval.chat"]),
         (["chat", "MODEL=a b.gguf"], ["-m eval.chat a b.gguf"]),
-        (["inspect"], ["-m recipes.inspect auto"]),
+        (["inspect"], ["-m recipes.inspect mini"]),
         (["inspect", "RECIPE=own.py"], ["-m recipes.inspect own.py"]),
         (["compare"], ["-m studies.compare"]),
     ],
