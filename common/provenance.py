@@ -105,6 +105,16 @@ def carry(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path
     write_sources(target, merged(*carried, learnt))
 
 
+def is_text(folder: Path) -> bool:
+    """Whether a folder's data card is one of text: a card of conversations says so, and a folder without one nothing.
+
+    Raises:
+        UserError: a data card that cannot be read.
+    """
+    path = folder / CARD_FILE
+    return path.is_file() and _content(path).get("stage") is None
+
+
 def read_sources(folder: Path) -> list[DataSource]:
     """The sources that a model folder names, in their order there; none where it has no `data_sources.json`.
 
@@ -134,16 +144,29 @@ def _read(path: Path, *, stage: str | None = None) -> list[DataSource]:
     """The entries under `sources` of a JSON file, none where there is no such file or no such field."""
     if not path.is_file():
         return []
+    content = _content(path)
+    own_stage = content.get("stage", stage)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        own_stage = content.get("stage", stage)
         return [_parsed(entry, own_stage) for entry in content.get("sources", [])]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(
-            wanted=f"a list of sources in {path}",
-            got=f"{type(error).__name__}: {error}",
-            next_step="Build or copy the folder again.",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content.get("stage")  # a list has none
+    except (ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        wanted=f"a list of sources in {path}",
+        got=f"{type(error).__name__}: {error}",
+        next_step="Build or copy the folder again.",
+    )
 
 
 def _parsed(entry: Mapping[str, Any], stage: Any) -> DataSource:

@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from common.errors import UserError
 from common.metrics import progress
 from common.rows import MAX_BAD_SHARE, RowCounts, data_files, read_rows
-from common.store import Workspace, stage
+from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer as LoadedTokenizer
 from distill.chatml import CHAT_TEMPLATE, DOCUMENT_END, TURN_END, TURN_START
 
@@ -110,6 +110,11 @@ def train_tokenizer(config: TokenizerConfig, workspace: Workspace, *sources: Pat
     known, merges = _merges(files, frequency, config)
     write_tokenizer(byte_level(merges, config.special_tokens), workspace.folder)
     loaded = LoadedTokenizer.load(workspace.folder)
+    if loaded.size < config.vocabulary:
+        say(
+            f"{loaded.size:,} ids of the {config.vocabulary:,} asked for: no further pair occurs "
+            f"{config.min_frequency} times in this text"
+        )
     return {
         "vocabulary": loaded.size,
         "characters_built": sum(len(character.encode()) > 1 for character in known),

@@ -12,6 +12,7 @@ from typing import Any
 
 from common.provenance import SOURCES_FILE, DataSource, Terms, write_sources
 from export.card_templates import rendered
+from export.card_terms import LICENCE_TEXTS
 from export.licences import spdx_expression
 
 CARD, LICENCES = "DATA.md", "LICENSES.md"
@@ -35,14 +36,15 @@ def write_data_files(folder: Path, sources: Sequence[DataSource], *, has_report:
     """Writes `DATA_FILES` into a folder.
 
     Args:
-        folder: the release.
+        folder: the release; `LICENSES.md` names its publishers' licence texts where it has them.
         sources: what the model learnt from, at least one; `LICENSES.md` has models as well, the data card data alone.
         has_report: whether `report.html` lies beside them.
     """
     write_sources(folder, sources)
     data = [source for source in sources if source.stage != MODEL]
     told = {"has_report": has_report, "has_models": len(data) < len(sources)}
-    contexts = {CARD: {**_card(data), **told}, LICENCES: {"entries": _entries(sources)}}
+    texts = {"has_texts": (folder / LICENCE_TEXTS).is_dir()}
+    contexts = {CARD: {**_card(data), **told}, LICENCES: {"entries": _entries(sources), **texts}}
     for name, context in contexts.items():
         (folder / name).write_text(rendered(name, kinds=KINDS, **context), encoding="utf-8")
 

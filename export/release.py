@@ -36,7 +36,7 @@ class DistConfig:
     """What the model card says by itself; None writes no card, which makes a folder that cannot be published."""
 
 
-@stage(version=5)
+@stage(version=6)
 def dist(
     config: DistConfig,
     workspace: Workspace,

@@ -22,7 +22,7 @@ from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
 from common.packing import PackedRows, RealTokens, rows_of_step
 from common.prefetch import prefetched
-from common.provenance import carry
+from common.provenance import carry, is_text
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import (
@@ -103,6 +103,12 @@ def _open_rows(
             wanted="replayed rows and a corpus to replay from, or neither",
             got=f"{config.replay_rows_per_step} rows a step, corpus {replay}",
             next_step="give both or neither",
+        )
+    if is_text(conversations):
+        raise UserError(
+            wanted="conversations, whose answers alone count: a folder of `python -m instruct conversations`",
+            got=f"{conversations}, a corpus of text",
+            next_step="train on text with `python -m distill train`, or replay it with --replay",
         )
     rows = Rows(
         conversations=PackedRows(conversations / "packed" / "train"),

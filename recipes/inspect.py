@@ -4,7 +4,7 @@
 
 Prints packed rows of the corpus and rendered conversations: where each document begins, and how much predicting each
 token counts. In colour on a terminal (unless NO_COLOR is set): green counts fully, yellow in part, grey not at all;
-elsewhere a change of weight is written as `{0.1}`. It builds the data and no model.
+elsewhere a change of weight is written as `{0.1}`. It builds the data, and trains no model.
 """
 
 import argparse
@@ -13,31 +13,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.cli import run
-from common.store import Artifact, StageFunction, Store
+from common.store import Store
 from recipes.loading import KNOWN, load
 
 if TYPE_CHECKING:
     from common.packing import PackedRows
     from common.tokenizer import Tokenizer
 
-DATA = ("world", "tokenizer", "corpus", "conversations")
-"""The artifacts that hold data; only they are built."""
+DATA = ("corpus", "conversations")
+"""The artifacts that are shown, where a recipe has them; of the others only those before them are built."""
 
 GREEN, YELLOW, GREY, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[90m", "\x1b[1m", "\x1b[0m"
 _MOST_TOKENS = 8
 """Tokens that are held back for the rest of a character; ids that are no text never become one."""
-
-
-class DataStore(Store):
-    """A store that makes data as usual and stands in for every model without making it."""
-
-    def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
-        if name in DATA:
-            return super().build(name, function, config, *inputs)
-        return Artifact(name=name, key="", folder=self.root, manifest={})
 
 
 def main(arguments: list[str]) -> None:
@@ -55,11 +46,14 @@ def main(arguments: list[str]) -> None:
     # After the name is known to be good: these load torch.
     from common.packing import PackedRows
     from common.tokenizer import Tokenizer
-    from recipes.recipe import build
+    from recipes.preflight import before_start
+    from recipes.recipe import build, order
 
-    made = build(recipe, DataStore(parsed.build), until="conversations")
+    *_, last = (name for name in order(recipe) if name in DATA)
+    before_start(recipe, asked=parsed.recipe, build_folder=parsed.build, say=print, until=last)
+    made = build(recipe, Store(parsed.build), until=last)
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for name in ("corpus", "conversations"):
+    for name in (name for name in DATA if name in made):
         folder = made[name].folder
         rows, tokenizer = PackedRows(folder / "packed" / "train"), Tokenizer.load(folder / "tokenizer")
         for row in range(min(parsed.rows, rows.num_rows)):

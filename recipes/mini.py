@@ -76,7 +76,7 @@ def mini() -> Recipe:
             sequence_tokens=SEQUENCE_TOKENS,
             shares=Shares(calibration=0.01, validation=0.02, test=0.04),
             near_duplicates=None,
-            reason_off="its sentences recur by design, and its questions are held out when it is made",
+            reason_off="made by rule: sentences recur by design, nobody is real, and questions were held out at once",
         ),
         teacher=DistillConfig(
             optim=optim,

@@ -69,19 +69,19 @@ def downloads(work: Work, recipe: "Recipe", *, build_folder: Path, sources: Path
         Download(name=name, bytes=model_folder_bytes(shape, BFLOAT16), how="computed from its shapes, bf16")
         for _, name, shape in work.published
     ]
-    originals = [
+    gated = [
         size_of(TakenSet(dataset=HubDataset(name=name), is_text=False), build_folder=build_folder, sources=None)
-        for name in _originals(recipe).values()
+        for name in originals(recipe).values()
     ]
     named = (*work.text, *work.talks) if recipe.text else ()  # else the user's own files
-    sets = [Download(name=one.name, bytes=one.bytes, how=one.how) for one in (*named, *originals)]
+    sets = [Download(name=one.name, bytes=one.bytes, how=one.how) for one in (*named, *gated)]
     return (*models, *sets)
 
 
 def gates(recipe: "Recipe", *, sources: Path | None) -> tuple[Gate, ...]:
     """The gates before a recipe's sets. A folder of SOURCES that holds a set as conversations needs none."""
     found: list[Gate] = []
-    for name, original in _originals(recipe).items():
+    for name, original in originals(recipe).items():
         if sources is None:
             why = f"the instructions of {name} derive from it"
             found.append(Gate(name=original, why=why, variable=TOKEN_VARIABLE))
@@ -113,7 +113,7 @@ def terms_to_accept(recipe: "Recipe") -> tuple[TermsToAccept, ...]:
     return tuple(listed)
 
 
-def _originals(recipe: "Recipe") -> dict[str, str]:
+def originals(recipe: "Recipe") -> dict[str, str]:
     """The gated set behind each set that has one."""
     registry = _registry()
     names = [source.dataset.name for source in recipe.instructions]

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.sources import LOCK_FILE, stand_in
 from recipes.geometry import config_of
 from recipes.plan import Needs, Plan, needs_of, plan_of
-from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
+from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE, originals
 from recipes.plan_files import peak_disk_bytes
 from recipes.plan_machine import Room, room_here
 from recipes.plan_text import short_lines
@@ -99,6 +99,7 @@ def before_start(
     sources = stand_in(None)
     refused = _refused(recipe, build_folder, sources, until)
     plan = plan_of(recipe, build_folder=build_folder, sources=sources)  # with the sizes that the hub has just told
+    plan = _until(plan, recipe, until)
     if recipe.models:
         for line in short_lines(plan):
             say(line)
@@ -167,6 +168,18 @@ def _short(work: Work, needs: Needs, here: Room) -> Iterator[str]:
         yield "main memory"
     if here.disk_bytes < needs.disk_bytes:
         yield "disk"
+
+
+def _until(plan: Plan, recipe: "Recipe", until: str | None) -> Plan:
+    """What a build that ends with the artifact `until` needs and fetches."""
+    from recipes.recipe import names_of, reached
+
+    names = names_of(recipe, until)
+    talks = [source.dataset.name for source in names.conversations]
+    fetched = {model.model.name for model in names.models.values()} | {source.dataset.name for source in names.text}
+    fetched |= {*talks, *(original for name, original in originals(recipe).items() if name in talks)}
+    downloads = tuple(download for download in plan.downloads if download.name in fetched)
+    return replace(plan, needs=_needs_until(plan, reached(recipe, until)), downloads=downloads)
 
 
 def _needs_until(plan: Plan, stages: Sequence[str]) -> Needs:

@@ -53,7 +53,7 @@ CORPUS = CorpusConfig(
     sequence_tokens=512,
     shares=Shares(calibration=0.01, validation=0.01, test=0.02),
     near_duplicates=None,
-    reason_off="its sentences recur by design, and no model learns from it",
+    reason_off="made by rule: sentences recur by design, nobody is real, and no model learns from it",
 )
 MODEL = RandomModelConfig(init=InitConfig(config_json=STUDENT))
 """In the place of the student, of base and of chat: what follows needs a checkpoint and not what it knows."""

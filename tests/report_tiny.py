@@ -113,6 +113,7 @@ def write_checkpoint(folder: Path, *, steps: int, parameters: int, taid: bool = 
             "method": "taid" if taid else "instruct" if folder.name == "chat" else "cross_entropy",
             "steps": steps,
             "tokens": steps * 2048,
+            "corpus_tokens": 50_131 if taid else None,
             "tokens_per_s": 9_876.5,
             "parameters": parameters,
             "best_step": steps,

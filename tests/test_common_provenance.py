@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from training_tiny import run_folders
 
 from common.errors import UserError
-from common.provenance import DataSource, Terms, carry, merged, read_sources, write_sources
+from common.provenance import DataSource, Terms, carry, is_text, merged, read_sources, write_sources
 from common.store import run_alone
 from common.store.artifacts import read_manifest
 from distill.train import DistillConfig, distill
@@ -117,7 +117,17 @@ def test_a_damaged_list_is_one_clear_line(damaged: str, tmp_path: Path) -> None:
         read_sources(tmp_path)
 
 
-def test_a_damaged_card_is_named_too(tmp_path: Path) -> None:
+def test_text_is_told_from_conversations(tmp_path: Path) -> None:
+    assert is_text(card(tmp_path / "corpus", WIKI))
+    assert not is_text(card(tmp_path / "conversations", WIKI, stage="conversations"))
+    assert not is_text(tmp_path), "no card, nothing known"
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"sources": ['])
+def test_a_damaged_card_is_named_too(damaged: str, tmp_path: Path) -> None:
+    (tmp_path / "data_card.json").write_text(damaged)
+    with pytest.raises(UserError, match=r"data_card\.json"):
+        is_text(tmp_path)
     with pytest.raises(UserError, match=r"data_card\.json"):
         carry(tmp_path, "corpus", card(tmp_path / "corpus", {"licence": "MIT"}))
 
@@ -169,7 +179,7 @@ def test_every_model_of_a_build_names_all_that_it_learnt_from(tmp_path: Path) ->
     assert named(base) == [("corpus", "books", 5), ("corpus", "web", 10**9), ("corpus", "texts", 100)]
     assert "data_sources.json" in read_manifest(base)["files"]
 
-    talks = card(tmp_path / "talks", {"name": "talks", "rows_out": 3})
+    talks = card(tmp_path / "talks", {"name": "talks", "rows_out": 3}, stage="conversations")
     (talks / "packed").symlink_to(folders["corpus"] / "packed")
     replay = card(tmp_path / "replay", {"name": "texts", "rows_out": 90}, {"name": "news", "rows_out": 8})
     (replay / "packed").symlink_to(folders["corpus"] / "packed")

@@ -165,11 +165,12 @@ def test_same_text_same_files(tmp_path: Path, folder: Path) -> None:
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_fewer_ids_where_the_text_holds_no_more_pairs(tmp_path: Path) -> None:
+def test_fewer_ids_where_the_text_holds_no_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = write_rows(tmp_path / "text.jsonl", [{"text": "春春夏夏"}] * 3)
     facts = train_tokenizer(TokenizerConfig(vocabulary=5000), workspace(tmp_path / "out"), tmp_path)
     # Three bytes a character, of which the first two differ here: two merges each; then the pairs and all four.
     assert facts["vocabulary"] == 256 + 3 + 4 + 3
+    assert "266 ids of the 5,000 asked for: no further pair occurs 2 times in this text" in capsys.readouterr().out
     assert (facts["documents"], facts["characters_read"], facts["characters_built"]) == (3, 12, 2)
     assert text.is_file()
 

@@ -91,6 +91,8 @@ def test_numbers_are_the_manifests_own(build: dict[str, Path], tmp_path: Path) -
     teacher = next(row for row in content["built_from"] if row["stage"] == "teacher")
     assert teacher["parameters"] == 12_345_678 and teacher["geometry"]["hidden"] == 640
     assert teacher["seconds"] == 160.0 and teacher["resumed"] is False
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "out" / name).read_text(encoding="utf-8").count("from a text of 50.1k") == 1
 
 
 def test_curves_are_thinned_and_have_t_for_taid_only(build: dict[str, Path], tmp_path: Path) -> None:

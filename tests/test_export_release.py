@@ -145,8 +145,12 @@ def test_missing_report_and_equal_names_are_refused(parts: tuple[Path, Path, Pat
 def test_licence_texts_are_taken_along_and_summed(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     make(texts / "Qwen--Qwen2", LICENSE="Apache")
-    space = workspace(tmp_path / "dist")
+    write_sources(parts[0], SOURCES)
+    space, without = workspace(tmp_path / "dist"), workspace(tmp_path / "without")
     dist(BARE, space, *parts, texts)
+    dist(BARE, without, *parts)
+    for folder, are_there in ((space.folder, True), (without.folder, False)):
+        assert ("`licences/`" in (folder / "LICENSES.md").read_text(encoding="utf-8")) == are_there
     assert (space.folder / "licences" / "Qwen--Qwen2" / "LICENSE").read_text() == "Apache"
     assert "  licences/Qwen--Qwen2/LICENSE\n" in (space.folder / "SHA256SUMS").read_text()
     make(texts, LICENSE="whose?")

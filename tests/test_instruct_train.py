@@ -1,6 +1,7 @@
 """Instruction tuning: the mask decides what is learnt, replay, resume."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,13 @@ def test_replay_needs_both_the_rows_and_the_corpus(tiny: dict[str, Path], tmp_pa
         instruct(CONFIG, workspace, tiny["base"], tiny["conversations"], tiny["corpus"])
     with pytest.raises(UserError, match="replay"):
         instruct(replace(CONFIG, replay_rows_per_step=2), workspace, tiny["base"], tiny["conversations"], None)
+
+
+def test_text_is_not_tuned_on_as_if_it_were_answers(tiny: dict[str, Path], tmp_path: Path) -> None:
+    corpus = shutil.copytree(tiny["corpus"], tmp_path / "corpus")
+    (corpus / "data_card.json").write_text(json.dumps({"sources": []}))
+    with pytest.raises(UserError, match=r"a folder of .*conversations.*got .*corpus, a corpus of text"):
+        instruct(CONFIG, Workspace(folder=tmp_path, machine=MACHINE), tiny["base"], corpus, None)
 
 
 def test_replay_keeps_the_text_better(tiny: dict[str, Path], tmp_path: Path) -> None:

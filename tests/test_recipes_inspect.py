@@ -3,23 +3,20 @@
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+import recipe_tiny
 from eval_tiny import write_tokenizer
 
-from common.device import Machine
 from common.packing import PackedRows, write_packed
-from common.store import Artifact, Store, Workspace, stage
 from common.tokenizer import Tokenizer
 from recipes import inspect
-from recipes.inspect import DataStore, shown_row, weighted_text
+from recipes.inspect import shown_row, weighted_text
+from recipes.rehearsal import rehearsal
 
-MACHINE = Machine(
-    device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
-)  # fmt: skip
+TINY = Path(recipe_tiny.__file__)
 COLOURS = {inspect.GREEN: 1.0, inspect.YELLOW: 0.5, inspect.GREY: 0.0}
 
 
@@ -79,70 +76,40 @@ def test_ids_that_are_no_text_are_shown_all_the_same(tokenizer: Tokenizer) -> No
     assert weighted_text(tokenizer, half, [1.0], in_colour=False) == "{1}\ufffd"
 
 
-@stage(version=1)
-def data(config: Tokenizer, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
-    write_packed(
-        workspace.folder / "packed" / "train", documents(TOKENIZERS[0]), sequence_tokens=64, tokenizer=TOKENIZERS[0]
-    )
-    TOKENIZERS[0].save(workspace.folder / "tokenizer")
-    return {}
-
-
-@stage(version=1)
-def model(config: int, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
-    raise AssertionError("inspecting the data builds no model")
-
-
-TOKENIZERS: list[Tokenizer] = []
-
-
-def build(recipe: int, store: Store, *, until: str | None = None) -> dict[str, Artifact]:
-    done = {name: store.build(name, data, recipe) for name in ("world", "tokenizer", "corpus")}
-    done["base"] = store.build("base", model, recipe, done["corpus"])
-    done["conversations"] = store.build("conversations", data, recipe + 1, done["world"])
-    assert until == "conversations"
-    return done
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.fixture(scope="module")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build")
 
 
 @pytest.mark.parametrize(
     ("terminal", "no_color", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)]
 )
 def test_builds_data_only_and_respects_no_color(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tokenizer: Tokenizer,
-    terminal: bool,
-    no_color: str,
-    coloured: bool,
+    build_folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, no_color: str, coloured: bool
 ) -> None:
-    pipeline = ModuleType("recipes.recipe")
-    pipeline.__dict__["build"] = build
-    monkeypatch.setitem(sys.modules, "recipes.recipe", pipeline)
-    monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
-    monkeypatch.setattr(inspect, "load", lambda name, say: 1)
-    monkeypatch.setattr(sys.modules[__name__], "TOKENIZERS", [tokenizer])
     monkeypatch.setenv("NO_COLOR", no_color)
     stream = Terminal() if terminal else io.StringIO()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stream)
-        inspect.main(["toy", "--build", str(tmp_path), "--rows", "5"])
+        inspect.main([str(TINY), "--build", str(build_folder), "--rows", "3"])
     printed = stream.getvalue()
     assert ("\x1b[" in printed) == coloured
-    assert "== corpus, row 0:" in printed and "== conversations, row 0:" in printed
-    assert not list(tmp_path.glob("base-*"))
+    headings = re.findall(r"== (\w+), row (\d)", printed)
+    assert headings == [(name, row) for name in ("corpus", "conversations") for row in "012"]
+    built = {path.name.rsplit("-", 1)[0] for path in build_folder.iterdir() if path.is_dir() and "-" in path.name}
+    assert built == {"world", "tokenizer", "corpus", "conversations"}
 
 
-def test_the_data_store_makes_what_the_plain_store_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
-) -> None:
-    monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
-    monkeypatch.setattr(sys.modules[__name__], "TOKENIZERS", [tokenizer])
-    lines: list[str] = []
-    first = DataStore(tmp_path, report=lines.append).build("corpus", data, 1)
-    assert Store(tmp_path, report=lines.append).build("corpus", data, 1).key == first.key
-    assert lines[1].endswith("done before")
+def test_a_rehearsal_has_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(rehearsal(), tokenizer=recipe_tiny.recipe().tokenizer, world=recipe_tiny.recipe().world)
+    monkeypatch.setattr(inspect, "load", lambda name, say: small)
+    stream = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        inspect.main(["rehearsal", "--build", str(tmp_path), "--rows", "1"])
+    assert re.findall(r"== (\w+), row", stream.getvalue()) == ["corpus"]

@@ -18,6 +18,7 @@ from recipes import plan_machine, preflight
 from recipes.mini import mini
 from recipes.plan import needs_of, plan_of
 from recipes.plan_done import done_here
+from recipes.plan_text import short_lines
 from recipes.plan_work import release_work
 from recipes.preflight import Room, before_start, choose, missing
 from recipes.recipe import Recipe, build, names_of
@@ -125,6 +126,18 @@ def test_data_alone_needs_no_room_for_training(monkeypatch: pytest.MonkeyPatch, 
         for until in ("conversations", "corpus", "base")
     }
     assert lacks == {"conversations": [], "corpus": ["disk"], "base": ["GPU memory", "main memory", "disk"]}
+
+
+def test_what_is_told_beforehand_is_what_the_build_fetches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
+    until = {name: preflight._until(plan, tinyswallow(), name) for name in ("conversations", "corpus", "base")}
+    names = {name: {download.name for download in short.downloads} for name, short in until.items()}
+    assert names["conversations"] < names["corpus"] < names["base"] == {one.name for one in plan.downloads}
+    assert {name.split("/")[-1] for name in names["corpus"] - names["conversations"]} >= {"fineweb-2", "wikipedia"}
+    assert names["base"] - names["corpus"] == {"Qwen/Qwen2.5-32B-Instruct"}
+    assert "lmsys/lmsys-chat-1m" in names["conversations"] and "Qwen/Qwen2.5-1.5B-Instruct" in names["conversations"]
+    told = {name: "\n".join(short_lines(short)) for name, short in until.items()}
+    assert "operations" not in told["corpus"] and "operations" in told["base"]
 
 
 def test_the_first_artifact_needs_no_key_of_later_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

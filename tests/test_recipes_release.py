@@ -24,6 +24,7 @@ from test_instruct_conversations_lmsys import ANSWERS, INSTRUCTIONS, ORIGINAL, S
 from common.errors import UserError
 from common.sources import LOCK_FILE, HubModel, small_text
 from common.store import Store
+from recipes import inspect
 from recipes import recipe as recipe_module
 from recipes.benchmark_files import BenchmarkFilesConfig
 from recipes.japanese_teacher import japanese_teacher
@@ -92,6 +93,17 @@ def test_nothing_but_sizes_differs() -> None:
         with pytest.raises(UserError, match=f"got {re.escape(name)}"):
             resized(tinyswallow(), {name: 1})
     assert "steps" in SIZES
+
+
+def test_what_the_release_reads_can_be_looked_at_before_it_trains(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setattr(inspect, "load", lambda name, say: resized(tinyswallow(), SMALL))
+    inspect.main(["tinyswallow", "--build", str(tmp_path), "--rows", "1"])
+    printed = capsys.readouterr().out
+    assert re.findall(r"== (\w+), row", printed) == ["corpus", "conversations"]
+    assert "<|im_start|>assistant" in printed and "missing" not in printed and "operations" not in printed
+    assert not list(tmp_path.glob("teacher-*")) and list(tmp_path.glob("student_before-*"))
 
 
 def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ class ReportConfig:
     """The recipe's numbers that a reader may ask about, published ones and chosen ones."""
 
 
-@stage(version=6)
+@stage(version=7)
 def report(
     config: ReportConfig,
     workspace: Workspace,
