@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +89,17 @@ class Machine:
 def probe(record: Path) -> Machine:
     """The machine as `record` (a `machine.json`) tells it, or measured in about a second and written there.
 
-    A record of another processor is measured again: a build folder may have been moved. UserError when it is broken.
+    A record of another processor is measured again, since a build folder may have been moved, and so is one without a
+    GPU where torch now sees one. Threads are those of this process. UserError when the record is broken.
     """
     cpu = cpu_name()
     if record.exists():
         known = _read(record)
-        if known.cpu == cpu:
+        torch = sys.modules.get("torch")  # not loaded for this alone
+        if known.cpu == cpu and torch is None:
             return known
+        if known.cpu == cpu and torch is not None and not (known.device == "cpu" and torch.cuda.is_available()):
+            return replace(known, threads=torch.get_num_threads())
     machine = _measure(cpu)
     record.parent.mkdir(parents=True, exist_ok=True)
     replace_text(record, json.dumps(machine.to_json(), indent=2, ensure_ascii=False) + "\n")

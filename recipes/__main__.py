@@ -126,8 +126,10 @@ def _plan(name: str, *, build_folder: Path) -> None:
     plan = plan_of(recipe, build_folder=build_folder, sources=sources)
     for line in plan_lines(plan):
         say(line)
-    here = room_here(build_folder, done_bytes=done_here(recipe, build_folder, sources=sources))
-    lacks = list(missing(recipe, plan, here, build_folder=build_folder))
+    done = done_here(recipe, build_folder, sources=sources)
+    left = plan_of(recipe, build_folder=build_folder, sources=sources, done=done.stages)
+    here = room_here(build_folder, done_bytes=done.bytes)
+    lacks = list(missing(left, here, build_folder=build_folder))
     unasked = "; the hub was not asked for its names" if plan.downloads else ""
     say("This machine lacks:" if lacks else f"This machine lacks nothing of it{unasked}")
     for one in lacks:

@@ -6,7 +6,8 @@ Operations, hours, memory, disk, downloads, licences: computed from the recipe's
 `plan_training`, `plan_files` and `plan_data`, and put together here. `plan_text` prints it, `preflight` decides by it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class Needs:
     """Of the largest stage, and what is left to the system."""
     system_bytes: int
     ram_for: str
-    """The stage that takes most main memory."""
+    """The stage that takes most main memory; empty where none is known to take much."""
     disk_bytes: int
     """At most, where everything that is packed has a known size."""
     disk_unknown: tuple[str, ...]
@@ -114,48 +115,70 @@ class Plan:
         return gpu.hours(self.operations)
 
 
-def plan_of(recipe: "Recipe", *, build_folder: Path, sources: Path | None) -> Plan:
-    """The plan of a recipe.
+def plan_of(
+    recipe: "Recipe",
+    *,
+    build_folder: Path,
+    sources: Path | None,
+    until: str | None = None,
+    done: frozenset[str] = frozenset(),
+) -> Plan:
+    """The plan of a recipe, or of what is left of it.
 
     Args:
         recipe: any.
         build_folder: where an earlier build may have left what it asked the hub for.
         sources: the folder that stands in for the hub, or None.
+        until: the last artifact wanted; None plans them all.
+        done: artifacts that are finished. They lie on the disk, and cost nothing else any more.
 
     Raises:
-        UserError: a published model whose geometry is not to be had.
+        UserError: a published model whose geometry is not to be had, or an unknown name in `until`.
     """
-    work = work_of(recipe, sources=sources, build_folder=build_folder)
+    from recipes.recipe import names_of, reached
+
+    stages, names = reached(recipe, until), names_of(recipe, until)
+    left = [stage for stage in stages if stage not in done]
+    whole = work_of(recipe, sources=sources, build_folder=build_folder).of_stages(stages)
+    work = whole.of_stages(left)
+    rooms = tuple(room for room in stage_rooms(whole) if room.stage in stages)
+    instructions = names.conversations if "conversations" in left else ()
     return Plan(
         recipe=recipe.name,
         trainings=tuple(
             TrainingPlan(run=run, operations=operations(run), gpu_parts=gpu_parts(run)) for run in work.runs
         ),
-        rooms=stage_rooms(work),
+        rooms=rooms,
         fits=tuple(_fit(work, devices, gigabytes * 10**9) for devices, gigabytes in MACHINES if work.runs),
-        needs=needs_of(work),
-        downloads=downloads(work, recipe, build_folder=build_folder, sources=sources),
-        gates=gates(recipe, sources=sources),
-        terms=terms_to_accept(recipe),
+        needs=replace(needs_of(work, stages=left), disk_bytes=peak_disk_bytes(rooms)),
+        downloads=() if sources is not None else downloads(work, names, instructions, left, build_folder=build_folder),
+        gates=gates(instructions, sources=sources),
+        terms=terms_to_accept(names),
     )
 
 
-def needs_of(work: Work) -> Needs:
-    """What a machine must have for it."""
+def needs_of(work: Work, *, stages: Collection[str] | None = None) -> Needs:
+    """What a machine must have for it.
+
+    Args:
+        work: a recipe in numbers.
+        stages: the artifacts that are to be made; None makes them all.
+    """
     total = sum(operations(run).total for run in work.runs)
     gpu = total > MOST_CPU_SECONDS * cpu_flop_per_s()
-    rooms = stage_rooms(work)
+    rooms = [room for room in stage_rooms(work) if stages is None or room.stage in stages]
     demands = {room.stage: room.ram_bytes or 0 for room in rooms}
     for run in work.runs:
         # Weights go from their files straight to the GPU; the trained student comes back once, to be written.
         to_gpu = 4 * run.student.parameters()
         demands[run.stage] = PROCESS_BYTES + (to_gpu if gpu else cpu_bytes(run))
-    most = max(demands, key=lambda stage: demands[stage])
-    system_bytes = min(SYSTEM_BYTES, round(SYSTEM_SHARE * demands[most]))
+    most = max(demands, key=lambda stage: demands[stage], default="")
+    ram_bytes = demands.get(most, 0)
+    system_bytes = min(SYSTEM_BYTES, round(SYSTEM_SHARE * ram_bytes))
     return Needs(
         gpu=gpu,
         gpu_bytes=max((gpu_bytes(run) for run in work.runs), default=0) if gpu else 0,
-        ram_bytes=demands[most] + system_bytes,
+        ram_bytes=ram_bytes + system_bytes,
         system_bytes=system_bytes,
         ram_for=most,
         disk_bytes=peak_disk_bytes(rooms),

@@ -6,6 +6,7 @@ Sizes of models follow from their shapes, those of data sets are `plan_sets`'s. 
 
 import os
 import tomllib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,10 @@ from recipes.plan_training import BFLOAT16
 from recipes.plan_work import Work
 
 if TYPE_CHECKING:
-    from recipes.recipe import Recipe
+    from recipes.hub_names import HubConversations
+    from recipes.resolving import Names
 
+BENCHMARK_FILES = "the benchmark files"
 PASSPHRASE_VARIABLE = "LMSYS_SYNTH_PASSPHRASE"
 """What `instruct.conversations.lmsys` reads; named here because that module loads torch, and a test compares them."""
 TOKEN_VARIABLE = "HF_TOKEN"
@@ -61,27 +64,41 @@ class Gate:
         return bool(os.environ.get(self.variable, "").strip())
 
 
-def downloads(work: Work, recipe: "Recipe", *, build_folder: Path, sources: Path | None) -> tuple[Download, ...]:
-    """What a first build fetches; with SOURCES nothing."""
-    if sources is not None:
-        return ()
+def downloads(
+    work: Work,
+    names: "Names",
+    instructions: "Sequence[HubConversations]",
+    stages: Collection[str],
+    *,
+    build_folder: Path,
+) -> tuple[Download, ...]:
+    """What a build fetches from the hub.
+
+    Args:
+        work: what is still to be done.
+        names: what the recipe takes of the hub; without a set of text the sets are the user's own files.
+        instructions: the sets of conversations that are still to be read.
+        stages: the artifacts that are still to be made.
+        build_folder: where a lock may lie.
+    """
     models = [
         Download(name=name, bytes=model_folder_bytes(shape, BFLOAT16), how="computed from its shapes, bf16")
         for _, name, shape in work.published
     ]
     gated = [
         size_of(TakenSet(dataset=HubDataset(name=name), is_text=False), build_folder=build_folder, sources=None)
-        for name in originals(recipe).values()
+        for name in originals(instructions).values()
     ]
-    named = (*work.text, *work.talks) if recipe.text else ()  # else the user's own files
+    named = (*(work.text if names.text else ()), *(work.talks if instructions else ()))
     sets = [Download(name=one.name, bytes=one.bytes, how=one.how) for one in (*named, *gated)]
-    return (*models, *sets)
+    files = [Download(name=BENCHMARK_FILES, bytes=None, how="archives of their repositories, each at one commit")]
+    return (*models, *sets, *(files if "benchmarks" in stages else ()))
 
 
-def gates(recipe: "Recipe", *, sources: Path | None) -> tuple[Gate, ...]:
-    """The gates before a recipe's sets. A folder of SOURCES that holds a set as conversations needs none."""
+def gates(instructions: "Sequence[HubConversations]", *, sources: Path | None) -> tuple[Gate, ...]:
+    """The gates before sets of conversations. A folder of SOURCES that holds a set as conversations needs none."""
     found: list[Gate] = []
-    for name, original in originals(recipe).items():
+    for name, original in originals(instructions).items():
         if sources is None:
             why = f"the instructions of {name} derive from it"
             found.append(Gate(name=original, why=why, variable=TOKEN_VARIABLE))
@@ -97,11 +114,11 @@ def _is_encrypted(name: str, folder: Path) -> bool:
     return not is_readable and any(folder.rglob("*.gpg"))
 
 
-def terms_to_accept(recipe: "Recipe") -> tuple[TermsToAccept, ...]:
-    """The terms of everything that a recipe takes, models first."""
-    stated = [model.terms for model in recipe.models.values()] + [source.terms for source in recipe.text]
+def terms_to_accept(names: "Names") -> tuple[TermsToAccept, ...]:
+    """The terms of everything that a build takes, models first."""
+    stated = [model.terms for model in names.models.values()] + [source.terms for source in names.text]
     listed = [TermsToAccept(name=one.name, licence=one.licence, obligations=one.obligations) for one in stated]
-    for source in recipe.instructions:
+    for source in names.conversations:
         entry = _registry().get(source.dataset.name, {})
         listed.append(
             TermsToAccept(
@@ -113,10 +130,10 @@ def terms_to_accept(recipe: "Recipe") -> tuple[TermsToAccept, ...]:
     return tuple(listed)
 
 
-def originals(recipe: "Recipe") -> dict[str, str]:
+def originals(instructions: "Sequence[HubConversations]") -> dict[str, str]:
     """The gated set behind each set that has one."""
     registry = _registry()
-    names = [source.dataset.name for source in recipe.instructions]
+    names = [source.dataset.name for source in instructions]
     return {name: registry[name]["original"] for name in names if "original" in registry.get(name, {})}
 
 

@@ -1,67 +1,79 @@
-"""How much of a recipe's build lies in its folder already: only what a start with the present numbers would find.
+"""What of a recipe's build lies in its folder already: only what a start with the present numbers would find.
 
 Artifacts of other recipes and of earlier numbers stay where they are and are no room; nor are second names of one file,
 nor files that lie in SOURCES anyway. It builds nothing and asks nobody.
 """
 
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.disk import files_under
 from common.errors import UserError
 from common.sources import HubFiles
-from common.store import Artifact, StageFunction, artifact_key
+from common.store import MANIFEST_FILE, Artifact, StageFunction, artifact_key
 from recipes.recipe import Recipe, names_of, order, walk
 from recipes.resolving import Resolved, Resolver
 
 
-def done_here(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> int:
-    """`done_bytes` as far as the lock beside the build tells what names stand for."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What an earlier start has left for the next one."""
+
+    bytes: int = 0
+    """Of artifacts that are finished or half done, each file once."""
+    stages: frozenset[str] = frozenset()
+    """Artifacts that are finished."""
+
+
+def done_here(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> Done:
+    """What is done, as far as the lock beside the build tells what names stand for."""
     if not build_folder.is_dir():
-        return 0
+        return Done()
     resolver = Resolver(build_folder, sources=sources, ask=False)
     for until in reversed(order(recipe)):
         resolved, refused = resolver.attempt(names_of(recipe, until))
         if not refused:
-            return done_bytes(recipe, resolved, build_folder=build_folder, until=until)
-    return 0
+            return _done(recipe, resolved, build_folder, until)
+    return Done()
 
 
-def done_bytes(recipe: Recipe, resolved: Resolved, *, build_folder: Path, until: str | None = None) -> int:
-    """Bytes of the artifacts that are finished or half done, each file once.
-
-    Args:
-        recipe: the numbers.
-        resolved: its names, all that the artifacts up to `until` need: without, keys are not known.
-        build_folder: where.
-        until: the last artifact that counts; None counts them all.
-    """
+def _done(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str) -> Done:
+    """What is there of the artifacts up to `until`, all of whose names are resolved: without, keys are not known."""
     local = [
         path for model in resolved.models.values() if not isinstance(model.files, HubFiles) for path in model.files
     ]
     linked = {_identity(path) for path in local}
     sizes: dict[tuple[int, int], int] = {}
-    for folder in _present_folders(recipe, resolved, build_folder, until):
+    folders = _folders(recipe, resolved, build_folder, until)
+    for folder in (place for place in chain(folders.values(), map(_half_done, folders.values())) if place.is_dir()):
         for path in files_under(folder):
             sizes[_identity(path)] = path.stat().st_size
-    return sum(size for identity, size in sizes.items() if identity not in linked)
+    return Done(
+        bytes=sum(size for identity, size in sizes.items() if identity not in linked),
+        stages=frozenset(name for name, folder in folders.items() if (folder / MANIFEST_FILE).is_file()),
+    )
 
 
-def _present_folders(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str | None) -> list[Path]:
-    """The folders that a start would find or go on in, as far as they are there."""
-    folders: list[Path] = []
+def _folders(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str) -> dict[str, Path]:
+    """By artifact the folder in which a start would find it, there or not."""
+    folders: dict[str, Path] = {}
 
     def step(name: str, function: StageFunction, config: object, *inputs: Artifact | None) -> Artifact:
         called = f"{function.__module__}:{function.__qualname__}"
         keys = [None if artifact is None else artifact.key for artifact in inputs]
         key = artifact_key(name, called, function.__dict__["version"], config, keys)
-        folder = build_folder / f"{name}-{key[:8]}"
-        folders.extend(place for place in (folder, folder.with_name(folder.name + ".partial")) if place.is_dir())
-        return Artifact(name=name, key=key, folder=folder, manifest={})
+        folders[name] = build_folder / f"{name}-{key[:8]}"
+        return Artifact(name=name, key=key, folder=folders[name], manifest={})
 
     with suppress(UserError):  # benchmark files that are not there yet: what reads them is not there either
         walk(recipe, resolved, step, until=until)
     return folders
+
+
+def _half_done(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def short_lines(plan: Plan) -> Iterator[str]:
         yield f"memory: {_gb(needs.gpu_bytes)} of GPU, {_gb(needs.ram_bytes)} of main memory"
     yield f"disk: {_disk(plan)}"
     unknown = [download.name for download in plan.downloads if download.bytes is None]
-    more = f", and {', '.join(unknown)}, whose sizes are asked when the build starts" if unknown else ""
+    more = f", and {', '.join(unknown)}, of sizes not known yet" if unknown else ""
     yield f"downloads: {_gb(plan.download_bytes)}{more}" if plan.downloads else "downloads: none"
     yield from _gates(plan)
     for terms in plan.terms:

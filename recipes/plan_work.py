@@ -4,7 +4,7 @@
 numbers without its recipe, and a test holds the two together. It reads config.json files and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -96,6 +96,16 @@ class Work:
     """Tokens of the corpus that training reads, each once."""
     conversation_tokens: int
     """Likewise of the conversations."""
+
+    def of_stages(self, stages: Collection[str]) -> "Work":
+        """What these artifacts alone take: their models, their sets, their training."""
+        return replace(
+            self,
+            published=tuple(one for one in self.published if one[0] in stages),
+            runs=tuple(run for run in self.runs if run.stage in stages),
+            text=self.text if "corpus" in stages else (),
+            talks=self.talks if "conversations" in stages else (),
+        )
 
 
 def work_of(recipe: "Recipe", *, sources: Path | None, build_folder: Path | None = None) -> Work:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,14 @@ from common.errors import UserError
 from common.sources import LOCK_FILE, stand_in
 from recipes.geometry import config_of
 from recipes.plan import Needs, Plan, needs_of, plan_of
-from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE, originals
-from recipes.plan_files import peak_disk_bytes
+from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
 from recipes.plan_machine import Room, room_here
 from recipes.plan_text import short_lines
 from recipes.plan_training import fits
-from recipes.plan_work import Work, release_work, work_of
+from recipes.plan_work import Run, release_work
 
 if TYPE_CHECKING:
+    from recipes.plan_done import Done
     from recipes.recipe import Recipe
     from recipes.resolving import Refusal
 
@@ -65,7 +65,7 @@ def choose(here: Room, *, sources: Path | None = None, build_folder: Path | None
         ("disk", needs.disk_bytes, here.disk_bytes),
     ]
     compared = ", ".join(f"{_gb(needed)} of {what} (here {_gb(has)})" for what, needed, has in rows if needed)
-    short = list(_short(work, needs, here))
+    short = list(_short(work.runs, needs, here))
     name, verdict = (EMBEDDED, f"too little {' and '.join(short)} here") if short else (RELEASE, "enough here")
     return name, f"RECIPE=auto builds {name}: the release needs {compared}: {verdict}"
 
@@ -76,7 +76,7 @@ def room_of_release(build_folder: Path) -> Room:
         return room_here(build_folder)
     from recipes.tinyswallow import tinyswallow  # loads torch, which a machine that has begun a release can bear
 
-    return room_here(build_folder, done_bytes=_done(tinyswallow(), build_folder))
+    return room_here(build_folder, done_bytes=_done(tinyswallow(), build_folder).bytes)
 
 
 def before_start(
@@ -89,22 +89,23 @@ def before_start(
         asked: what the user said: its name or file, or `auto`.
         build_folder: where.
         say: told the plan in short, and what is missing, a line each.
-        until: the last artifact wanted; what only later ones need may be missing.
+        until: the last artifact wanted; what only later ones need, or finished ones needed, may be missing.
 
     Raises:
-        UserError: something is missing (all of it is named), or `auto` and nobody who could say no.
+        UserError: an unknown artifact, something missing (all of it is named), or `auto` and nobody who could say no.
     """
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one asks
         return
     sources = stand_in(None)
     refused = _refused(recipe, build_folder, sources, until)
-    plan = plan_of(recipe, build_folder=build_folder, sources=sources)  # with the sizes that the hub has just told
-    plan = _until(plan, recipe, until)
+    done = _done(recipe, build_folder)
+    # With the sizes that the hub has just told.
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages)
     if recipe.models:
         for line in short_lines(plan):
             say(line)
-    here = room_here(build_folder, done_bytes=_done(recipe, build_folder))
-    found = list(missing(recipe, plan, here, build_folder=build_folder, until=until, refused=refused))
+    here = room_here(build_folder, done_bytes=done.bytes)
+    found = list(missing(plan, here, build_folder=build_folder, refused=refused))
     for one in found:
         say(f"missing: {one.error}")
     if len(found) == 1:
@@ -119,38 +120,26 @@ def before_start(
         _ask(asked, recipe.name, say)
 
 
-def missing(
-    recipe: "Recipe",
-    plan: Plan,
-    here: Room,
-    *,
-    build_folder: Path,
-    until: str | None = None,
-    refused: "Sequence[Refusal]" = (),
-) -> Iterator[Missing]:
-    """What the recipe needs and does not find.
+def missing(plan: Plan, here: Room, *, build_folder: Path, refused: "Sequence[Refusal]" = ()) -> Iterator[Missing]:
+    """What a build needs and does not find.
 
     Args:
-        recipe: any.
-        plan: its plan.
+        plan: what it costs, or what is left of it.
         here: the machine.
         build_folder: where it is built.
-        until: the last artifact wanted.
         refused: names that the hub, or the folder that stands in for it, did not give.
     """
-    from recipes.recipe import names_of, reached
-
-    work = work_of(recipe, sources=stand_in(None), build_folder=build_folder)
-    needs = _needs_until(plan, reached(recipe, until))
-    yield from (_too_little(what, plan, needs, here, build_folder) for what in _short(work, needs, here))
-    if names_of(recipe, until).conversations:
-        yield from _closed_gates(plan)
-        yield from _without_keys(plan)
+    runs = [training.run for training in plan.trainings]
+    yield from (_too_little(what, plan, here, build_folder) for what in _short(runs, plan.needs, here))
+    if plan.needs.gpu and here.gpus_bytes:
+        yield from _without_cuda()
+    yield from _closed_gates(plan)
+    yield from _without_keys(plan)
     yield from (Missing(what=one.what, error=one.error) for one in refused)
 
 
-def _done(recipe: "Recipe", build_folder: Path) -> int:
-    """Bytes of this build that lie in its folder."""
+def _done(recipe: "Recipe", build_folder: Path) -> "Done":
+    """What of this build lies in its folder."""
     from recipes.plan_done import done_here
 
     return done_here(recipe, build_folder, sources=stand_in(None))
@@ -160,9 +149,9 @@ def _gb(count: int) -> str:
     return f"{count / 1e9:,.0f} GB"
 
 
-def _short(work: Work, needs: Needs, here: Room) -> Iterator[str]:
+def _short(runs: Sequence[Run], needs: Needs, here: Room) -> Iterator[str]:
     """What there is too little of."""
-    if needs.gpu and not all(fits(run, here.gpus_bytes) for run in work.runs):
+    if needs.gpu and not all(fits(run, here.gpus_bytes) for run in runs):
         yield "GPU memory"
     if here.ram_bytes < needs.ram_bytes:
         yield "main memory"
@@ -170,27 +159,8 @@ def _short(work: Work, needs: Needs, here: Room) -> Iterator[str]:
         yield "disk"
 
 
-def _until(plan: Plan, recipe: "Recipe", until: str | None) -> Plan:
-    """What a build that ends with the artifact `until` needs and fetches."""
-    from recipes.recipe import names_of, reached
-
-    names = names_of(recipe, until)
-    talks = [source.dataset.name for source in names.conversations]
-    fetched = {model.model.name for model in names.models.values()} | {source.dataset.name for source in names.text}
-    fetched |= {*talks, *(original for name, original in originals(recipe).items() if name in talks)}
-    downloads = tuple(download for download in plan.downloads if download.name in fetched)
-    return replace(plan, needs=_needs_until(plan, reached(recipe, until)), downloads=downloads)
-
-
-def _needs_until(plan: Plan, stages: Sequence[str]) -> Needs:
-    """What these stages need: a machine that only prepares data needs no room for training."""
-    heavy = {training.run.stage for training in plan.trainings} | {plan.needs.ram_for}
-    rooms = [room for room in plan.rooms if room.stage in stages]
-    needs = replace(plan.needs, disk_bytes=peak_disk_bytes(rooms))
-    return needs if heavy & set(stages) else replace(needs, gpu=False, ram_bytes=0)
-
-
-def _too_little(what: str, plan: Plan, needs: Needs, here: Room, build_folder: Path) -> Missing:
+def _too_little(what: str, plan: Plan, here: Room, build_folder: Path) -> Missing:
+    needs = plan.needs
     match what:
         case "GPU memory":
             enough = next((f"{fit.devices} x {_gb(fit.memory_bytes)}" for fit in plan.fits if fit.fits), "more of them")
@@ -215,6 +185,23 @@ def _too_little(what: str, plan: Plan, needs: Needs, here: Room, build_folder: P
                 next_step="free some space, or build on another disk with --build DIR",
             )
     return Missing(what=what, error=error)
+
+
+def _without_cuda() -> Iterator[Missing]:
+    """A torch that would leave the GPUs alone, and compute for weeks on the processor."""
+    if not _sees_cuda():
+        error = UserError(
+            wanted="a torch that computes on the GPUs that their driver names",
+            got="one that sees none",
+            next_step="update the driver, or install the torch that is built for it into .venv",
+        )
+        yield Missing(what="CUDA in torch", error=error)
+
+
+def _sees_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _closed_gates(plan: Plan) -> Iterator[Missing]:

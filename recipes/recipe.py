@@ -145,9 +145,21 @@ def order(recipe: Recipe) -> tuple[str, ...]:
 
 
 def reached(recipe: Recipe, until: str | None) -> tuple[str, ...]:
-    """The artifacts of a build that ends with `until`; all where it is None, or none of the recipe's."""
+    """The artifacts of a build that ends with `until`, all where it is None.
+
+    Raises:
+        UserError: a name that is none of the recipe's.
+    """
     known = order(recipe)
-    return known[: known.index(until) + 1] if until in known else known
+    if until is None:
+        return known
+    if until not in known:
+        raise UserError(
+            wanted=f"an artifact of the recipe {recipe.name}: {', '.join(known)}",
+            got=until,
+            next_step="name one of these",
+        )
+    return known[: known.index(until) + 1]
 
 
 def names_of(recipe: Recipe, until: str | None) -> Names:
@@ -179,13 +191,6 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
         UserError: an unknown name in `until`, sources that are missing (all of them in one error), or whatever a stage
             refuses.
     """
-    known = order(recipe)
-    if until is not None and until not in known:
-        raise UserError(
-            wanted=f"an artifact of the recipe {recipe.name}: {', '.join(known)}",
-            got=until,
-            next_step="name one of these",
-        )
     resolved = Resolver(store.root, sources=stand_in(None)).resolve(names_of(recipe, until))
     done: dict[str, Artifact] = {}
 

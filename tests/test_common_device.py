@@ -48,6 +48,21 @@ def test_another_processor_is_measured_again(tmp_path: Path, monkeypatch: pytest
     assert probe(record).cpu == device.cpu_name() == json.loads(record.read_text())["cpu"]
 
 
+def test_a_gpu_that_was_not_there_before_is_measured_and_threads_are_this_process_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "machine.json"
+    record.write_text(json.dumps(replace(CPU, cpu=device.cpu_name(), threads=77).to_json()))
+    assert probe(record) == replace(CPU, cpu=device.cpu_name(), threads=torch.get_num_threads())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(device, "bfloat16_speedup", lambda name: 2.0)
+    found = probe(record)
+    assert (found.device, found.gpu, found.compute_dtype) == ("cuda", "a GPU", "bfloat16")
+    assert json.loads(record.read_text())["device"] == "cuda"
+    assert probe(record) == found
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"device": "cpu"}', '{"host": "x"}'])
 def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "machine.json").write_text(text)

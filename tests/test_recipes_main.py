@@ -199,7 +199,7 @@ def test_sources_are_named_by_option_or_environment(monkeypatch: pytest.MonkeyPa
 def _nothing_done() -> ModuleType:
     """In the place of `recipes.plan_done`, which walks the real pipeline."""
     module = ModuleType("recipes.plan_done")
-    module.__dict__["done_here"] = lambda *arguments, **where: 0
+    module.__dict__["done_here"] = lambda *arguments, **where: SimpleNamespace(bytes=0, stages=frozenset())
     return module
 
 
@@ -216,7 +216,7 @@ def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     lacks.append(Missing(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
     main(["recipe.py", "--plan", "--build", "there"])  # ends with 0: a plan is made on one machine for another
     assert "This machine lacks:\n  missing: wanted 9 GB; got 1 GB; next: free some space\n" in capsys.readouterr().out
-    (recipe, where), _ = planned
+    (recipe, where), *_ = planned
     assert recipe == Recipe() and where["build_folder"] == Path("there")
     assert sorted(path.name for path in Path().iterdir()) == ["recipe.py"]
 

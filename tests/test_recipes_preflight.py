@@ -16,8 +16,8 @@ from common.errors import UserError
 from common.store import Store
 from recipes import plan_machine, preflight
 from recipes.mini import mini
-from recipes.plan import needs_of, plan_of
-from recipes.plan_done import done_here
+from recipes.plan import Plan, needs_of, plan_of
+from recipes.plan_done import Done, done_here
 from recipes.plan_text import short_lines
 from recipes.plan_work import release_work
 from recipes.preflight import Room, before_start, choose, missing
@@ -39,6 +39,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(preflight, "_refused", lambda *arguments: ())
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    monkeypatch.setattr(preflight, "_sees_cuda", lambda: True)
 
 
 def _on(monkeypatch: pytest.MonkeyPatch, here: Room) -> None:
@@ -118,26 +119,70 @@ def test_one_thing_missing_is_the_error_itself(monkeypatch: pytest.MonkeyPatch, 
 
 def test_data_alone_needs_no_room_for_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _with_keys(monkeypatch)
-    recipe = tinyswallow()
-    plan = plan_of(recipe, build_folder=tmp_path, sources=None)
     poor = Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=9 * GB)
-    lacks = {
-        until: [one.what for one in missing(recipe, plan, poor, build_folder=tmp_path, until=until)]
+    plans = {
+        until: plan_of(tinyswallow(), build_folder=tmp_path, sources=None, until=until)
         for until in ("conversations", "corpus", "base")
     }
+    lacks = {until: [one.what for one in missing(plan, poor, build_folder=tmp_path)] for until, plan in plans.items()}
     assert lacks == {"conversations": [], "corpus": ["disk"], "base": ["GPU memory", "main memory", "disk"]}
 
 
-def test_what_is_told_beforehand_is_what_the_build_fetches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
-    until = {name: preflight._until(plan, tinyswallow(), name) for name in ("conversations", "corpus", "base")}
-    names = {name: {download.name for download in short.downloads} for name, short in until.items()}
-    assert names["conversations"] < names["corpus"] < names["base"] == {one.name for one in plan.downloads}
-    assert {name.split("/")[-1] for name in names["corpus"] - names["conversations"]} >= {"fineweb-2", "wikipedia"}
-    assert names["base"] - names["corpus"] == {"Qwen/Qwen2.5-32B-Instruct"}
-    assert "lmsys/lmsys-chat-1m" in names["conversations"] and "Qwen/Qwen2.5-1.5B-Instruct" in names["conversations"]
-    told = {name: "\n".join(short_lines(short)) for name, short in until.items()}
+def test_what_is_told_beforehand_is_what_the_build_fetches(tmp_path: Path) -> None:
+    whole = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
+    until = {
+        name: plan_of(tinyswallow(), build_folder=tmp_path, sources=None, until=name)
+        for name in ("benchmarks", "conversations", "corpus", "base")
+    }
+    fetched = {name: {download.name for download in plan.downloads} for name, plan in until.items()}
+    assert fetched["benchmarks"] < fetched["conversations"] < fetched["corpus"] < fetched["base"]
+    assert fetched["benchmarks"] == {"the benchmark files"}
+    assert fetched["corpus"] - fetched["conversations"] == {
+        "HuggingFaceFW/fineweb-2:jpn_Jpan",
+        "wikimedia/wikipedia:20231101.ja",
+    }
+    assert fetched["base"] - fetched["corpus"] == {"Qwen/Qwen2.5-32B-Instruct"}
+    assert fetched["base"] == {download.name for download in whole.downloads} and len(fetched["base"]) == 9
+    told = {name: "\n".join(short_lines(plan)) for name, plan in until.items()}
+    assert "gated" not in told["benchmarks"] and "licence" not in told["benchmarks"]
+    assert "the benchmark files, of sizes not known yet" in told["benchmarks"] and "more for" not in told["benchmarks"]
     assert "operations" not in told["corpus"] and "operations" in told["base"]
+    assert until["base"].needs.ram_bytes < whole.needs.ram_bytes and until["base"].needs.ram_for == "base"
+
+
+def test_what_is_finished_asks_for_nothing_again(tmp_path: Path) -> None:
+    """Keys and GPUs that earlier stages took may be gone: another shell, another node."""
+
+    def left(*done: str) -> tuple[Plan, list[str]]:
+        plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None, done=frozenset(done))
+        bare = Room(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=2000 * GB)
+        return plan, [one.what for one in missing(plan, bare, build_folder=tmp_path)]
+
+    data = ("benchmarks", "world", "student_before", "conversations", "corpus")
+    whole, lacks = left()
+    assert {"GPU memory", "HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE"} <= set(lacks)
+    plan, lacks = left(*data)
+    assert lacks == ["GPU memory"] and [one.name for one in plan.downloads] == ["Qwen/Qwen2.5-32B-Instruct"]
+    assert plan.needs.disk_bytes == whole.needs.disk_bytes, "what is done lies there, and counts as room"
+    plan, lacks = left(*data, "teacher", "licences", "base", "chat")
+    assert (lacks, plan.downloads, plan.needs.gpu) == ([], (), False)
+
+
+def test_a_torch_that_sees_no_gpu_is_told_before_weeks_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _with_keys(monkeypatch)
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
+    assert list(missing(plan, LARGE, build_folder=tmp_path)) == []
+    monkeypatch.setattr(preflight, "_sees_cuda", lambda: False)
+    (lacks,) = missing(plan, LARGE, build_folder=tmp_path)
+    assert lacks.what == "CUDA in torch" and "got one that sees none" in str(lacks.error)
+
+
+def test_an_unknown_artifact_is_named_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=GB, disk_bytes=GB))
+    with pytest.raises(UserError, match=r"wanted an artifact of the recipe tinyswallow: .*; got corpsu"):
+        before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=print, until="corpsu")
 
 
 def test_the_first_artifact_needs_no_key_of_later_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,12 +201,13 @@ def test_the_first_artifact_needs_no_key_of_later_ones(monkeypatch: pytest.Monke
 
 def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
+    monkeypatch.setattr(preflight, "_sees_cuda", lambda: True)
     monkeypatch.setenv("SOURCES", str(tmp_path))
     recipe = tinyswallow()
     plan = plan_of(recipe, build_folder=tmp_path / "build", sources=tmp_path)
     build_folder = tmp_path / "build"
     refused = preflight._refused(recipe, build_folder, tmp_path, None)
-    lacks = missing(recipe, plan, LARGE, build_folder=build_folder, refused=refused)
+    lacks = missing(plan, LARGE, build_folder=build_folder, refused=refused)
     found = {one.what: str(one.error) for one in lacks}
     assert len(found) == 8 and "\n" not in "".join(found.values())
     for name in ("Qwen/Qwen2.5-32B-Instruct", "HuggingFaceFW/fineweb-2", "tokyotech-llm/swallow-gemma-magpie-v0.1"):
@@ -344,18 +390,21 @@ def test_only_what_this_build_has_made_counts_as_room(tmp_path: Path, monkeypatc
     write_benchmarks(sources / "benchmarks")
     monkeypatch.setenv("SOURCES", str(sources))
     store = Store(tmp_path / "build", report=lambda line: None)
-    assert done_here(tinyswallow(), store.root, sources=sources) == 0
+    assert done_here(tinyswallow(), store.root, sources=sources).bytes == 0
     made = build(tinyswallow(), store, until="student_before")  # the other names were never resolved
+    assert done_here(tinyswallow(), store.root, sources=sources).stages == {"world", "student_before"}
     questions = made["world"].folder / "questions.jsonl"
     (made["world"].folder / "second name").hardlink_to(questions)
     (store.root / "corpus-01234567").mkdir()
     (store.root / "corpus-01234567" / "rows").write_bytes(bytes(10**6))
     own = {path for one in made.values() for path in one.folder.iterdir() if path.name not in (*MODEL, "second name")}
     assert questions in own
-    assert done_here(tinyswallow(), store.root, sources=sources) == sum(path.stat().st_size for path in own)
+    assert done_here(tinyswallow(), store.root, sources=sources).bytes == sum(path.stat().st_size for path in own)
     other = resized(tinyswallow(), {"world.items_per_benchmark": 1})
     manifest_and_terms = sum(path.stat().st_size for path in own if path.parent == made["student_before"].folder)
-    assert done_here(other, store.root, sources=sources) == manifest_and_terms
+    assert done_here(other, store.root, sources=sources) == Done(
+        bytes=manifest_and_terms, stages=frozenset({"student_before"})
+    )
 
 
 def test_it_answers_without_loading_torch(tmp_path: Path) -> None:
