@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         "--rows", type=int, default=2, metavar="N", help="rows of each kind, from the first on (default: %(default)s)"
     )
     parsed = parser.parse_args(arguments)
-    recipe = load(parsed.recipe, say=print)
+    recipe = load(parsed.recipe, say=print, build_folder=parsed.build)
     # After the name is known to be good: these load torch.
     from common.packing import PackedRows
     from common.tokenizer import Tokenizer

@@ -21,10 +21,13 @@ from distill.methods import METHODS, method
 from distill.train import DistillConfig, distill
 from eval.heldout import held_out_losses
 from recipes.loading import load
-from recipes.recipe import Recipe, build
+from recipes.preflight import before_start
+from recipes.recipe import Recipe, build, order
 from studies.run_curves import curves_of
 from studies.student_t import estimate, paired_difference
 
+SHARED = ("corpus", "teacher", "student_before")
+"""What all runs of a study start from."""
 BASELINE = "cross_entropy"
 DEFAULT_METHODS = (BASELINE, "forward_kl", "taid")
 LABELS = {"cross_entropy": "cross-entropy, no teacher", "forward_kl": "forward KL", "taid": "TAID"}
@@ -81,17 +84,12 @@ def compare(
     Raises:
         UserError: fewer than one seed, an unknown method, or what a stage refuses.
     """
-    needs_teacher = {name: method(name).needs_teacher for name in dict.fromkeys((BASELINE, *methods))}
-    if num_seeds < 1:
-        raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
-    if recipe.base is None:
-        raise UserError(wanted="a recipe with a distillation", got=recipe.name, next_step="Name another recipe.")
-    made = build(recipe, store, until="student_before")
-    corpus, teacher, start = made["corpus"], made["teacher"], made["student_before"]
+    base, needs_teacher = _checked(recipe, num_seeds, methods)
+    made = build(recipe, store, until=last_shared(recipe))
+    corpus, teacher, start = (made[name] for name in SHARED)
     runs: list[Run] = []
     losses, tokens = _test_loss(start, corpus, store)
-    seeds = range(recipe.base.seed, recipe.base.seed + num_seeds)
-    for name, seed, config in configs(recipe.base, seeds, tuple(needs_teacher)):
+    for name, seed, config in configs(base, range(base.seed, base.seed + num_seeds), tuple(needs_teacher)):
         signal = teacher if needs_teacher[name] else None
         student = store.build(f"compare_{name}_seed{seed}", distill, config, corpus, start, signal)
         test_loss, _ = _test_loss(student, corpus, store)
@@ -102,14 +100,30 @@ def compare(
     return {
         "recipe": recipe.name,
         "machine": store.machine.to_json(),
-        "steps": recipe.base.steps,
-        "taid": dataclasses.asdict(recipe.base.taid),
-        "corpus_tokens": recipe.base.corpus_tokens,
+        "steps": base.steps,
+        "taid": dataclasses.asdict(base.taid),
+        "corpus_tokens": base.corpus_tokens,
         "test_tokens": tokens,
         "start": {"test_loss": losses},
         "methods": summarize(runs),
         "runs": [single.to_json() for single in runs],
     }
+
+
+def _checked(recipe: Recipe, num_seeds: int, methods: Sequence[str]) -> tuple[DistillConfig, dict[str, bool]]:
+    """The recipe's distillation, and by method, the baseline first, whether it needs a teacher."""
+    needs_teacher = {name: method(name).needs_teacher for name in dict.fromkeys((BASELINE, *methods))}
+    if num_seeds < 1:
+        raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
+    if recipe.base is None:
+        raise UserError(wanted="a recipe with a distillation", got=recipe.name, next_step="Name another recipe.")
+    return recipe.base, needs_teacher
+
+
+def last_shared(recipe: Recipe) -> str:
+    """The last artifact that a recipe builds before the runs of a study can start."""
+    *_, last = (name for name in order(recipe) if name in SHARED)
+    return last
 
 
 def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -174,8 +188,15 @@ def _interval(estimated: Mapping[str, Any], form: str) -> str:
 
 def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, float]:
     """Mean test loss of a checkpoint in nats, and the tokens that it is the mean of."""
-    rows = held_out_losses(model.folder, corpus.folder / "packed" / "test", store.machine)
+    split = corpus.folder / "packed" / "test"
+    rows = held_out_losses(model.folder, split, store.machine)
     tokens = sum(count for _, count in rows)
+    if tokens == 0:
+        raise UserError(
+            wanted="a test split with text to measure on",
+            got=f"none in {split}",
+            next_step="raise the corpus' share of test in the recipe, or give more documents",
+        )
     return sum(loss for loss, _ in rows) / tokens, tokens
 
 
@@ -198,8 +219,11 @@ def main(arguments: list[str]) -> None:
         help=f"out of {', '.join(sorted(METHODS))}; default: {','.join(DEFAULT_METHODS)}",
     )
     options = parser.parse_args(arguments)
-    recipe, store = load(options.recipe, say=print), Store(options.build)
-    study = compare(recipe, store, num_seeds=options.seeds, methods=options.methods.split(","))
+    recipe, methods = load(options.recipe, say=print, build_folder=options.build), options.methods.split(",")
+    _checked(recipe, options.seeds, methods)
+    # A run of the study is one like the recipe's own distillation, which its plan knows.
+    before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base")
+    study = compare(recipe, Store(options.build), num_seeds=options.seeds, methods=methods)
     page = as_markdown(study)
     out: Path = options.out or options.build / "compare"
     out.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,7 @@ def test_builds_data_only_and_respects_no_color(
 
 def test_a_rehearsal_has_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(rehearsal(), tokenizer=recipe_tiny.recipe().tokenizer, world=recipe_tiny.recipe().world)
-    monkeypatch.setattr(inspect, "load", lambda name, say: small)
+    monkeypatch.setattr(inspect, "load", lambda name, **where: small)
     stream = io.StringIO()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stream)

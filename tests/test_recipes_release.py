@@ -98,7 +98,7 @@ def test_nothing_but_sizes_differs() -> None:
 def test_what_the_release_reads_can_be_looked_at_before_it_trains(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment.setattr(inspect, "load", lambda name, say: resized(tinyswallow(), SMALL))
+    environment.setattr(inspect, "load", lambda name, **where: resized(tinyswallow(), SMALL))
     inspect.main(["tinyswallow", "--build", str(tmp_path), "--rows", "1"])
     printed = capsys.readouterr().out
     assert re.findall(r"== (\w+), row", printed) == ["corpus", "conversations"]

@@ -17,6 +17,8 @@ from common.errors import UserError
 from common.store import Artifact, Store
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
+from recipes.loading import KNOWN, load
+from recipes.recipe import reached
 from studies import compare as study
 from studies import run_curves
 from studies.student_t import central_probability, estimate, paired_difference, t_half_width
@@ -99,7 +101,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     by_method = {"cross_entropy": 0.98, "forward_kl": 0.75, "taid": 0.76}
 
     def build(recipe: Any, store: Store, *, until: str) -> dict[str, Artifact]:
-        assert until == "student_before"
+        assert until == "teacher"
         return {name: _fake_artifact(name, tmp_path) for name in ("corpus", "teacher", "student_before")}
 
     def build_one(_: Store, name: str, function: Any, config: DistillConfig, *inputs: Artifact | None) -> Artifact:
@@ -115,6 +117,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
         return [(mean * 30, 30.0), (mean * 70, 70.0)]
 
     monkeypatch.setattr(study, "build", build)
+    monkeypatch.setattr(study, "order", lambda recipe: ("world", "student_before", "corpus", "teacher", "base"))
     monkeypatch.setattr(Store, "build", build_one)
     monkeypatch.setattr(Store, "machine", MACHINE)
     monkeypatch.setattr(study, "held_out_losses", losses)
@@ -180,7 +183,9 @@ def test_the_command_writes_json_and_page(
     built: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe: Any = _Recipe(name="toy", base=DistillConfig(method="taid", steps=9, corpus_tokens=None))
-    monkeypatch.setattr(study, "load", lambda name, say: recipe)
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(study, "load", lambda name, **where: recipe)
+    monkeypatch.setattr(study, "before_start", lambda recipe, **options: begun.append(options))
     study.main(["--build", str(tmp_path / "build"), "--out", str(tmp_path / "out"), "--seeds", "2"])
     written = json.loads((tmp_path / "out" / "compare.json").read_text())
     page = (tmp_path / "out" / "compare.md").read_text()
@@ -188,6 +193,24 @@ def test_the_command_writes_json_and_page(
     study.main(["--build", str(tmp_path / "build"), "--seeds", "1"])
     assert (tmp_path / "build" / "compare" / "compare.md").is_file()
     assert "all of train" in page and page.strip() in capsys.readouterr().out
+    assert [(options["asked"], options["until"]) for options in begun] == [("mini", "base")] * 2
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_recipe_with_a_distillation_has_what_its_runs_start_from(name: str) -> None:
+    recipe = load(name, say=print)
+    if recipe.base is not None:
+        assert set(study.SHARED) <= set(reached(recipe, study.last_shared(recipe)))
+
+
+def test_nothing_to_measure_on_is_told_before_anything_is_trained(
+    built: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "held_out_losses", lambda model, packed, machine: [])
+    recipe: Any = _Recipe(name="toy", base=DistillConfig(method="taid"))
+    with pytest.raises(UserError, match=r"wanted a test split with text to measure on; got none in .*test"):
+        study.compare(recipe, Store(tmp_path), num_seeds=1)
+    assert built == []
 
 
 def test_no_seed_is_a_clear_error(built: list[tuple[Any, ...]], tmp_path: Path) -> None:
