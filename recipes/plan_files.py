@@ -97,7 +97,7 @@ def _copy(work: Work, name: str, model: str, shape: Geometry) -> tuple[Part, ...
 def peak_disk_bytes(rooms: Sequence[StageRoom]) -> int:
     """The most that lies on the disk at one time, when stages run one after the other and all that they keep stays.
 
-    dist/ is hard links to what is there and adds nothing.
+    dist/ is hard links to what is large there, and adds little.
     """
     before, peak = 0, 0
     for room in rooms:

@@ -109,7 +109,7 @@ def _rooms(plan: Plan) -> Iterator[str]:
             yield f"    {room.disk_basis}"
     needs = plan.needs
     yield f"  {_disk(plan)}"
-    yield "  dist/ is links and adds nothing; a build of other numbers keeps its files beside these"
+    yield "  dist/ is links to what is large, and adds little; a build of other numbers keeps its files beside these"
     system = f"{_gb(needs.system_bytes)} for the system (estimate)"
     yield f"  main memory of {_gb(needs.ram_bytes)}: {system}, the rest for {needs.ram_for}"
     if plan.needs.has_sets:

@@ -5,6 +5,7 @@ The pipeline here is a toy of three stages in the place of `recipes.recipe`; the
 
 import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from common.device import Machine
+from common.disk import sha256_of
 from common.errors import UserError
 from common.store import Artifact, Store, Workspace, stage
 from recipes.__main__ import main, shown
 from recipes.loading import KNOWN, load
 from recipes.preflight import Missing
+from recipes.publish import publish
 
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
@@ -121,8 +124,7 @@ def test_a_changed_recipe_replaces_the_published_files_as_a_whole() -> None:
 
 def test_a_published_file_that_was_damaged_is_published_again() -> None:
     main(["recipe.py"])
-    Path("dist/toy/report.html").unlink()
-    Path("dist/toy/report.html").write_text("z")
+    Path("dist/toy/report.html").write_text("z")  # into the file: what was built must not change with it
     main(["recipe.py"])
     assert published()["report.html"] == "x"
 
@@ -134,6 +136,32 @@ def test_what_a_killed_publication_left_is_swept_away() -> None:
     main(["recipe.py", "--dist", "dist"])
     assert [path.name for path in Path("dist").iterdir()] == ["toy"]
     assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
+
+
+@stage(version=1)
+def write_release(config: str, workspace: Workspace) -> dict[str, Any]:
+    (workspace.folder / "model.gguf").write_text(config)
+    (workspace.folder / "SHA256SUMS").write_text(f"{sha256_of(workspace.folder / 'model.gguf')}  model.gguf\n")
+    return {}
+
+
+def test_a_licence_text_that_was_added_by_hand_stays_with_its_sum() -> None:
+    """As docs/publish.md tells to: the build goes on, and a later release keeps the text."""
+    store, folder, said = Store(Path("build"), report=lambda line: None), Path("dist/toy"), list[str]()
+    publish(store.build("dist", write_release, "x"), folder, say=said.append)
+    text = folder / "licences" / "org--set" / "TERMS"
+    text.parent.mkdir(parents=True)
+    text.write_text("terms")
+    with (folder / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{sha256_of(text)}  licences/org--set/TERMS\n")
+    before = {path: path.stat().st_ino for path in folder.rglob("*")}
+    publish(store.build("dist", write_release, "x"), folder, say=said.append)
+    assert before == {path: path.stat().st_ino for path in folder.rglob("*")} and said == []
+    publish(store.build("dist", write_release, "y"), folder, say=said.append)
+    assert said == ["kept dist/toy/licences/org--set/TERMS, which the build did not make"]
+    assert text.read_text() == "terms" and (folder / "model.gguf").read_text() == "y"
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    assert (folder / "SHA256SUMS").read_text().count("\n") == 2
 
 
 def test_a_damaged_deliverable_is_never_published() -> None:
