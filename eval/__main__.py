@@ -104,6 +104,8 @@ def _tasks(parsed: argparse.Namespace) -> None:
 
 
 def _fidelity(parsed: argparse.Namespace) -> None:
+    if parsed.limit_tokens is not None:
+        require_at_least_one(limit_tokens=parsed.limit_tokens)
     from common.rows import read_rows
     from eval.fidelity import fidelity
     from eval.runtimes import open_runtime
@@ -111,11 +113,11 @@ def _fidelity(parsed: argparse.Namespace) -> None:
     texts = [row["text"] for row in read_rows(parsed.text, fields=("text",))]
     rows: list[dict[str, Any]] = []
     failure: UserError | None = None
-    with closing(open_runtime(parsed.reference)) as reference:
+    with closing(open_runtime(parsed.reference, exact=True)) as reference:
         for artifact in parsed.artifacts:
             row: dict[str, Any] = {"artifact": _name(artifact), "reference": _name(parsed.reference), "kv": parsed.kv}
             try:
-                with closing(open_runtime(artifact, kv=parsed.kv)) as runtime:
+                with closing(open_runtime(artifact, kv=parsed.kv, exact=True)) as runtime:
                     row |= fidelity(runtime, reference, texts, limit_tokens=parsed.limit_tokens)
                 print(f"{row['artifact']}: KL {row['kl']:.3g} nats, same top token {row['top1_agreement']:.2%}")
             except UserError as error:  # this artifact's; the others are measured

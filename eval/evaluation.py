@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metrics import progress
 from common.rows import read_rows
 from common.store import Workspace, stage
-from eval.phones import phone_names, phone_rows
+from eval.phones import phone_rows, unread_rows
 from eval.runtimes import NOT_RUN, Runtime, open_runtime
 from eval.tasks import scores
 
@@ -74,7 +74,7 @@ class _Inputs:
         return self.ggufs | self.packages
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluation(
     config: EvaluationConfig,
     workspace: Workspace,
@@ -157,8 +157,8 @@ class _Measure:
         for name, path in inputs.checkpoints.items():
             yield f"held_out-{name}", lambda path=path: self._held_out(path)
 
-    def _open(self, path: Path, *, kv: str = "f16") -> Runtime:
-        return open_runtime(path, machine=self._workspace.machine, kv=kv)
+    def _open(self, path: Path, *, kv: str = "f16", exact: bool = False) -> Runtime:
+        return open_runtime(path, machine=self._workspace.machine, kv=kv, exact=exact)
 
     def _tasks(self, name: str, path: Path) -> list[dict[str, Any]]:
         config, form = self._config, "plain" if name in PLAIN else "chat"
@@ -217,7 +217,7 @@ class _Measure:
 
             try:
                 with (
-                    closing(self._open(self._inputs.checkpoints[CHAT])) as reference,
+                    closing(self._open(self._inputs.checkpoints[CHAT], exact=True)) as reference,
                     closing(self._open(path, kv="f32")) as runtime,
                 ):
                     return row | fidelity(
@@ -243,8 +243,7 @@ def _phone_rows(path: Path, context_tokens: int) -> list[dict[str, Any]]:
     try:
         return phone_rows([path], context_tokens=context_tokens)
     except UserError as error:
-        fields = dict.fromkeys(("context_tokens", "predicted_bytes", "measured_bytes", "limit_bytes", "fits"))
-        return [{"phone": name, "artifact": path.name, **fields, "reason": str(error)} for name in phone_names()]
+        return unread_rows(path, str(error))
 
 
 def _absence(path: Path) -> str | None:

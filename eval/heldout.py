@@ -5,13 +5,12 @@ It measures checkpoints only; exported files are measured by `eval.fidelity`.
 
 from pathlib import Path
 
-import torch
-
 from common.checkpoint import load_model
 from common.device import Machine
 from common.packing import PackedRows
 from common.tokenizer import Tokenizer
 from common.training import row_losses
+from eval.runtimes.checkpoint import dtype_on
 
 
 def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
@@ -28,6 +27,5 @@ def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -
     tokenizer = Tokenizer.load(model_folder)
     rows = PackedRows(packed_folder)
     rows.require(tokenizer)
-    # As the runtimes: a large teacher in float32 would not fit on the accelerator that it was used on.
-    model = load_model(model_folder, machine, dtype=torch.float32 if machine.device == "cpu" else machine.torch_dtype)
+    model = load_model(model_folder, machine, dtype=dtype_on(machine, exact=False))
     return row_losses(model, rows, machine, vocabulary=tokenizer.size)

@@ -94,11 +94,6 @@ def footprint(artifact: Path) -> Footprint:
     )
 
 
-def phone_names(phones: Path = PHONES) -> list[str]:
-    """The phones in the table."""
-    return [phone["name"] for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]]
-
-
 def phone_rows(
     artifacts: Sequence[Path], *, context_tokens: int = DEFAULT_CONTEXT_TOKENS, phones: Path = PHONES
 ) -> list[dict[str, Any]]:
@@ -121,6 +116,16 @@ def phone_rows(
     return rows
 
 
+def unread_rows(artifact: Path, reason: str, *, phones: Path = PHONES) -> list[dict[str, Any]]:
+    """Rows of an artifact whose footprint could not be read: the phones' limits, and why nothing stands beside."""
+    empty = {"context_tokens": None, "predicted_bytes": None, "parts": {}, "weights": None, "sources": {}}
+    told = {"measured_bytes": None, "measured_reason": reason}
+    return [
+        {"phone": phone["name"], "artifact": artifact.name, **empty, **told, **_limits(phone, None, 0)}
+        for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]
+    ]
+
+
 def _row(mark: Footprint, phone: dict[str, Any], context: int, date: str) -> dict[str, Any]:
     coreml = mark.weights == "charged"
     parts = mark.parts(context)
@@ -134,21 +139,31 @@ def _row(mark: Footprint, phone: dict[str, Any], context: int, date: str) -> dic
         "weights": mark.weights,
         "measured_bytes": None,
         "measured_reason": NOT_MEASURED,
+        **_limits(phone, mark, predicted),
     }
-    for kind, prefix in (("default", ""), ("entitled", "entitled_")):
-        limit: dict[str, Any] | None = phone.get(kind)
-        limit_bytes = limit["limit_mib"] * MIB if limit else None
-        row |= {
-            f"{prefix}limit_bytes": limit_bytes,
-            f"{prefix}limit_measured": limit["measured"] if limit else None,
-            f"{prefix}limit_source": limit["source"] if limit else f"no {kind} limit has been reported",
-            f"{prefix}fits": None if limit_bytes is None else predicted <= limit_bytes,
-            f"{prefix}largest_context_tokens": None if limit_bytes is None else mark.largest_context(limit_bytes),
-        }
     names = {"kv_cache": "kv_cache", "vocabulary": "vocabulary", "app": "app"}
     names |= {part: f"{part}_coreml" if coreml else part for part in ("weights", "compute")}
     row["sources"] = {part: SOURCES[name] for part, name in names.items()} | {"limits": f"as of {date}"}
     return row
+
+
+def _limits(phone: dict[str, Any], mark: Footprint | None, predicted_bytes: int) -> dict[str, Any]:
+    """A phone's limits and what they mean for an artifact; of one that could not be read, the limits alone."""
+    fields: dict[str, Any] = {}
+    for kind, prefix in (("default", ""), ("entitled", "entitled_")):
+        limit: dict[str, Any] | None = phone.get(kind)
+        limit_bytes = limit["limit_mib"] * MIB if limit else None
+        fits = largest = None
+        if mark is not None and limit_bytes is not None:
+            fits, largest = predicted_bytes <= limit_bytes, mark.largest_context(limit_bytes)
+        fields |= {
+            f"{prefix}limit_bytes": limit_bytes,
+            f"{prefix}limit_measured": limit["measured"] if limit else None,
+            f"{prefix}limit_source": limit["source"] if limit else f"no {kind} limit has been reported",
+            f"{prefix}fits": fits,
+            f"{prefix}largest_context_tokens": largest,
+        }
+    return fields
 
 
 def _gguf_footprint(path: Path) -> Footprint:

@@ -134,9 +134,10 @@ def test_samples_phones_losses_and_pairs(done: tuple[Path, dict[str, Any]], inpu
     ]
     phones = read(folder, "phones")
     assert {row["artifact"] for row in phones} == {MAIN, OTHER, BAD, PACKAGE}
-    assert all(row["fits"] for row in phones if row["limit_bytes"])
+    assert all(row["fits"] for row in phones if row["limit_bytes"] and row["artifact"] != BAD)
     unread = [row for row in phones if row["artifact"] == BAD]
-    assert len(unread) == 15 and all(row["predicted_bytes"] is None and BAD in row["reason"] for row in unread)
+    assert len(unread) == 15 and all(row["predicted_bytes"] is row["fits"] is None for row in unread)
+    assert all(BAD in row["measured_reason"] for row in unread)
 
     losses = {row["artifact"]: row for row in read(folder, "held_out")}
     assert list(losses) == list(CHECKPOINTS) and losses["base"]["tokens"] == losses["chat"]["tokens"] > 50
@@ -159,10 +160,13 @@ def test_a_killed_stage_goes_on_with_the_next_part(
     inputs: dict[str, Path | None], done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
+    exact: set[str] = set()
 
     def counting(stop_at: str | None) -> Callable[..., Any]:
         def open_one(path: Path, **options: Any) -> Any:
             opened.append(path.name)
+            if options["exact"]:
+                exact.add(path.name)
             if path.name == stop_at:
                 raise KeyboardInterrupt
             return open_runtime(path, **options)
@@ -177,6 +181,7 @@ def test_a_killed_stage_goes_on_with_the_next_part(
     monkeypatch.setattr(module, "open_runtime", counting(None))
     facts = run(tmp_path / "work", inputs)
     assert opened[0] == "base" and "teacher" not in opened and "student_before" not in opened
+    assert exact == {"chat"}, "the reference of fidelity, and no other"
     folder, expected = done
     assert facts == expected
     for name in ("tasks", "fidelity", "samples", "phones", "held_out", "paired"):

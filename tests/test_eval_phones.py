@@ -13,7 +13,7 @@ import pytest
 from common.errors import UserError
 from eval import phones
 from eval.__main__ import main
-from eval.phones import APP_BYTES, MIB, PHONES, UBATCH_TOKENS, Footprint, footprint, phone_rows
+from eval.phones import APP_BYTES, MIB, PHONES, UBATCH_TOKENS, Footprint, footprint, phone_rows, unread_rows
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,17 @@ def test_rows_judge_the_wanted_and_the_largest_context(release: Path, mark: Foot
     (unknown,) = (row for row in rows if row["limit_bytes"] is None)
     assert unknown["phone"].startswith("iPhone 18 Pro") and unknown["fits"] is None
     assert unknown["limit_source"] == "no default limit has been reported"
+
+
+@pytest.mark.usefixtures("read_before")
+def test_what_cannot_be_read_has_the_same_fields_and_the_phones_limits(release: Path) -> None:
+    known, unread = phone_rows([release]), unread_rows(release, "a broken header")
+    assert {tuple(row) for row in unread} == {tuple(unread[0])} and set(unread[0]) == set(known[0])
+    limits = {row["phone"]: (row["limit_bytes"], row["entitled_limit_bytes"]) for row in known}
+    assert {row["phone"]: (row["limit_bytes"], row["entitled_limit_bytes"]) for row in unread} == limits
+    assert {(row["fits"], row["measured_bytes"], row["measured_reason"]) for row in unread} == {
+        (None, None, "a broken header")
+    }
 
 
 @pytest.mark.usefixtures("read_before")

@@ -27,6 +27,7 @@ from report_tiny import (
 from common.errors import UserError
 from common.store import Workspace
 from common.store.artifacts import list_files
+from eval.phones import unread_rows
 from eval.report import Choice, Licence, ReportConfig, collect, render, report, view
 from eval.report.headlines import headlines
 from eval.report.stage import assemble
@@ -122,6 +123,17 @@ def test_what_is_null_has_a_reason(build: dict[str, Path], tmp_path: Path) -> No
         {"what": "memory on a phone, measured", "of": files, "reason": "needs the phone"},
         {"what": "whether it fits", "of": ["iPhone 17"], "reason": "no default limit has been reported"},
     ]
+
+
+def test_a_file_whose_memory_cannot_be_read_is_a_gap_with_its_reason(build: dict[str, Path], tmp_path: Path) -> None:
+    file = build["evaluation"] / "phones.json"
+    rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if row["artifact"] != PACKAGE]
+    rows = [*unread_rows(Path(PACKAGE), "no config.json beside it"), *rows]
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    content = write_report(build, tmp_path / "out")
+    gap = {"what": "memory on a phone, measured", "of": [PACKAGE], "reason": "no config.json beside it"}
+    assert gap in content["not_measured"]
+    assert "no config.json beside it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_packages_checksum_is_that_of_its_lines_in_the_sums_file(build: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import eval_tiny
@@ -124,6 +125,13 @@ def test_a_stop_string_cuts_the_text_and_is_no_end_of_its_own(runtime: Checkpoin
     cut = runtime.generate([prompt], max_tokens=12, stop=("never in there", string))[0]
     assert cut.text == whole.text[: whole.text.index(string)]
     assert len(cut.ids) < len(whole.ids) and not cut.stopped
+
+
+def test_what_others_are_compared_with_is_computed_in_float32_on_an_accelerator_too() -> None:
+    accelerator = replace(checkpoint.machine_here(), device="cuda", compute_dtype="bfloat16")
+    assert checkpoint.dtype_on(accelerator, exact=True) == torch.float32
+    assert checkpoint.dtype_on(accelerator, exact=False) == torch.bfloat16
+    assert checkpoint.dtype_on(replace(accelerator, device="cpu"), exact=False) == torch.float32
 
 
 def test_never_more_logits_than_a_chunk(runtime: CheckpointRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

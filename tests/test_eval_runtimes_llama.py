@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from eval.runtimes import Runtime, open_runtime
+from eval.runtimes import Runtime, llama_engine, open_runtime
 from eval.runtimes.llama_cpp import LlamaCppRuntime
 
 
@@ -86,6 +86,17 @@ def test_the_cache_has_the_type_that_was_asked_for(folder: Path, runtime: Runtim
     assert 0 < np.abs(exact - rounded).max() < 0.1  # float16 keys and values move the figures, a little
     with pytest.raises(UserError, match="f16 or f32; got q8_0"):
         open_runtime(folder / "tiny-F16.gguf", kv="q8_0")
+
+
+def test_no_more_answers_at_a_time_than_the_cache_is_meant_to_hold(
+    folder: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [runtime.encode(text)[:300] for text in ("".join(eval_tiny.sentences(12)), "春の町", "川は")]
+    wanted = runtime.generate(prompts, max_tokens=8, stop=())
+    monkeypatch.setattr(llama_engine, "CACHE_TOKENS", 1024)
+    engine = llama_engine.Engine(str(folder / "tiny-F16.gguf"), kv="f32", threads=1)
+    assert engine.generate(prompts, max_tokens=8, stop=()) == wanted
+    assert engine._shape == (512, 2)
 
 
 def test_score_and_generate_are_the_checkpoints(runtime: Runtime, checkpoint: Runtime) -> None:

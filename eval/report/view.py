@@ -62,8 +62,8 @@ class PhoneTable:
     """Phones down, files across."""
 
     columns: tuple[str, ...]
-    context_tokens: Mapping[str, int]
-    """Context of the predictions by artifact."""
+    context_tokens: Mapping[str, int | None]
+    """Context of the predictions by artifact; None of one that could not be read."""
     rows: tuple[Mapping[str, Any], ...]
     """{phone, limit_bytes, limit_measured, cells: row of `phones` by artifact}."""
     sources: tuple[tuple[str, str], ...]

@@ -86,15 +86,21 @@ class Runtime(Protocol):
 
 
 def open_runtime(
-    artifact: Path, *, machine: "Machine | None" = None, kv: str = "f16", context_tokens: int | None = None
+    artifact: Path,
+    *,
+    machine: "Machine | None" = None,
+    kv: str = "f16",
+    context_tokens: int | None = None,
+    exact: bool = False,
 ) -> Runtime:
     """Opens the runtime that the artifact needs.
 
     Args:
         artifact: a checkpoint folder (holds config.json), a `.gguf` file or a `.mlpackage` folder.
-        machine: where a checkpoint runs; without it on the CPU in float32. A GGUF always runs on the CPU.
+        machine: where a checkpoint runs; without it where this machine is fastest. A GGUF always runs on the CPU.
         kv: type of llama.cpp's KV cache, "f16" as on a phone or "f32" as in a float32 checkpoint.
         context_tokens: the longest sequence that will be asked for; default is the model's own.
+        exact: a checkpoint computes in float32 on an accelerator too, as the reference of what is compared with it.
 
     Raises:
         UserError: no such artifact, a broken one, or one that this platform cannot run.
@@ -112,7 +118,7 @@ def open_runtime(
     if (artifact / "config.json").is_file():
         from eval.runtimes.checkpoint import CheckpointRuntime
 
-        return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens)
+        return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens, exact=exact)
     raise UserError(
         wanted="a checkpoint folder with config.json, a .gguf file or a .mlpackage",
         got=f"{artifact.name}, which {'holds no config.json' if artifact.is_dir() else 'does not exist'}",

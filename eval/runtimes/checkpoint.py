@@ -1,8 +1,9 @@
 """A Hugging Face folder as a `Runtime`: transformers' model, the product's tokenizer.
 
 On the CPU everything is computed in float32, so that what is measured does not depend on the machine's precision; on an
-accelerator in the precision that the machine names. Logits are cropped to the ids that the tokenizer can produce, and
-are made for the positions that are asked about only, a few hundred rows at a time. It knows no task and no metric.
+accelerator in the precision that the machine names, unless it is to be exact. Logits are cropped to the ids that the
+tokenizer can produce, and are made for the positions that are asked about only, a few hundred rows at a time. It knows
+no task and no metric.
 
 Legend: B rows, T tokens in a row, N positions, C positions of one chunk, D width, V vocabulary.
 """
@@ -42,14 +43,20 @@ def machine_here() -> Machine:
     )
 
 
+def dtype_on(machine: Machine, *, exact: bool) -> torch.dtype:
+    """In which a checkpoint is measured: a large teacher in float32 would not fit where it was used."""
+    return torch.float32 if exact or machine.device == "cpu" else machine.torch_dtype
+
+
 class CheckpointRuntime:
     """See `eval.runtimes.Runtime`."""
 
-    def __init__(self, folder: Path, *, machine: Machine | None = None, context_tokens: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, machine: Machine | None = None, context_tokens: int | None = None, exact: bool = False
+    ) -> None:
         machine = machine or machine_here()
-        dtype = torch.float32 if machine.device == "cpu" else machine.torch_dtype
         self.tokenizer = Tokenizer.load(folder)
-        self.model = load_model(folder, machine, dtype=dtype)
+        self.model = load_model(folder, machine, dtype=dtype_on(machine, exact=exact))
         self.vocabulary = self.tokenizer.size
         positions = int(self.model.config.max_position_embeddings)
         self.context_tokens = min(positions, context_tokens or positions)

@@ -136,7 +136,9 @@ class Engine(FileText):
         if not prompts:
             return []
         lengths = [len(prompt) for prompt in prompts]
-        sequences = self._prepare(max(lengths) + max_tokens, min(len(prompts), MAX_SEQUENCES))
+        longest = max(lengths) + max_tokens
+        together = max(1, min(len(prompts), MAX_SEQUENCES, CACHE_TOKENS // _rounded(longest)))
+        sequences = self._prepare(longest, together)
         results: dict[int, Generation] = {}
         for wave in by_budget(lengths, tokens=sequences * max(lengths), rows=sequences):
             results.update(self._generate_wave({index: prompts[index] for index in wave}, max_tokens, stop))
@@ -183,7 +185,7 @@ class Engine(FileText):
 
     def _prepare(self, tokens: int, sequences: int) -> int:
         """A context with room for sequences of `tokens`; returns how many of them it holds."""
-        tokens = -(-tokens // 256) * 256
+        tokens = _rounded(tokens)
         sequences = max(sequences, min(MAX_SEQUENCES, CACHE_TOKENS // tokens)) if sequences > 1 else 1
         if tokens > self._shape[0] or sequences > self._shape[1]:
             if self._context is not None:
@@ -249,6 +251,11 @@ class _Batch:
         self._wanted[:count] = wanted
         self._batch.n_tokens = count
         return self._batch
+
+
+def _rounded(tokens: int) -> int:
+    """Tokens of a sequence's cache, in llama.cpp's steps."""
+    return -(-tokens // 256) * 256
 
 
 def _log_sum_exp(rows_NV: LogProbs) -> Any:
