@@ -78,10 +78,16 @@ class RowCounts:
 
 
 def data_files(source: Path, stem: str) -> list[Path]:
-    """The files that `source` stands for: itself, or `<stem>.jsonl` or another known kind of `<stem>` in a folder."""
+    """The files that `source` stands for: itself, or `<stem>.jsonl` or another known kind of `<stem>` in a folder.
+
+    Several of a kind are called `<stem>-00001.jsonl` and so on, and come in the order of their numbers.
+    """
     if not source.is_dir():
         return [source]
     found = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
+    found = found or sorted(
+        path for path in source.glob(f"{stem}-[0-9]*") if path.name.endswith(SUFFIXES) and path.is_file()
+    )
     if not found:
         raise UserError(
             wanted=f"{stem}.jsonl or {stem}.jsonl.gz in {source}",

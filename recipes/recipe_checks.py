@@ -7,6 +7,7 @@ from distill.methods import method
 from distill.train import DistillConfig
 from recipes.benchmark_questions import BenchmarkQuestionsConfig
 from recipes.hub_names import PublishedModel
+from recipes.own_files import OwnFilesConfig
 from recipes.rehearsal_model import RandomModelConfig
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def check_data(recipe: "Recipe") -> None:
             f"{len(recipe.text)} sets of text, {len(recipe.instructions)} of conversations, world of "
             f"{type(recipe.world).__name__}",
             "change `world`, or `text` and `instructions`",
+        )
+    if isinstance(recipe.world, OwnFilesConfig) and not recipe.world.conversations and recipe.conversations is not None:
+        raise contradiction(
+            "conversations in the world, which the chat stage learns from",
+            "none",
+            "name files in OwnFilesConfig(conversations=..)",
         )
     if (recipe.tokenizer is None) != isinstance(recipe.student_before, PublishedModel):
         raise contradiction(

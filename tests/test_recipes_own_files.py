@@ -2,14 +2,24 @@
 
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from common.device import Machine
 from common.errors import UserError
+from common.provenance import Terms
+from common.rows import data_files, read_rows
 from common.store import Workspace, artifact_key
+from eval.tasks.question_rows import CHOICE_SHAPES, TASK_FOLDERS
+from instruct.conversations.lmsys_rows import LmsysConfig
+from instruct.conversations.local import files_of, read_chat
+from instruct.conversations.tally import Tally
+from recipes.mini import mini
 from recipes.own_files import OwnFilesConfig, own_files
 
 MACHINE = Machine(
@@ -21,49 +31,98 @@ def lines(name: str, count: int) -> bytes:
     return "\n".join(json.dumps({"text": f"{name} 文 {index}"}, ensure_ascii=False) for index in range(count)).encode()
 
 
-def run(config: OwnFilesConfig, folder: Path) -> dict[str, list[Any]]:
-    """File name in the world folder to the rows in it."""
+def run(config: OwnFilesConfig, folder: Path) -> list[str]:
+    """Names of the files in the world folder."""
     folder.mkdir()
     facts = own_files(config, Workspace(folder=folder, machine=MACHINE))
     assert facts == {"bytes": {path.name: path.stat().st_size for path in folder.iterdir()}}
-    found: dict[str, list[Any]] = {}
-    for path in folder.iterdir():
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        found[path.name] = [json.loads(line) for line in data.splitlines()]
-    return found
+    return sorted(path.name for path in folder.iterdir())
 
 
-def rows(name: str, count: int) -> list[Any]:
-    return [json.loads(line) for line in lines(name, count).splitlines()]
+def question(**fields: Any) -> dict[str, Any]:
+    asked = {"id": "q-1", "shape": "multiple_choice", "question": "山は?", "choices": ["高い", "青い"]}
+    return {**asked, "answers": ["高い"], **fields}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_single_files_are_copied_as_they_are(tmp_path: Path, suffix: str) -> None:
     paths = {name: tmp_path / f"my-{name}{suffix}" for name in ("text", "conversations", "questions")}
     for name, path in paths.items():
-        path.write_bytes(gzip.compress(lines(name, 3)) if suffix.endswith("gz") else lines(name, 3))
+        content = json.dumps(question()).encode() if name == "questions" else lines(name, 3)
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     config = OwnFilesConfig(
         text=(paths["text"],), conversations=(paths["conversations"],), questions=paths["questions"]
     )
-    assert run(config, tmp_path / "world") == {f"{name}{suffix}": rows(name, 3) for name in paths}
+    assert run(config, tmp_path / "world") == sorted(f"{name}{suffix}" for name in paths)
     for name, path in paths.items():
         copy = tmp_path / "world" / f"{name}{suffix}"
         assert copy.read_bytes() == path.read_bytes() and not copy.samefile(path)
 
 
-def test_several_files_become_one_in_their_order(tmp_path: Path) -> None:
+def test_several_files_of_any_kind_stay_apart_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines("a", 2))  # without a line end at its end
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines("b", 2) + b"\n"))
-    (tmp_path / "c.jsonl").write_bytes(lines("c", 1))
-    config = OwnFilesConfig(text=tuple(tmp_path / name for name in ("b.jsonl.gz", "a.jsonl", "c.jsonl")))
-    assert run(config, tmp_path / "world") == {"text.jsonl": rows("b", 2) + rows("a", 2) + rows("c", 1)}
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines("b", 2) + b"\n"))  # a byte-order mark
+    (tmp_path / "c.txt").write_text("春の町")
+    Dataset.from_list([{"text": "川"}]).to_parquet(tmp_path / "d.parquet")
+    named = ("b.jsonl.gz", "a.jsonl", "c.txt", "d.parquet")
+    run(OwnFilesConfig(text=tuple(tmp_path / name for name in named)), tmp_path / "world")
+    files = data_files(tmp_path / "world", "text")
+    assert [path.name for path in files] == [
+        *("text-00001.jsonl.gz", "text-00002.jsonl", "text-00003.txt", "text-00004.parquet")
+    ]
+    texts = [row["text"] for row in read_rows(files, fields={"text": str}, max_bad_share=0.0)]
+    assert texts == ["b 文 0", "b 文 1", "a 文 0", "a 文 1", "春の町", "川"]
 
 
-def test_a_truncated_file_among_several_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(lines("a", 2))
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines("b", 2000))[:-20])
-    with pytest.raises(UserError, match=r"whole gzip file .*b\.jsonl\.gz"):
-        run(OwnFilesConfig(text=(tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz")), tmp_path / "world")
+def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
+    shapes = (
+        {"conversations": [{"from": "human", "value": "山は?"}, {"from": "gpt", "value": "高い。"}]},
+        {"messages": [{"role": "user", "content": "川は?"}, {"role": "assistant", "content": "長い。"}]},
+        {"instruction": "海は?", "input": "", "output": "広い。"},
+    )
+    for number, row in enumerate(shapes):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row))
+    (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
+    talks = tuple(tmp_path / f"{number}.jsonl" for number in range(3))
+    run(OwnFilesConfig(text=(tmp_path / "text.jsonl",), conversations=talks), tmp_path / "world")
+    tally = Tally(terms=Terms(name="mine"))
+    read = list(read_chat(files_of([tmp_path / "world"], tmp_path), tally, LmsysConfig()))
+    assert [row["messages"][1]["content"] for row in read] == ["高い。", "長い。", "広い。"]
+    assert tally.counts.num_bad == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (question(answers=["A"]), r"got 'A' beside '高い', '青い' in question q-1"),
+        (question(choices=[]), r"got '高い' beside none in question q-1"),
+        (question(shape="riddle"), r"wanted questions of a shape out of .*multiple_choice.*; got .*riddle"),
+    ],
+)
+def test_questions_that_no_task_can_ask_are_told_before_training(
+    tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
+    (tmp_path / "questions.jsonl").write_text(json.dumps(asked))
+    config = OwnFilesConfig(text=(tmp_path / "text.jsonl",), questions=tmp_path / "questions.jsonl")
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / "world")
+
+
+def test_the_shapes_with_choices_are_those_of_the_task_files() -> None:
+    texts = {path.stem: path.read_text(encoding="utf-8") for folder in TASK_FOLDERS for path in folder.glob("*.yaml")}
+    included = {
+        name: re.findall(r"^include: (?:\S*/)?(\w+)\.yaml$", text, re.MULTILINE) for name, text in texts.items()
+    }
+    whole = {name: "".join([text, *(texts[other] for other in included[name])]) for name, text in texts.items()}
+    likeliest = {name for name, text in whole.items() if "output_type: multiple_choice" in text}
+    assert {name for name in likeliest if not name.startswith("_")} == set(CHOICE_SHAPES)
+
+
+def test_a_recipe_with_a_chat_stage_names_conversations(tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
+    with pytest.raises(UserError, match=r"wanted conversations in the world, .*; got none"):
+        replace(mini(), world=OwnFilesConfig(text=(tmp_path / "text.jsonl",)))
 
 
 def test_files_count_by_content(tmp_path: Path) -> None:
@@ -80,7 +139,9 @@ def test_bad_paths_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match="at least one text file"):
         OwnFilesConfig(text=())
-    with pytest.raises(UserError, match=r"\.jsonl or \.jsonl\.gz; got .*a\.txt"):
-        OwnFilesConfig(text=(tmp_path / "a.txt",))
+    with pytest.raises(UserError, match=r"\.jsonl, \.jsonl\.gz; got .*a\.txt"):
+        OwnFilesConfig(text=(tmp_path / "a.txt",), questions=tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"\.parquet, \.txt; got .*a\.csv"):
+        OwnFilesConfig(text=(tmp_path / "a.csv",))
     with pytest.raises(UserError, match=r"absent\.jsonl; got no such file"):
         OwnFilesConfig(text=(tmp_path / "absent.jsonl",))

@@ -387,7 +387,10 @@ def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_own_files_are_packed_whole(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl.gz"
     path.write_bytes(bytes(10**6))
-    plan = plan_of(replace(mini(), world=OwnFilesConfig(text=(path,))), build_folder=tmp_path, sources=None)
+    talks = tmp_path / "talks.jsonl"
+    talks.touch()
+    world = OwnFilesConfig(text=(path,), conversations=(talks,))
+    plan = plan_of(replace(mini(), world=world), build_folder=tmp_path, sources=None)
     (corpus,) = (room for room in plan.rooms if room.stage == "corpus")
     assert corpus.kept_bytes == pytest.approx(3e6 / 4.2 * (9 + 1.4), rel=1e-4)
     assert plan.downloads == ()

@@ -85,7 +85,8 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSourc
         files = data_files(path, "text")
         named = [source.terms.name for source in given]
         terms = config.terms[place] if place < len(config.terms) else read_terms(path)
-        terms = terms or Terms(name=own_name(files[0], named))
+        # Several files of a folder are one source, called as one file of it would be.
+        terms = terms or Terms(name=own_name(Path("text") if path.is_dir() else files[0], named))
         given.append(TextSource(terms=terms, files=tuple(files)))
     given += config.sources
     names = [source.terms.name for source in given]

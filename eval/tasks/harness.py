@@ -26,17 +26,14 @@ import lm_eval.utils
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from common.errors import UserError
-from common.rows import data_files, read_rows
 from eval.runtimes import Runtime
 from eval.tasks import scores
 from eval.tasks.model import HarnessModel
+from eval.tasks.question_rows import question_rows, task_files
 
 # lm-eval compiles a task's template anew for each item, which takes longer than a small model's answer.
 lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
-TASK_FOLDERS = (Path(__file__).parent / "questions", Path(__file__).parent / "benchmarks")
-"""lm-eval's YAML files over `questions.jsonl`, each named after its task: our own shapes, and published benchmarks."""
 AVERAGE = "average"
 _FIELDS: dict[str, Any] = {
     **dict.fromkeys(("id", "shape", "question", "context", "group", "direction")),
@@ -57,8 +54,8 @@ class Harness:
     """
 
     def __init__(self, data: Path, *, tasks: Sequence[str] | None = None) -> None:
-        rows = list(read_rows(data_files(data, "questions"), fields={"shape": str, "question": str, "answers": list}))
-        known = _task_files({str(row["shape"]) for row in rows}, tasks)
+        rows = question_rows(data)
+        known = task_files({str(row["shape"]) for row in rows}, tasks)
         self._candidates = {str(row["id"]): _candidates(row) for row in rows}
         self._temporary = tempfile.TemporaryDirectory(prefix="tasks-")
         folder = Path(self._temporary.name)
@@ -160,29 +157,6 @@ class Harness:
             "answers": list(doc["answers"]),
             "candidates": self._candidates[str(doc["id"])],
         }
-
-
-def _task_files(shapes: set[str], tasks: Sequence[str] | None) -> dict[str, Path]:
-    """Files of the tasks that were asked for, else of all whose shape the questions have."""
-    paths = (path for folder in TASK_FOLDERS for path in sorted(folder.glob("*.yaml")))
-    files = {path.stem: path for path in paths if not path.name.startswith("_")}
-    for name in tasks or ():
-        if name not in files:
-            raise UserError(wanted=f"tasks out of {', '.join(files)}", got=name, next_step="name some of these.")
-        if name not in shapes:
-            raise UserError(
-                wanted=f"questions of shape {name}",
-                got=f"questions.jsonl with {', '.join(sorted(shapes))}",
-                next_step="leave the task out or add such questions.",
-            )
-    found = {name: path for name, path in files.items() if (name in tasks if tasks else name in shapes)}
-    if not found:
-        raise UserError(
-            wanted=f"questions of a shape out of {', '.join(files)}",
-            got=f"questions.jsonl with {', '.join(sorted(shapes)) or 'no rows'}",
-            next_step="add such questions.",
-        )
-    return found
 
 
 def _candidates(row: dict[str, Any]) -> int | None:
