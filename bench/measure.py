@@ -75,8 +75,11 @@ def peak_above(function: Callable[[], object], device: torch.device) -> int | No
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that lie in memory now; Linux only."""
-    resident = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    """Bytes of this process that lie in memory now; where the system does not tell, the most that ever lay there."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return peak_bytes()
+    resident = re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="ascii"))
     assert resident
     return int(resident[1]) * 1024
 

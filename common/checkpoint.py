@@ -143,7 +143,14 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
 
     disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    # A tied head stays one tensor under two names, of which transformers writes one.
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in copies:
+            copies[place] = tensor.detach().to("cpu", dtype)
+        state[name] = copies[place]
     model.config.eos_token_id = tokenizer.turn_end_id
     model.config.dtype = str(dtype).removeprefix("torch.")
     model.generation_config = GenerationConfig(

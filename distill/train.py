@@ -274,7 +274,7 @@ def _train(run: _Run, driver: Driver, folder: Path) -> tuple[dict[str, Any], Sta
     return values, state
 
 
-@stage(version=6)
+@stage(version=7)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _optimize(
     return {"loss": loss, "gradient_norm": norm, "learning_rate": config.optim.learning_rate * factor}
 
 
-@stage(version=6)
+@stage(version=7)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:

@@ -9,8 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_tiny import MACHINE, model_folder, tokenizer_folder
 
-from common.checkpoint import TrainingState, load_model, new_model, resume_training, save_training
+from common.checkpoint import (
+    TrainingState,
+    head_weight,
+    load_model,
+    new_model,
+    resume_training,
+    save_model,
+    save_training,
+)
 from common.errors import UserError
+from common.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +36,21 @@ def model(whole: Path, tmp_path: Path) -> Path:
 def test_a_tied_model_loads_without_a_stored_head(model: Path) -> None:
     assert "lm_head.weight" not in load_file(model / "model.safetensors")
     load_model(model, MACHINE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_is_written_once_where_it_is_the_embedding(
+    model: Path, tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    config = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": tied}
+    made = new_model(config)
+    save_model(made, Tokenizer.load(model), tmp_path / "saved", dtype=dtype)
+    written = load_file(tmp_path / "saved" / "model.safetensors")
+    assert ("lm_head.weight" in written) == (not tied)
+    head = written.get("lm_head.weight", written["model.embed_tokens.weight"])
+    torch.testing.assert_close(head, head_weight(made).detach().to(dtype), rtol=0, atol=0)
+    load_model(tmp_path / "saved", MACHINE)
 
 
 def test_missing_weights_are_never_made_up(model: Path) -> None:

@@ -271,6 +271,16 @@ def test_duties_are_called_summaries_and_stand_in_japanese_where_they_are_known(
         assert "publishers' wording" not in page and "publishers' own.\n" not in page and "公開元の文言" not in page
 
 
+def test_no_page_sends_to_texts_that_are_not_there(parts: Parts) -> None:
+    gguf = parts.root / "bare"
+    write_gguf(gguf / "T-Q4_K_M.gguf")
+    write_sources(gguf, [replace(SOURCES[0], obligations=("A duty.",))])
+    folder = parts.release("bare-release", gguf=gguf)
+    for name in ("README.md", "LICENSE.md", "LICENSES.md"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "at their own places" in text and "正文は公開元で" in text and "licences/" not in text
+
+
 def test_terms_of_the_sources_are_not_called_the_models_licence(parts: Parts) -> None:
     folder = parts.release("gathered")
     page = (folder / "LICENSE.md").read_text(encoding="utf-8")
