@@ -90,7 +90,8 @@ def probe(record: Path) -> Machine:
     """The machine as `record` (a `machine.json`) tells it, or measured in about a second and written there.
 
     A record of another processor is measured again, since a build folder may have been moved, and so is one without a
-    GPU where torch now sees one. Threads are those of this process. UserError when the record is broken.
+    GPU where torch now sees one. Threads are this process's, unless it is one of several, to each of which the launcher
+    gives one. UserError when the record is broken.
     """
     cpu = cpu_name()
     if record.exists():
@@ -99,7 +100,8 @@ def probe(record: Path) -> Machine:
         if known.cpu == cpu and torch is None:
             return known
         if known.cpu == cpu and torch is not None and not (known.device == "cpu" and torch.cuda.is_available()):
-            return replace(known, threads=torch.get_num_threads())
+            is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+            return replace(known, threads=torch.get_num_threads()) if is_alone else known
     machine = _measure(cpu)
     record.parent.mkdir(parents=True, exist_ok=True)
     replace_text(record, json.dumps(machine.to_json(), indent=2, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ This module knows no stage and what no field means.
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,21 +81,25 @@ class RowCounts:
 def data_files(source: Path, stem: str) -> list[Path]:
     """The files that `source` stands for: itself, or `<stem>.jsonl` or another known kind of `<stem>` in a folder.
 
-    Several of a kind are called `<stem>-00001.jsonl` and so on, and come in the order of their numbers.
+    Several of them are called `<stem>-1.jsonl` and so on, and come in the order of their numbers.
     """
     if not source.is_dir():
         return [source]
     found = [source / f"{stem}{suffix}" for suffix in SUFFIXES if (source / f"{stem}{suffix}").is_file()]
-    found = found or sorted(
-        path for path in source.glob(f"{stem}-[0-9]*") if path.name.endswith(SUFFIXES) and path.is_file()
-    )
+    found = found or _numbered(source, stem)
     if not found:
         raise UserError(
-            wanted=f"{stem}.jsonl or {stem}.jsonl.gz in {source}",
-            got="neither",
+            wanted=f"{stem}.jsonl or {stem}.jsonl.gz in {source}, or {stem}-1.jsonl and so on",
+            got="none of these",
             next_step="Name the files themselves, or the folder that holds one of these.",
         )
     return found
+
+
+def _numbered(folder: Path, stem: str) -> list[Path]:
+    pattern = re.compile(rf"{re.escape(stem)}-(\d+)({'|'.join(map(re.escape, SUFFIXES))})")
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if path.is_file()]
 
 
 def read_rows(

@@ -55,7 +55,9 @@ def _add_fidelity(subparsers: Subparsers) -> None:
         description="Compares next-token distributions on held-out text.",
     )
     verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or model folders")
-    verb.add_argument("--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder")
+    verb.add_argument(
+        "--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder, computed in float32"
+    )
     verb.add_argument("--text", type=Path, required=True, metavar="FILE.jsonl", help="rows with `text`; .gz is fine")
     verb.add_argument("--kv", choices=("f16", "f32"), default="f32", help="llama.cpp's KV cache (default: f32)")
     verb.add_argument("--limit-tokens", type=int, metavar="N", help="stop after N tokens (default: the whole file)")

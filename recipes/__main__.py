@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     elif parsed.fingerprints is not None:
         _rewrite_fingerprints(parsed.fingerprints, same_output=parsed.same_output, reason=parsed.reason)
     elif parsed.recipe is not None and parsed.plan:
-        _plan(parsed.recipe, build_folder=parsed.build)
+        _plan(parsed.recipe, until=parsed.until, build_folder=parsed.build)
     elif parsed.recipe is not None:
         _build(parsed.recipe, until=parsed.until, build_folder=parsed.build, dist_folder=parsed.dist)
     else:
@@ -114,24 +114,29 @@ def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
             say(line)
 
 
-def _plan(name: str, *, build_folder: Path) -> None:
+def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
     from common.sources import stand_in
     from recipes.plan import plan_of
     from recipes.plan_done import done_here
     from recipes.plan_machine import room_here
     from recipes.plan_text import plan_lines
     from recipes.preflight import RELEASE, missing
+    from recipes.recipe import reached
 
     recipe, sources = load(RELEASE if name == "auto" else name, say=say), stand_in(None)
-    plan = plan_of(recipe, build_folder=build_folder, sources=sources)
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until)
     for line in plan_lines(plan):
         say(line)
     done = done_here(recipe, build_folder, sources=sources)
-    left = plan_of(recipe, build_folder=build_folder, sources=sources, done=done.stages)
-    here = room_here(build_folder, done_bytes=done.bytes)
+    left = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages)
+    here = room_here(build_folder, done_bytes=done.half_done_bytes)
     lacks = list(missing(left, here, build_folder=build_folder))
-    unasked = "; the hub was not asked for its names" if plan.downloads else ""
-    say("This machine lacks:" if lacks else f"This machine lacks nothing of it{unasked}")
+    finished = [name for name in reached(recipe, until) if name in done.stages]
+    if finished:
+        say(f"Finished in {build_folder}: {', '.join(finished)}")
+    it = "what is left" if finished else "it"
+    unasked = "; the hub was not asked for its names" if left.downloads else ""
+    say(f"For {it} this machine lacks:" if lacks else f"This machine lacks nothing of {it}{unasked}")
     for one in lacks:
         say(f"  missing: {one.error}")
 

@@ -33,7 +33,7 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
 
     Args:
         say: told which recipe `auto` chose, and why.
-        build_folder: where it will be built; `auto` counts the room there.
+        build_folder: where it will be built; `auto` counts the room there, and what is left to be done.
 
     Raises:
         UserError: no such recipe, or a file that does not define one; names what is wrong in it and where.
@@ -42,10 +42,10 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
         return _load_file(Path(wanted))
     if wanted == "auto":
         from common.sources import stand_in
-        from recipes.preflight import choose, room_of_release
+        from recipes.preflight import choose, release_here
 
-        here = room_of_release(build_folder)
-        wanted, reason = choose(here, sources=stand_in(None), build_folder=build_folder)
+        here, left = release_here(build_folder)
+        wanted, reason = choose(here, left=left, sources=stand_in(None), build_folder=build_folder)
         say(reason)
     if wanted not in KNOWN:
         raise UserError(

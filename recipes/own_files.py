@@ -21,6 +21,7 @@ from common.store import Workspace, stage
 from eval.tasks.question_rows import question_rows, task_files
 
 _LINES = (".jsonl", ".jsonl.gz")
+_TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class OwnFilesConfig:
     text: tuple[Path, ...]
     """JSON lines (plain, `.gz` or `.zst`) or Parquet with a `text`, or `.txt` files; read in this order."""
     conversations: tuple[Path, ...] = ()
-    """Likewise, rows in a layout of conversations; the chat stage needs them."""
+    """JSON lines or Parquet in a layout of conversations; the chat stage needs them."""
     questions: Path | None = None
     """`.jsonl` or `.jsonl.gz`, rows `{id, shape, group, context, question, choices, answers}`; for the task scores."""
 
@@ -43,7 +44,7 @@ class OwnFilesConfig:
                 wanted="at least one text file", got="none", next_step="name one in OwnFilesConfig(text=..)"
             )
         questions = [self.questions] if self.questions else []
-        for paths, suffixes in (((*self.text, *self.conversations), SUFFIXES), (questions, _LINES)):
+        for paths, suffixes in ((self.text, SUFFIXES), (self.conversations, _TABLES), (questions, _LINES)):
             for path in paths:
                 if not path.name.endswith(suffixes):
                     raise UserError(

@@ -7,7 +7,7 @@ Operations, hours, memory, disk, downloads, licences: computed from the recipe's
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,8 @@ class Plan:
     rooms: tuple[StageRoom, ...]
     """Disk and main memory by stage."""
     fits: tuple[Fit, ...]
+    gpu_runs: tuple[Run, ...]
+    """The runs whose models must find room on the GPUs, finished ones too where these are opened again."""
     needs: Needs
     downloads: tuple[Download, ...]
     gates: tuple[Gate, ...]
@@ -130,7 +132,7 @@ def plan_of(
         build_folder: where an earlier build may have left what it asked the hub for.
         sources: the folder that stands in for the hub, or None.
         until: the last artifact wanted; None plans them all.
-        done: artifacts that are finished. They lie on the disk, and cost nothing else any more.
+        done: artifacts that are finished, and cost nothing any more.
 
     Raises:
         UserError: a published model whose geometry is not to be had, or an unknown name in `until`.
@@ -141,16 +143,16 @@ def plan_of(
     left = [stage for stage in stages if stage not in done]
     whole = work_of(recipe, sources=sources, build_folder=build_folder).of_stages(stages)
     work = whole.of_stages(left)
-    rooms = tuple(room for room in stage_rooms(whole) if room.stage in stages)
     instructions = names.conversations if "conversations" in left else ()
     return Plan(
         recipe=recipe.name,
         trainings=tuple(
             TrainingPlan(run=run, operations=operations(run), gpu_parts=gpu_parts(run)) for run in work.runs
         ),
-        rooms=rooms,
+        rooms=tuple(room for room in stage_rooms(whole) if room.stage in left),
         fits=tuple(_fit(work, devices, gigabytes * 10**9) for devices, gigabytes in MACHINES if work.runs),
-        needs=replace(needs_of(work, stages=left), disk_bytes=peak_disk_bytes(rooms)),
+        gpu_runs=whole.gpu_runs(left),
+        needs=needs_of(whole, stages=left),
         downloads=() if sources is not None else downloads(work, names, instructions, left, build_folder=build_folder),
         gates=gates(instructions, sources=sources),
         terms=terms_to_accept(names),
@@ -164,10 +166,11 @@ def needs_of(work: Work, *, stages: Collection[str] | None = None) -> Needs:
         work: a recipe in numbers.
         stages: the artifacts that are to be made; None makes them all.
     """
-    total = sum(operations(run).total for run in work.runs)
-    gpu = total > MOST_CPU_SECONDS * cpu_flop_per_s()
+    gpu_runs = work.gpu_runs(stages)
+    gpu = sum(operations(run).total for run in gpu_runs) > MOST_CPU_SECONDS * cpu_flop_per_s()
     rooms = [room for room in stage_rooms(work) if stages is None or room.stage in stages]
     demands = {room.stage: room.ram_bytes or 0 for room in rooms}
+    work = work if stages is None else work.of_stages(stages)
     for run in work.runs:
         # Weights go from their files straight to the GPU; the trained student comes back once, to be written.
         to_gpu = 4 * run.student.parameters()
@@ -177,7 +180,7 @@ def needs_of(work: Work, *, stages: Collection[str] | None = None) -> Needs:
     system_bytes = min(SYSTEM_BYTES, round(SYSTEM_SHARE * ram_bytes))
     return Needs(
         gpu=gpu,
-        gpu_bytes=max((gpu_bytes(run) for run in work.runs), default=0) if gpu else 0,
+        gpu_bytes=max((gpu_bytes(run) for run in gpu_runs), default=0) if gpu else 0,
         ram_bytes=ram_bytes + system_bytes,
         system_bytes=system_bytes,
         ram_for=most,

@@ -6,7 +6,6 @@ nor files that lie in SOURCES anyway. It builds nothing and asks nobody.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from common.disk import files_under
@@ -21,8 +20,8 @@ from recipes.resolving import Resolved, Resolver
 class Done:
     """What an earlier start has left for the next one."""
 
-    bytes: int = 0
-    """Of artifacts that are finished or half done, each file once."""
+    half_done_bytes: int = 0
+    """Of artifacts that are begun and not finished, each file once."""
     stages: frozenset[str] = frozenset()
     """Artifacts that are finished."""
 
@@ -47,11 +46,11 @@ def _done(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str) ->
     linked = {_identity(path) for path in local}
     sizes: dict[tuple[int, int], int] = {}
     folders = _folders(recipe, resolved, build_folder, until)
-    for folder in (place for place in chain(folders.values(), map(_half_done, folders.values())) if place.is_dir()):
+    for folder in filter(Path.is_dir, map(_half_done, folders.values())):
         for path in files_under(folder):
             sizes[_identity(path)] = path.stat().st_size
     return Done(
-        bytes=sum(size for identity, size in sizes.items() if identity not in linked),
+        half_done_bytes=sum(size for identity, size in sizes.items() if identity not in linked),
         stages=frozenset(name for name, folder in folders.items() if (folder / MANIFEST_FILE).is_file()),
     )
 

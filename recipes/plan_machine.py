@@ -22,7 +22,7 @@ class Room:
     ram_bytes: int
     """Main memory, used or not."""
     disk_bytes: int
-    """Free bytes where the build folder lies, and what this build has there already."""
+    """Free bytes where the build folder lies, and what this build has there half done."""
 
 
 def room_here(build_folder: Path, *, done_bytes: int = 0) -> Room:
@@ -30,8 +30,8 @@ def room_here(build_folder: Path, *, done_bytes: int = 0) -> Room:
 
     Args:
         build_folder: where.
-        done_bytes: of what is there and the build will not make again: a build that goes on must not be refused for
-            the room that its own first half takes.
+        done_bytes: of what is there half done: a build that goes on must not be refused for the room that its own first
+            half takes.
     """
     return Room(gpus_bytes=gpus_bytes(), ram_bytes=ram_bytes(), disk_bytes=free_bytes(build_folder) + done_bytes)
 

@@ -97,6 +97,14 @@ class Work:
     conversation_tokens: int
     """Likewise of the conversations."""
 
+    def gpu_runs(self, stages: Collection[str] | None) -> tuple[Run, ...]:
+        """The runs whose models must find room on the GPUs while these artifacts are made, None for all artifacts.
+
+        All of them as long as one is left, or the evaluation, which opens teacher and student again.
+        """
+        users = ("evaluation", *(run.stage for run in self.runs))
+        return self.runs if stages is None or any(user in stages for user in users) else ()
+
     def of_stages(self, stages: Collection[str]) -> "Work":
         """What these artifacts alone take: their models, their sets, their training."""
         return replace(

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +42,18 @@ class Missing:
     error: UserError
 
 
-def choose(here: Room, *, sources: Path | None = None, build_folder: Path | None = None) -> tuple[str, str]:
+def choose(
+    here: Room,
+    *,
+    left: Collection[str] | None = None,
+    sources: Path | None = None,
+    build_folder: Path | None = None,
+) -> tuple[str, str]:
     """The recipe's name for RECIPE=auto, and the line that says why.
 
     Args:
         here: the machine.
+        left: the release's artifacts that are still to be made; None where it was not begun.
         sources: the folder that stands in for the hub, or None.
         build_folder: where it would be built.
 
@@ -58,29 +65,39 @@ def choose(here: Room, *, sources: Path | None = None, build_folder: Path | None
     absent = [] if sources is None else [name for name in names if not config_of(name, sources).is_file()]
     if absent:
         return EMBEDDED, f"RECIPE=auto builds {EMBEDDED}: the release needs {' and '.join(absent)}, not in {sources}"
-    needs = needs_of(work)
+    needs = needs_of(work, stages=left)
     rows = [
         ("GPU memory", needs.gpu_bytes, sum(here.gpus_bytes)),
         ("main memory", needs.ram_bytes, here.ram_bytes),
         ("disk", needs.disk_bytes, here.disk_bytes),
     ]
     compared = ", ".join(f"{_gb(needed)} of {what} (here {_gb(has)})" for what, needed, has in rows if needed)
-    short = list(_short(work.runs, needs, here))
+    short = list(_short(work.gpu_runs(left), needs, here))
     name, verdict = (EMBEDDED, f"too little {' and '.join(short)} here") if short else (RELEASE, "enough here")
-    return name, f"RECIPE=auto builds {name}: the release needs {compared}: {verdict}"
+    what = "the release" if left is None else "what is left of the release"
+    return name, f"RECIPE=auto builds {name}: {what} needs {compared or 'nothing more'}: {verdict}"
 
 
-def room_of_release(build_folder: Path) -> Room:
-    """What this machine has for the release. Where one was begun in this folder, what it has done counts as room."""
+def release_here(build_folder: Path) -> tuple[Room, list[str] | None]:
+    """What this machine has for the release, and which of its artifacts are left where it was begun in this folder."""
     if not (build_folder / LOCK_FILE).is_file():
-        return room_here(build_folder)
+        return room_here(build_folder), None
+    from recipes.recipe import order
     from recipes.tinyswallow import tinyswallow  # loads torch, which a machine that has begun a release can bear
 
-    return room_here(build_folder, done_bytes=_done(tinyswallow(), build_folder).bytes)
+    done = _done(tinyswallow(), build_folder)
+    left = [name for name in order(tinyswallow()) if name not in done.stages]
+    return room_here(build_folder, done_bytes=done.half_done_bytes), left if done.stages else None
 
 
 def before_start(
-    recipe: "Recipe", *, asked: str, build_folder: Path, say: Callable[[str], None], until: str | None = None
+    recipe: "Recipe",
+    *,
+    asked: str,
+    build_folder: Path,
+    say: Callable[[str], None],
+    until: str | None = None,
+    anew: Collection[str] = (),
 ) -> None:
     """Everything that comes before a recipe's first stage. A recipe that makes its own models is never asked about.
 
@@ -90,6 +107,7 @@ def before_start(
         build_folder: where.
         say: told the plan in short, and what is missing, a line each.
         until: the last artifact wanted; what only later ones need, or finished ones needed, may be missing.
+        anew: artifacts that cost what they cost, whether or not they are finished.
 
     Raises:
         UserError: an unknown artifact, something missing (all of it is named), or `auto` and nobody who could say no.
@@ -100,11 +118,11 @@ def before_start(
     refused = _refused(recipe, build_folder, sources, until)
     done = _done(recipe, build_folder)
     # With the sizes that the hub has just told.
-    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages)
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages.difference(anew))
     if recipe.models:
         for line in short_lines(plan):
             say(line)
-    here = room_here(build_folder, done_bytes=done.bytes)
+    here = room_here(build_folder, done_bytes=done.half_done_bytes)
     found = list(missing(plan, here, build_folder=build_folder, refused=refused))
     for one in found:
         say(f"missing: {one.error}")
@@ -129,8 +147,7 @@ def missing(plan: Plan, here: Room, *, build_folder: Path, refused: "Sequence[Re
         build_folder: where it is built.
         refused: names that the hub, or the folder that stands in for it, did not give.
     """
-    runs = [training.run for training in plan.trainings]
-    yield from (_too_little(what, plan, here, build_folder) for what in _short(runs, plan.needs, here))
+    yield from (_too_little(what, plan, here, build_folder) for what in _short(plan.gpu_runs, plan.needs, here))
     if plan.needs.gpu and here.gpus_bytes:
         yield from _without_cuda()
     yield from _closed_gates(plan)

@@ -39,7 +39,7 @@ def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> 
         new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
         if old.is_dir() and not folder.exists():  # killed between the two renamings below
             os.rename(old, folder)
-        added = _added_texts(folder, wanted)
+        added = _added_texts(folder, wanted, built=artifact.folder.parent)
         sums = _sums(wanted, added)
         if _holds(folder, wanted | added, sums):
             return
@@ -60,10 +60,20 @@ def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> 
             say(f"kept {folder / name}, which the build did not make")
 
 
-def _added_texts(folder: Path, wanted: dict[Path, Path]) -> dict[Path, Path]:
-    """Licence texts in the folder that are not the artifact's."""
+def _added_texts(folder: Path, wanted: dict[Path, Path], *, built: Path) -> dict[Path, Path]:
+    """Texts in `licences/<org>--<name>/` that no build made: neither the artifact nor an earlier one beside it."""
     found = {path.relative_to(folder): path for path in files_under(folder)} if folder.is_dir() else {}
-    return {name: path for name, path in found.items() if name.parts[0] == LICENCE_TEXTS and name not in wanted}
+    texts = {
+        name: path
+        for name, path in found.items()
+        if name.parts[0] == LICENCE_TEXTS and "--" in name.parts[1] and not name.name.startswith(".")
+    }
+    earlier = [place for place in built.glob("dist-*") if place.is_dir()]
+    return {
+        name: path
+        for name, path in texts.items()
+        if name not in wanted and not any(_same(place / name, path) for place in earlier if (place / name).is_file())
+    }
 
 
 def _sums(wanted: dict[Path, Path], added: dict[Path, Path]) -> str | None:

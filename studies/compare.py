@@ -222,7 +222,8 @@ def main(arguments: list[str]) -> None:
     recipe, methods = load(options.recipe, say=print, build_folder=options.build), options.methods.split(",")
     _checked(recipe, options.seeds, methods)
     # A run of the study is one like the recipe's own distillation, which its plan knows.
-    before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base")
+    print(f"{options.seeds * len({BASELINE, *methods})} runs, each like the recipe's distillation `base`")
+    before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base", anew=("base",))
     study = compare(recipe, Store(options.build), num_seeds=options.seeds, methods=methods)
     page = as_markdown(study)
     out: Path = options.out or options.build / "compare"

@@ -54,6 +54,9 @@ def test_a_gpu_that_was_not_there_before_is_measured_and_threads_are_this_proces
     record = tmp_path / "machine.json"
     record.write_text(json.dumps(replace(CPU, cpu=device.cpu_name(), threads=77).to_json()))
     assert probe(record) == replace(CPU, cpu=device.cpu_name(), threads=torch.get_num_threads())
+    monkeypatch.setenv("WORLD_SIZE", "2")  # each process of a launcher gets one thread
+    assert probe(record).threads == 77
+    monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(device, "bfloat16_speedup", lambda name: 2.0)

@@ -150,11 +150,19 @@ def test_files_that_are_missing_truncated_or_of_another_kind(tmp_path: Path) -> 
         list(read_rows(tmp_path / "cut.jsonl", fields=("text",)))
 
 
+def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("text-2.jsonl", "text-10.jsonl.gz", "text-2024-old.jsonl", "text-1.csv", "my-text-3.jsonl"):
+        (tmp_path / name).touch()
+    assert [path.name for path in data_files(tmp_path, "text")] == ["text-2.jsonl", "text-10.jsonl.gz"]
+    (tmp_path / "text.jsonl").touch()
+    assert [path.name for path in data_files(tmp_path, "text")] == ["text.jsonl"]
+
+
 def test_data_files(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "text.jsonl.gz", [])
     assert data_files(tmp_path, "text") == [file]
     assert data_files(tmp_path / "other.jsonl", "text") == [tmp_path / "other.jsonl"]
-    with pytest.raises(UserError, match="neither"):
+    with pytest.raises(UserError, match="none of these"):
         data_files(tmp_path, "conversations")
 
 

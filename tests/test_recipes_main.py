@@ -5,6 +5,7 @@ The pipeline here is a toy of three stages in the place of `recipes.recipe`; the
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     pipeline = ModuleType("recipes.recipe")
-    pipeline.__dict__.update(Recipe=Recipe, build=build)
+    pipeline.__dict__.update(Recipe=Recipe, build=build, reached=lambda recipe, until: ("corpus", "base", "dist"))
     monkeypatch.setitem(sys.modules, "recipes.recipe", pipeline)
     monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
     monkeypatch.setattr("recipes.preflight.before_start", lambda recipe, **how: None)
@@ -164,6 +165,32 @@ def test_a_licence_text_that_was_added_by_hand_stays_with_its_sum() -> None:
     assert (folder / "SHA256SUMS").read_text().count("\n") == 2
 
 
+def test_a_text_of_an_earlier_build_is_no_text_that_was_added() -> None:
+    store, folder, said = Store(Path("build"), report=lambda line: None), Path("dist/toy"), list[str]()
+    earlier = store.build("dist", write_release, "x")
+    for name in ("org--old/LICENSE", "org--new/LICENSE"):
+        (earlier.folder / "licences" / name).parent.mkdir(parents=True)
+        (earlier.folder / "licences" / name).write_text(name)
+    shutil.copytree(earlier.folder, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    (folder / "licences" / "org--new" / "LICENSE").write_text("put there by hand")
+    (folder / "licences" / "org--new" / ".DS_Store").touch()
+    publish(store.build("dist", write_release, "y"), folder, say=said.append)
+    assert [path.name for path in (folder / "licences").rglob("*") if path.is_file()] == ["LICENSE"]
+    assert said == ["kept dist/toy/licences/org--new/LICENSE, which the build did not make"]
+
+
+def test_an_added_text_outlives_a_kill_between_the_two_renamings() -> None:
+    store, folder = Store(Path("build"), report=lambda line: None), Path("dist/toy")
+    publish(store.build("dist", write_release, "x"), folder, say=lambda line: None)
+    (folder / "licences" / "org--set").mkdir(parents=True)
+    (folder / "licences" / "org--set" / "TERMS").write_text("terms")
+    folder.rename("dist/.toy.old")
+    publish(store.build("dist", write_release, "y"), folder, say=lambda line: None)
+    assert (folder / "licences" / "org--set" / "TERMS").read_text() == "terms"
+    assert (folder / "model.gguf").read_text() == "y"
+    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+
+
 def test_a_damaged_deliverable_is_never_published() -> None:
     main(["recipe.py"])
     path = next(Path("build").glob("dist-*/deep/model.gguf"))
@@ -224,28 +251,36 @@ def test_sources_are_named_by_option_or_environment(monkeypatch: pytest.MonkeyPa
     assert os.environ["SOURCES"] == "here"
 
 
-def _nothing_done() -> ModuleType:
+def _done(*names: str) -> ModuleType:
     """In the place of `recipes.plan_done`, which walks the real pipeline."""
-    module = ModuleType("recipes.plan_done")
-    module.__dict__["done_here"] = lambda *arguments, **where: SimpleNamespace(bytes=0, stages=frozenset())
+    module, stages = ModuleType("recipes.plan_done"), frozenset(names)
+    module.__dict__["done_here"] = lambda *arguments, **where: SimpleNamespace(half_done_bytes=0, stages=stages)
     return module
 
 
 def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[tuple[Any, dict[str, Any]]] = []
-    plan = SimpleNamespace(downloads=())
-    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: planned.append((recipe, where)) or plan)
+    whole, left = SimpleNamespace(downloads=("a set",)), SimpleNamespace(downloads=())
+    judged: list[Any] = []
+
+    def plan_of(recipe: Any, **where: Any) -> SimpleNamespace:
+        planned.append((recipe, where))
+        return left if where.get("done") else whole
+
+    monkeypatch.setattr("recipes.plan.plan_of", plan_of)
     monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: ["operations"])
     lacks: list[Missing] = []
-    monkeypatch.setitem(sys.modules, "recipes.plan_done", _nothing_done())
-    monkeypatch.setattr("recipes.preflight.missing", lambda *arguments, **where: lacks)
+    monkeypatch.setitem(sys.modules, "recipes.plan_done", _done("corpus"))
+    monkeypatch.setattr("recipes.preflight.missing", lambda plan, here, **where: judged.append(plan) or lacks)
     main(["recipe.py", "--plan", "--build", "there"])
-    assert capsys.readouterr().out.startswith("operations\nThis machine lacks nothing")
+    told = "operations\nFinished in there: corpus\nThis machine lacks nothing of what is left\n"
+    assert capsys.readouterr().out == told and judged == [left]
     lacks.append(Missing(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
-    main(["recipe.py", "--plan", "--build", "there"])  # ends with 0: a plan is made on one machine for another
-    assert "This machine lacks:\n  missing: wanted 9 GB; got 1 GB; next: free some space\n" in capsys.readouterr().out
-    (recipe, where), *_ = planned
-    assert recipe == Recipe() and where["build_folder"] == Path("there")
+    main(["recipe.py", "--plan", "--build", "there", "--until", "base"])  # ends with 0: it may be for another machine
+    printed = capsys.readouterr().out
+    assert "lacks:\n  missing: wanted 9 GB; got 1 GB; next: free some space\n" in printed
+    assert [where["until"] for _, where in planned] == [None, None, "base", "base"]
+    assert all(recipe == Recipe() and where["build_folder"] == Path("there") for recipe, where in planned)
     assert sorted(path.name for path in Path().iterdir()) == ["recipe.py"]
 
 
@@ -254,7 +289,7 @@ def test_auto_plans_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.__main__.load", lambda name, **others: loaded.append(name))
     monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: SimpleNamespace(downloads=()))
     monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: [])
-    monkeypatch.setitem(sys.modules, "recipes.plan_done", _nothing_done())
+    monkeypatch.setitem(sys.modules, "recipes.plan_done", _done())
     monkeypatch.setattr("recipes.preflight.missing", lambda *arguments, **where: [])
     main(["auto", "--plan"])
     assert loaded == ["tinyswallow"]

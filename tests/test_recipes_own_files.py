@@ -96,6 +96,8 @@ def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
     [
         (question(answers=["A"]), r"got 'A' beside '高い', '青い' in question q-1"),
         (question(choices=[]), r"got '高い' beside none in question q-1"),
+        (question(choices="高い山"), r"got '高い' beside none in question q-1"),
+        (question(choices=3), r"got '高い' beside none in question q-1"),
         (question(shape="riddle"), r"wanted questions of a shape out of .*multiple_choice.*; got .*riddle"),
     ],
 )
@@ -143,5 +145,7 @@ def test_bad_paths_are_named(tmp_path: Path) -> None:
         OwnFilesConfig(text=(tmp_path / "a.txt",), questions=tmp_path / "a.txt")
     with pytest.raises(UserError, match=r"\.parquet, \.txt; got .*a\.csv"):
         OwnFilesConfig(text=(tmp_path / "a.csv",))
+    with pytest.raises(UserError, match=r"\.parquet; got .*a\.txt"):
+        OwnFilesConfig(text=(tmp_path / "a.txt",), conversations=(tmp_path / "a.txt",))
     with pytest.raises(UserError, match=r"absent\.jsonl; got no such file"):
         OwnFilesConfig(text=(tmp_path / "absent.jsonl",))

@@ -77,6 +77,14 @@ def test_auto_says_which_and_why_in_one_line(here: Room, name: str, says: str) -
     assert line.count("\n") == 0 and line.endswith(says)
 
 
+def test_auto_asks_for_what_is_left_of_a_release() -> None:
+    bare = Room(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=30 * GB)
+    assert choose(bare)[0] == "mini" and choose(bare, left=["gguf", "coreml", "evaluation"])[0] == "mini"
+    name, line = choose(bare, left=["gguf", "coreml", "report", "dist"])
+    assert name == "tinyswallow" and "what is left of the release needs" in line and "GPU" not in line
+    assert choose(bare, left=["report", "dist"])[1].endswith("needs nothing more: enough here")
+
+
 def test_the_line_puts_need_beside_what_is_here() -> None:
     _, line = choose(dataclasses.replace(LARGE, gpus_bytes=(79 * GB,)))
     needed = needs_of(release_work(sources=None)).gpu_bytes / GB
@@ -163,9 +171,16 @@ def test_what_is_finished_asks_for_nothing_again(tmp_path: Path) -> None:
     assert {"GPU memory", "HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE"} <= set(lacks)
     plan, lacks = left(*data)
     assert lacks == ["GPU memory"] and [one.name for one in plan.downloads] == ["Qwen/Qwen2.5-32B-Instruct"]
-    assert plan.needs.disk_bytes == whole.needs.disk_bytes, "what is done lies there, and counts as room"
-    plan, lacks = left(*data, "teacher", "licences", "base", "chat")
-    assert (lacks, plan.downloads, plan.needs.gpu) == ([], (), False)
+    trained = (*data, "teacher", "licences", "base", "chat")
+    plan, lacks = left(*trained)
+    # The evaluation opens the teacher once more, where it was run; it trains nothing.
+    assert (lacks, plan.downloads, plan.operations) == (["GPU memory"], (), 0.0)
+    assert plan.needs.gpu_bytes == whole.needs.gpu_bytes
+    plan, lacks = left(*trained, "gguf", "coreml", "evaluation")
+    assert (lacks, plan.needs.gpu, plan.needs.disk_bytes, plan.needs.ram_bytes) == ([], False, 0, 0)
+    plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None, until="coreml", done=frozenset(trained))
+    assert not plan.needs.gpu and {room.stage for room in plan.rooms} == {"gguf", "coreml"}
+    assert 0 < plan.needs.disk_bytes < whole.needs.disk_bytes / 10
 
 
 def test_a_torch_that_sees_no_gpu_is_told_before_weeks_on_the_processor(
@@ -384,33 +399,39 @@ def test_a_container_s_memory_is_its_control_group_s(
     assert plan_machine.ram_bytes(tmp_path) == (bytes_ or whole)
 
 
-def test_only_what_this_build_has_made_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_half_done_counts_as_room_and_what_is_finished_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model linked from SOURCES, an artifact of other numbers, second names: none of it is room."""
     sources = local(tmp_path / "sources", "Qwen/Qwen2.5-1.5B-Instruct", MODEL)
     write_benchmarks(sources / "benchmarks")
     monkeypatch.setenv("SOURCES", str(sources))
     store = Store(tmp_path / "build", report=lambda line: None)
-    assert done_here(tinyswallow(), store.root, sources=sources).bytes == 0
+    assert done_here(tinyswallow(), store.root, sources=sources) == Done()
     made = build(tinyswallow(), store, until="student_before")  # the other names were never resolved
-    assert done_here(tinyswallow(), store.root, sources=sources).stages == {"world", "student_before"}
-    questions = made["world"].folder / "questions.jsonl"
-    (made["world"].folder / "second name").hardlink_to(questions)
-    (store.root / "corpus-01234567").mkdir()
-    (store.root / "corpus-01234567" / "rows").write_bytes(bytes(10**6))
-    own = {path for one in made.values() for path in one.folder.iterdir() if path.name not in (*MODEL, "second name")}
-    assert questions in own
-    assert done_here(tinyswallow(), store.root, sources=sources).bytes == sum(path.stat().st_size for path in own)
+    finished = Done(stages=frozenset({"world", "student_before"}))
+    assert done_here(tinyswallow(), store.root, sources=sources) == finished
     other = resized(tinyswallow(), {"world.items_per_benchmark": 1})
-    manifest_and_terms = sum(path.stat().st_size for path in own if path.parent == made["student_before"].folder)
-    assert done_here(other, store.root, sources=sources) == Done(
-        bytes=manifest_and_terms, stages=frozenset({"student_before"})
-    )
+    assert done_here(other, store.root, sources=sources) == Done(stages=frozenset({"student_before"}))
+
+    for one in made.values():
+        (one.folder / "manifest.json").unlink()
+        one.folder.rename(one.folder.with_name(one.folder.name + ".partial"))
+    world, model = (Path(f"{made[name].folder}.partial") for name in ("world", "student_before"))
+    (world / "second name").hardlink_to(world / "questions.jsonl")
+    (store.root / "corpus-01234567.partial").mkdir()
+    (store.root / "corpus-01234567.partial" / "rows").write_bytes(bytes(10**6))
+    own = [path for path in (*world.iterdir(), *model.iterdir()) if path.name not in (*MODEL, "second name")]
+    assert {path.name for path in own} == {"questions.jsonl", "data_sources.json"}
+    expected = Done(half_done_bytes=sum(path.stat().st_size for path in own))
+    assert done_here(tinyswallow(), store.root, sources=sources) == expected
 
 
 def test_it_answers_without_loading_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from recipes.preflight import choose, room_of_release\n"
-        "print(*choose(room_of_release(Path('nowhere')))); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from recipes.preflight import choose, release_here\n"
+        "here, left = release_here(Path('nowhere')); assert left is None\n"
+        "print(*choose(here)); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert " RECIPE=auto builds " in done.stdout and ": the release needs " in done.stdout

@@ -193,7 +193,8 @@ def test_the_command_writes_json_and_page(
     study.main(["--build", str(tmp_path / "build"), "--seeds", "1"])
     assert (tmp_path / "build" / "compare" / "compare.md").is_file()
     assert "all of train" in page and page.strip() in capsys.readouterr().out
-    assert [(options["asked"], options["until"]) for options in begun] == [("mini", "base")] * 2
+    asked = {"asked": "mini", "until": "base", "anew": ("base",)}
+    assert [{name: options[name] for name in asked} for options in begun] == [asked] * 2
 
 
 @pytest.mark.parametrize("name", KNOWN)

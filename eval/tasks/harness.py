@@ -54,7 +54,7 @@ class Harness:
     """
 
     def __init__(self, data: Path, *, tasks: Sequence[str] | None = None) -> None:
-        rows = question_rows(data)
+        rows = question_rows(data, shapes=tasks)
         known = task_files({str(row["shape"]) for row in rows}, tasks)
         self._candidates = {str(row["id"]): _candidates(row) for row in rows}
         self._temporary = tempfile.TemporaryDirectory(prefix="tasks-")

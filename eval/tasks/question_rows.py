@@ -3,8 +3,9 @@
 It knows the task files by their names, and loads no library that runs them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.rows import Row, data_files, read_rows
@@ -15,15 +16,23 @@ CHOICE_SHAPES = ("multiple_choice", "jcommonsenseqa", "jmmlu")
 """Whose questions are answered by the likeliest of their choices."""
 
 
-def question_rows(folder: Path) -> list[Row]:
+def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> list[Row]:
     """The questions of a folder, in order; of a shape with choices, each with its answer among them.
+
+    Args:
+        folder: holds `questions.jsonl`.
+        shapes: those that will be asked, and are checked; None checks all.
 
     Raises:
         UserError: no questions, too many rows that are none, or a question whose answer cannot be chosen.
     """
     rows = list(read_rows(data_files(folder, "questions"), fields={"shape": str, "question": str, "answers": list}))
     for row in rows:
-        if row["shape"] in CHOICE_SHAPES and row["answers"][0] not in (choices := row.get("choices") or ()):
+        if row["shape"] not in CHOICE_SHAPES or (shapes is not None and row["shape"] not in shapes):
+            continue
+        choices: Any = row.get("choices")
+        choices = choices if isinstance(choices, list) else []
+        if row["answers"][0] not in choices:
             raise UserError(
                 wanted=f"the answer among the choices of a question of shape {row['shape']}",
                 got=f"{row['answers'][0]!r} beside {', '.join(map(repr, choices)) or 'none'} in question {row['id']}",
