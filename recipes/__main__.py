@@ -134,9 +134,9 @@ def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
     finished = [name for name in reached(recipe, until) if name in done.stages]
     if finished:
         say(f"Finished in {build_folder}: {', '.join(finished)}")
-    it = "what is left" if finished else "it"
     unasked = "; the hub was not asked for its names" if left.downloads else ""
-    say(f"For {it} this machine lacks:" if lacks else f"This machine lacks nothing of {it}{unasked}")
+    nothing = f"This machine lacks nothing of {'what is left' if finished else 'it'}{unasked}"
+    say(("For what is left this machine lacks:" if finished else "This machine lacks:") if lacks else nothing)
     for one in lacks:
         say(f"  missing: {one.error}")
 

@@ -198,7 +198,7 @@ def _too_little(what: str, plan: Plan, here: Room, build_folder: Path) -> Missin
             more = f", and more for {', '.join(needs.disk_unknown)}" if needs.disk_unknown else ""
             error = UserError(
                 wanted=f"{_gb(needs.disk_bytes)} on the disk of {build_folder}{more}",
-                got=f"{_gb(here.disk_bytes)} free, with what the build has already",
+                got=f"{_gb(here.disk_bytes)} free, with what the build has half done",
                 next_step="free some space, or build on another disk with --build DIR",
             )
     return Missing(what=what, error=error)
