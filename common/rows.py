@@ -144,14 +144,14 @@ def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
     Raises:
         UserError: the file is missing or of another kind; InputError: it ends in the middle.
     """
+    if not path.is_file():
+        raise UserError(wanted=f"the file {path}", got="no such file", next_step="Correct the path.")
     if not path.name.endswith(SUFFIXES):
         raise UserError(
             wanted=f"a file of the kind {', '.join(SUFFIXES)}",
             got=str(path),
             next_step="Write the text as JSON lines with such a name.",
         )
-    if not path.is_file():
-        raise UserError(wanted=f"the file {path}", got="no such file", next_step="Correct the path.")
     if path.suffix == ".parquet":
         yield from _table(path, after)
     elif path.suffix == ".txt":

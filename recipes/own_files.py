@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metrics import progress
 from common.provenance import Terms, write_terms
 from common.rows import SUFFIXES
-from common.store import Workspace, stage
+from common.store import Workspace, say, stage
 from eval.tasks.question_rows import question_rows, task_files
 
 _LINES = (".jsonl", ".jsonl.gz")
@@ -74,6 +74,7 @@ def own_files(config: OwnFilesConfig, workspace: Workspace) -> dict[str, Any]:
     ]
     for path, target in progress(copies, label="copying", unit="files"):
         shutil.copyfile(path, target)
+        say(f"{target.name}: a copy of {path}")  # which is what later stages name
     if questions:
         task_files({str(row["shape"]) for row in question_rows(workspace.folder)})
     return {"bytes": {target.name: target.stat().st_size for _, target in copies}}

@@ -131,7 +131,8 @@ def _data_room(stage: str, sets: Sequence[SetSize], tokens: int) -> StageRoom | 
     elif unknown:
         basis = f"at least, without {', '.join(unknown)}"
     else:
-        basis = f"at most: all of {text / 1e9:,.0f} GB of text is cleaned and packed, a file fetched at a time"
+        gigabytes = f"{text / 1e9:,.{0 if text >= 1e9 else 2}f} GB"
+        basis = f"at most: all of {gigabytes} of text is cleaned and packed, a file fetched at a time"
     return StageRoom(
         stage=stage,
         kept=(

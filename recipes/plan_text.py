@@ -110,8 +110,9 @@ def _rooms(plan: Plan) -> Iterator[str]:
     needs = plan.needs
     yield f"  {_disk(plan)}"
     yield "  dist/ is links to what is large, and adds little; a build of other numbers keeps its files beside these"
-    system = f"{_gb(needs.system_bytes)} for the system (estimate)"
-    yield f"  main memory of {_gb(needs.ram_bytes)}: {system}, the rest for {needs.ram_for}"
+    if needs.ram_bytes:
+        system = f"{_gb(needs.system_bytes)} for the system (estimate)"
+        yield f"  main memory of {_gb(needs.ram_bytes)}: {system}, the rest for {needs.ram_for}"
     if plan.needs.has_sets:
         yield "  Text in a byte of a file (2.7 bytes in Parquet, 3 in gzip), bytes of a token (4.2; zipped 1.4), and"
         yield "  what cleaning takes (1.3 of the text): measured on real Japanese. 9 bytes a packed token: the format."

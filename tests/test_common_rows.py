@@ -129,6 +129,7 @@ def test_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
 def test_files_that_are_missing_truncated_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         list(read_rows(tmp_path / "absent.jsonl", fields=("text",)))
+    (tmp_path / "a.csv").touch()
     with pytest.raises(
         UserError, match=r"wanted a file of the kind \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet, \.txt"
     ):

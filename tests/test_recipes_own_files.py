@@ -74,6 +74,15 @@ def test_several_files_of_any_kind_stay_apart_in_their_order(tmp_path: Path) -> 
     assert texts == ["b 文 0", "b 文 1", "a 文 0", "a 文 1", "春の町", "川"]
 
 
+def test_it_says_whose_copies_later_stages_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = tuple(tmp_path / name for name in ("b.jsonl", "a.jsonl"))
+    for path in paths:
+        path.write_bytes(lines("x", 1))
+    run(OwnFilesConfig(text=paths), tmp_path / "world")
+    told = f"text-00001.jsonl: a copy of {paths[0]}\ntext-00002.jsonl: a copy of {paths[1]}\n"
+    assert capsys.readouterr().out == told
+
+
 def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
     shapes = (
         {"conversations": [{"from": "human", "value": "山は?"}, {"from": "gpt", "value": "高い。"}]},

@@ -276,6 +276,12 @@ def test_the_text_says_what_the_plan_knows(release: Plan) -> None:
     assert "h on one H200" in short and "disk: " in short and "downloads: 79 GB" in short and "licence: " in short
 
 
+def test_a_part_that_trains_nothing_tells_no_main_memory(tmp_path: Path) -> None:
+    part = plan_of(mini(), build_folder=tmp_path, sources=None, until="corpus")
+    assert part.needs.ram_bytes == 0 and "main memory of" not in "\n".join(plan_lines(part))
+    assert "main memory of" in "\n".join(plan_lines(plan_of(mini(), build_folder=tmp_path, sources=None)))
+
+
 def test_mini_costs_minutes_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     plan = plan_of(mini(), build_folder=tmp_path, sources=None)
     assert [training.run.stage for training in plan.trainings] == ["teacher", "student_before", "base", "chat"]
