@@ -7,7 +7,7 @@ import argparse
 import json
 
 from common.cli import run
-from common.heap import keep_freed
+from common.heap import retain_freed_memory
 
 
 def main(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         module.add_verb(verbs)
     parsed = parser.parse_args(arguments)
     if device_here().type == "cpu":
-        keep_freed()  # as a stage does
+        retain_freed_memory()  # as a stage does
     print(json.dumps(parsed.function(parsed), allow_nan=False))
 
 

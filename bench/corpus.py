@@ -83,7 +83,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     from distill.corpus import CorpusConfig
-    from distill.corpus.repeats import find_repeats
+    from distill.corpus.dedup import find_repeats
     from distill.corpus.shards import write_shards
     from distill.corpus.stage import cleaner_of, open_sources
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from common.fused_linear_loss import default_chunk_tokens
-from common.heap import give_back_freed
+from common.heap import trim_freed_memory
 from common.metrics import peak_bytes, reset_peak
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -67,7 +67,7 @@ def peak_above(function: Callable[[], object], device: torch.device) -> int | No
         return torch.cuda.max_memory_allocated(device) - before
     if not sys.platform.startswith("linux"):
         return None
-    give_back_freed()  # it would hide the next need
+    trim_freed_memory()  # it would hide the next need
     before = resident_bytes()
     reset_peak()
     function()

@@ -28,7 +28,7 @@ from common.rows import read_rows
 from common.tokenizer import Tokenizer
 from distill.initial import qwen2_config
 from distill.methods import method
-from distill.on_policy import Written, as_real_tokens
+from distill.on_policy import Written, pack_rollouts
 from distill.student_loss import StudentLoss
 from distill.teacher import OnlineTeacher
 
@@ -51,13 +51,13 @@ class Size:
     def config(self, rows: int, positions: int) -> dict[str, Any]:
         """The content of its config.json."""
         text = qwen2_config(
-            hidden=self.hidden,
-            inner=self.inner,
-            layers=self.layers,
-            heads=self.hidden // 64,
-            kv_heads=self.kv_heads,
-            vocabulary_rows=rows,
-            positions=positions,
+            hidden_size=self.hidden,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden // 64,
+            num_key_value_heads=self.kv_heads,
+            vocab_size=rows,
+            max_position_embeddings=positions,
         )
         return json.loads(text)
 
@@ -142,7 +142,7 @@ class _Product:
             student, OptimConfig(learning_rate=LEARNING_RATE, gradient_clip=CLIP), machine.torch_dtype
         )
         # A prompt of one token: every further token of a document counts.
-        self._real = as_real_tokens([Written(ids=tuple(ids), prompt_tokens=1) for ids in case.documents])
+        self._real = pack_rollouts([Written(ids=tuple(ids), prompt_tokens=1) for ids in case.documents])
         self.loss = float("nan")
 
     def __call__(self) -> None:

@@ -22,7 +22,7 @@ from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError
 from common.launch import num_processes
-from common.packing import RealTokens
+from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
     tokenizer.save(folder)
 
 
-def hidden_states(model: "PreTrainedModel", real: RealTokens, machine: Machine) -> Tensor:
+def hidden_states(model: "PreTrainedModel", real: VarlenBatch, machine: Machine) -> Tensor:
     """Final hidden states [M, D] of real tokens in one line; attention stays inside each document."""
     device = machine.torch_device
     with machine.autocast(), packed_documents(model):

@@ -1,34 +1,77 @@
-"""The one kind of error that a user can mend: it names what was wanted, what was found and what to do next.
+"""The one kind of error that a user can correct: a code, what was wanted, what was found and what to do next.
 
-Every command prints it as one line and exits with 2 (`common.cli`). Anything else that is raised is a defect of ours
-and keeps its traceback. This module knows no stage and no terminal.
+Every command prints it as one line and exits with 2 (`common.cli`). Any other exception is a defect of this product
+and keeps its traceback. Independent of stages and terminals.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
+
+Code = Literal[
+    "not-found",  # a file, a folder or a name on the hub is absent
+    "unknown-name",  # a name that is none of the known choices
+    "out-of-range",  # a number outside its range
+    "contradiction",  # two settings, or two inputs, exclude each other
+    "wrong-format",  # a file of another kind, or content that cannot be parsed
+    "damaged",  # truncated or changed content: a checksum, a size or an index differs
+    "mismatch",  # two artifacts do not fit together: tokenizer, shapes, positions
+    "empty",  # nothing usable is left, or nothing was given
+    "not-finite",  # a loss, a gradient or a logit is infinite or NaN
+    "no-space",  # the disk is too small
+    "no-memory",  # main memory or GPU memory is too small
+    "no-network",  # a server does not answer
+    "no-access",  # terms, a token or a passphrase is missing
+    "not-installed",  # a program or a library is missing
+    "unsupported",  # a valid input that this product does not handle
+    "exists",  # the output place holds something else
+    "failed",  # a child process or a run ended without its result
+    "needs-consent",  # an expensive or public action that nobody confirmed
+    "several",  # more than one of these; the fields list them
+]
+"""What kind of error it is. Tests and callers rely on the code and the fields; the wording of the fields may change."""
 
 
 class UserError(ValueError):
-    """A mistake in the input, the recipe or the machine that the user can mend.
+    """A mistake in the input, the recipe or the machine that the user can correct.
 
     Args:
+        code: the kind of error, one of `Code`.
         wanted: what the code needed, with units.
         got: what it found, naming file and line where there is one.
-        next_step: one imperative sentence.
+        next_step: one imperative clause.
     """
 
-    def __init__(self, *, wanted: str, got: str, next_step: str) -> None:
+    def __init__(self, code: Code = "contradiction", /, *, wanted: str, got: str, next_step: str) -> None:
+        self.code: Code = code
         self.wanted, self.got, self.next_step = wanted, got, next_step
         super().__init__(f"wanted {wanted}; got {got}; next: {next_step}")
 
     def __reduce__(self) -> Any:
-        # It comes out of worker processes too, and pickle would call the class with the whole sentence alone.
-        return partial(type(self), wanted=self.wanted, got=self.got, next_step=self.next_step), ()
+        # Worker processes send it by pickle, which would call the class with the whole sentence alone.
+        return partial(type(self), self.code, wanted=self.wanted, got=self.got, next_step=self.next_step), ()
 
 
 class InputError(UserError):
-    """What a stage was given, or its settings, cannot give a result.
+    """The input or the settings of a stage cannot give a result.
 
-    Mending it gives the stage another key, so that no later start can use what the refused one left: the store removes
+    Correcting them gives the stage another key, so no later start can use what the refused one left: the store removes
     it. A mistake outside the key (no network, a passphrase, a full disk) is a plain UserError.
     """
+
+
+def require_at_least(least: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
+    """Raise UserError ("out-of-range") for the first of the named values that is below `least`; None is skipped."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise UserError(
+                "out-of-range", wanted=f"{name} of at least {least:g}", got=f"{value:g}", next_step=next_step
+            )
+
+
+def require_between(low: float, high: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
+    """Raise UserError ("out-of-range") for the first of the named values outside `low` to `high`; None is skipped."""
+    for name, value in values.items():
+        if value is not None and not low <= value <= high:
+            raise UserError(
+                "out-of-range", wanted=f"{name} from {low:g} to {high:g}", got=f"{value:g}", next_step=next_step
+            )

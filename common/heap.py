@@ -16,8 +16,8 @@ _LARGEST_KEPT_BYTES = 32 * 2**20
 """The most that glibc takes as M_MMAP_THRESHOLD on a 64-bit system."""
 
 
-def keep_freed() -> None:
-    """From now on freed blocks of less than about 32 MiB stay with this process until `give_back_freed`.
+def retain_freed_memory() -> None:
+    """From now on freed blocks of less than about 32 MiB stay with this process until `trim_freed_memory`.
 
     A larger block is mapped by itself and goes back when it is freed, unless what is kept has room for it.
     """
@@ -26,7 +26,7 @@ def keep_freed() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
-def give_back_freed() -> None:
+def trim_freed_memory() -> None:
     """Gives whole free pages back to the system."""
     libc = _glibc()
     if libc:

@@ -1,8 +1,8 @@
 """Where a model's data came from, under which terms: a list that travels from the data cards into every model folder.
 
-A training stage calls `carry` once for each kind of data that it reads. `data_sources.json` in its folder then names
-what the model learnt from, directly or through the checkpoints that it was started or taught from; exporters read it
-with `read_sources`. It judges no licence and knows no stage.
+A training stage calls `propagate_sources` once for each kind of data that it reads. `data_sources.json` in its folder
+then names what the model learnt from, directly or through the checkpoints that it was started or taught from;
+exporters read it with `read_sources`. It judges no licence and knows no stage.
 """
 
 import json
@@ -83,7 +83,7 @@ def read_terms(folder: Path) -> Terms | None:
         ) from error
 
 
-def carry(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:
+def propagate_sources(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:
     """Write `data_sources.json` into a model folder: what its checkpoints carried already, then the data's sources.
 
     A source is named once a stage: the same name and revision again replaces what an earlier folder said of it. A card

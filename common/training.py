@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, head_product
 from common.launch import Team
 from common.optim import Optimizers
-from common.packing import PackedRows, RealTokens
+from common.packing import PackedRows, VarlenBatch
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def require_finite_logits(logit_sums: Mapping[str, Tensor | float], *, step: int
             )
 
 
-def weight_of(batches: Sequence[RealTokens]) -> float:
+def weight_of(batches: Sequence[VarlenBatch]) -> float:
     """Sum of the loss weights of a whole optimizer step: the one denominator of its mean."""
     return float(sum(real.weights_M.sum(dtype=torch.float64) for real in batches))
 
@@ -126,7 +126,7 @@ def row_losses(
     wanted = range(rows.num_rows) if indices is None else indices
     for part in chunks(len(wanted), rows_per_batch):
         batch = rows.batch(wanted[part])
-        real = batch.real_tokens()
+        real = batch.varlen()
         hidden_MD = hidden_states(model, real, machine)
         targets_M = real.targets_M.to(hidden_MD.device)
         loss_M = torch.zeros(targets_M.numel(), device=hidden_MD.device)

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _add_tokenizer(subparsers: Subparsers) -> None:
-    from distill.tokenizer import NUM_BYTES, TokenizerConfig
+    from distill.train_tokenizer import NUM_BYTES, TokenizerConfig
 
     default = TokenizerConfig(vocabulary=2 * NUM_BYTES)
     verb = subparsers.add_parser(
@@ -64,7 +64,7 @@ def _add_tokenizer(subparsers: Subparsers) -> None:
 
 
 def _tokenizer(parsed: argparse.Namespace) -> None:
-    from distill.tokenizer import TokenizerConfig, train_tokenizer
+    from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
     config = TokenizerConfig(
         vocabulary=parsed.vocabulary,

@@ -68,29 +68,29 @@ class InitConfig:
 
 def qwen2_config(
     *,
-    hidden: int,
-    inner: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary_rows: int,
-    positions: int,
+    hidden_size: int,
+    intermediate_size: int,
+    num_hidden_layers: int,
+    num_attention_heads: int,
+    num_key_value_heads: int,
+    vocab_size: int,
+    max_position_embeddings: int,
     rope_theta: float = 10_000.0,
-    tied: bool = True,
+    tie_word_embeddings: bool = True,
 ) -> str:
-    """`config_json` of a Qwen2 model; `vocabulary_rows` may pad the tokenizer's ids."""
+    """`config_json` of a Qwen2 model; `vocab_size` may pad the tokenizer's ids."""
     fields = {
         "model_type": "qwen2",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocabulary_rows,
-        "max_position_embeddings": positions,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": num_hidden_layers,
+        "num_attention_heads": num_attention_heads,
+        "num_key_value_heads": num_key_value_heads,
+        "vocab_size": vocab_size,
+        "max_position_embeddings": max_position_embeddings,
         "rope_theta": rope_theta,
         "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": tie_word_embeddings,
         "use_sliding_window": False,
     }
     return json.dumps(fields, sort_keys=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.device import Machine
 from common.errors import UserError
-from common.packing import RealTokens
+from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Written:
     """How many of them are the prompt."""
 
 
-def prompts_of(real: RealTokens, config: OnPolicyConfig) -> list[list[int]]:
+def prompts_of(real: VarlenBatch, config: OnPolicyConfig) -> list[list[int]]:
     """The prompt of each document that has one and a token after it."""
     prompts: list[list[int]] = []
     for part in _documents(real):
@@ -128,14 +128,14 @@ def prompts_of(real: RealTokens, config: OnPolicyConfig) -> list[list[int]]:
     return prompts
 
 
-def _documents(real: RealTokens) -> Iterator[slice]:
+def _documents(real: VarlenBatch) -> Iterator[slice]:
     start = 0
     for length in real.lengths:
         yield slice(start, start + length)
         start += length
 
 
-def as_real_tokens(written: Sequence[Written]) -> RealTokens:
+def pack_rollouts(written: Sequence[Written]) -> VarlenBatch:
     """Documents ready for a training step: every token of a response counts, none of a prompt."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -147,7 +147,7 @@ def as_real_tokens(written: Sequence[Written]) -> RealTokens:
         positions += range(len(ids))
         targets += [*ids[1:], 0]
         weights += [float(place + 1 >= document.prompt_tokens) for place in range(len(ids) - 1)] + [0.0]
-    return RealTokens(
+    return VarlenBatch(
         tokens_M=torch.tensor(tokens),
         positions_M=torch.tensor(positions),
         targets_M=torch.tensor(targets),
@@ -191,7 +191,7 @@ class OnPolicy:
         self._buffer = [Written(ids=tuple(ids), prompt_tokens=prompt_tokens) for prompt_tokens, *ids in saved["replay"]]
         self._share = ShareState(**saved["on_policy_share"])
 
-    def mixed(self, real: RealTokens, *, step: int, steps: int, index: int, rank: int) -> RealTokens:
+    def mixed(self, real: VarlenBatch, *, step: int, steps: int, index: int, rank: int) -> VarlenBatch:
         """The batch, or the student's responses instead.
 
         Args:
@@ -206,10 +206,10 @@ class OnPolicy:
             return real
         if self._replays(old, len(prompts), done=(step + 1) / steps):
             chosen = random.choice(len(self._buffer), size=min(len(prompts), len(self._buffer)), replace=False)
-            return as_real_tokens([self._buffer[place] for place in chosen])
+            return pack_rollouts([self._buffer[place] for place in chosen])
         written = self._write(prompts, seed=int(random.integers(2**31)))
         self._buffer = [*self._buffer, *written][-self._config.buffer_documents :]
-        return as_real_tokens(written)
+        return pack_rollouts(written)
 
     def _replays(self, drawn: float, wanted_documents: int, *, done: float) -> bool:
         """Whether a batch comes from the buffer, by a number drawn from 0 to 1 and the share of the run that is done.

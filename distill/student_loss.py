@@ -12,7 +12,7 @@ from common.checkpoint import head_weight, hidden_states
 from common.chunk_passes import InPlace, Objective, PassName
 from common.device import Machine
 from common.fused_linear_loss import LinearLoss, fused_linear_loss
-from common.packing import RealTokens
+from common.packing import VarlenBatch
 from distill.methods import LossPass, pass_name
 from distill.teacher import TeacherSignal
 
@@ -40,7 +40,7 @@ class StudentLoss(nn.Module):
         self._chunk_tokens, self._machine = chunk_tokens, machine
         self._loss_pass: PassName | None = pass_name(loss_pass)
 
-    def forward(self, real: RealTokens, objective: Objective | InPlace, denominator: float) -> LinearLoss:
+    def forward(self, real: VarlenBatch, objective: Objective | InPlace, denominator: float) -> LinearLoss:
         """The sum over the tokens, each by its weight, divided by `denominator`."""
         device = self._machine.torch_device
         return fused_linear_loss(

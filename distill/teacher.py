@@ -14,7 +14,7 @@ from common.checkpoint import head_weight, hidden_states, load_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import TeacherHead
-from common.packing import RealTokens
+from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 from distill.methods import method
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TeacherSignal(Protocol):
     """The teacher's view of one batch."""
 
-    def __call__(self, real: RealTokens) -> TeacherHead:
+    def __call__(self, real: VarlenBatch) -> TeacherHead:
         """Hidden states [M, E] of every token, and the teacher's head."""
         ...
 
@@ -41,7 +41,7 @@ class OnlineTeacher:
         self._head_WE = head_weight(self._model).to(machine.torch_device)
 
     @torch.no_grad()
-    def __call__(self, real: RealTokens) -> TeacherHead:
+    def __call__(self, real: VarlenBatch) -> TeacherHead:
         hidden_NE = hidden_states(self._model, real, self._machine)
         return TeacherHead(hidden_NE=hidden_NE.to(self._machine.torch_device), weight_WE=self._head_WE)
 

@@ -23,9 +23,9 @@ from common.fused_linear_loss import LinearLoss
 from common.launch import Team
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import PackedRows, RealTokens, rows_of_step
+from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.prefetch import prefetched
-from common.provenance import carry
+from common.provenance import propagate_sources
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer
 from common.training import (
@@ -38,8 +38,8 @@ from common.training import (
     require_valid_tokens,
     weight_of,
 )
+from distill.controllers import Driver, State, driver_of, saved
 from distill.ctkd import CtkdConfig
-from distill.drivers import Driver, State, driver_of, saved
 from distill.initial import InitConfig, open_student
 from distill.methods import LossPass, Settings, method, require_kernel, require_loss_pass, require_settings
 from distill.on_policy import OnPolicy, OnPolicyConfig
@@ -74,7 +74,7 @@ class DistillConfig:
     on_policy: OnPolicyConfig | None = None
     """Responses that the student writes itself, mixed in; None learns from the corpus alone."""
     init: InitConfig | None = None
-    """Geometry of an untrained student; None where a student folder is given."""
+    """ModelShape of an untrained student; None where a student folder is given."""
     corpus_tokens: int | None = None
     """Only the first rows of train that hold this many tokens, in epochs; None reads all of train."""
     loss_weights: Literal["as packed", "uniform"] = "as packed"
@@ -147,7 +147,7 @@ class _Run:
     team: Team
     on_policy: OnPolicy | None
 
-    def read(self, step: int) -> list[RealTokens]:
+    def read(self, step: int) -> list[VarlenBatch]:
         """This process's micro-batches of one optimizer step; may run ahead of it, in a thread."""
         config, rows, size = self.config, self.rows, self.config.micro_batch_rows
         of_all = rows_of_step(step, rows_per_step=config.rows_per_step, num_rows=rows.num_rows, seed=config.seed)
@@ -155,7 +155,7 @@ class _Run:
         batches = [rows.batch(own[start : start + size]) for start in range(0, len(own), size)]
         if config.loss_weights == "uniform":
             batches = [replace(batch, weights_BT=(batch.weights_BT > 0).float()) for batch in batches]
-        return [batch.real_tokens() for batch in batches]
+        return [batch.varlen() for batch in batches]
 
     def held_out(self, *, step: int) -> float:
         """Mean loss on the validation split."""
@@ -163,7 +163,7 @@ class _Run:
         return held_out_loss(self.model, self.validation, self.machine, vocabulary=size, step=step, team=self.team)
 
 
-def _optimize(run: _Run, batches: list[RealTokens], objective: Objective | InPlace, step: int) -> dict[str, float]:
+def _optimize(run: _Run, batches: list[VarlenBatch], objective: Objective | InPlace, step: int) -> dict[str, float]:
     """One optimizer step; returns its mean loss, the objective's further means and its real tokens.
 
     Without a valid token in the whole step the loss is 0 and the weights stay as they are.
@@ -299,7 +299,7 @@ def distill(
     if run.team.is_first:
         run.keeper.restore_best()
         save_model(run.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
-        carry(workspace.folder, "corpus", corpus, student, teacher)
+        propagate_sources(workspace.folder, "corpus", corpus, student, teacher)
     run.team.wait()
     return {
         "method": config.method,

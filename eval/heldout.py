@@ -10,7 +10,7 @@ from common.device import Machine
 from common.packing import PackedRows
 from common.tokenizer import Tokenizer
 from common.training import row_losses
-from eval.runtimes.checkpoint import dtype_on
+from eval.runtimes.torch_runtime import dtype_on
 
 
 def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:

@@ -89,7 +89,7 @@ def _coreml(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from export.publish import publish
+    from export.upload import publish
 
     return publish(
         options.folder,

@@ -1,6 +1,6 @@
 """What may be done with a model, as far as files can tell: its licence as hubs write it, names and texts that are owed.
 
-Pure functions of the sources that a model names, used by the card and by `export.publish`. It copies what publishers
+Pure functions of the sources that a model names, used by the card and by `export.upload`. It copies what publishers
 state and draws no conclusion of law.
 """
 

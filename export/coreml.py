@@ -29,9 +29,9 @@ from common.errors import UserError
 from common.provenance import DataSource, read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
-from export.checkpoint import Checkpoint
 from export.coreml_model import KEY_CACHE, VALUE_CACHE, Decoder, causal_mask, step
 from export.licences import Licence, licence_of
+from export.model_folder import Checkpoint
 from export.naming import check_stem
 
 WEIGHTS = ("float16",)

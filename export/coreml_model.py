@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from export.checkpoint import EMBEDDING, Checkpoint
+from export.model_folder import EMBEDDING, Checkpoint
 
 KEY_CACHE, VALUE_CACHE = "keyCache", "valueCache"
 # Hides a key. Finite, since minus infinity turns whole rows into NaN in float16 on some devices.

@@ -30,8 +30,8 @@ from common.errors import UserError
 from common.gguf_header import TensorPlace, read_header
 from common.metrics import progress
 from common.provenance import DataSource
-from export.checkpoint import EMBEDDING, Checkpoint, Rope
 from export.licences import Licence
+from export.model_folder import EMBEDDING, Checkpoint, Rope
 from export.vocabulary import Vocabulary
 
 _ARCHITECTURES = {

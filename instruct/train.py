@@ -20,9 +20,9 @@ from common.errors import UserError
 from common.fused_linear_loss import fused_linear_loss
 from common.metrics import MetricsLog, progress
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import PackedRows, RealTokens, rows_of_step
+from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.prefetch import prefetched
-from common.provenance import carry, is_text
+from common.provenance import is_text, propagate_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import (
@@ -124,24 +124,24 @@ def _open_rows(
     return rows
 
 
-def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[RealTokens]:
+def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[VarlenBatch]:
     """The micro-batches of one optimizer step: conversations first, then replayed text."""
     sources = [(rows.conversations, config.rows_per_step)]
     if rows.replay is not None:
         sources.append((rows.replay, config.replay_rows_per_step))
-    batches: list[RealTokens] = []
+    batches: list[VarlenBatch] = []
     for source, rows_per_step in sources:
         indices = rows_of_step(step, rows_per_step=rows_per_step, num_rows=source.num_rows, seed=config.seed)
         size = config.micro_batch_rows
         starts = range(0, len(indices), size)
-        batches += [source.batch(indices[start : start + size]).real_tokens() for start in starts]
+        batches += [source.batch(indices[start : start + size]).varlen() for start in starts]
     return batches
 
 
 def _optimize(
     model: "PreTrainedModel",
     optimizers: Optimizers,
-    batches: list[RealTokens],
+    batches: list[VarlenBatch],
     step: int,
     vocabulary: int,
     config: InstructConfig,
@@ -220,8 +220,8 @@ def instruct(
         started = time.perf_counter()  # waiting for the next batches counts, validation does not
     keeper.restore_best()
     save_model(model, tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
-    carry(workspace.folder, "corpus", replay, base)
-    carry(workspace.folder, "conversations", conversations, workspace.folder)
+    propagate_sources(workspace.folder, "corpus", replay, base)
+    propagate_sources(workspace.folder, "conversations", conversations, workspace.folder)
     return {
         "method": "instruct",
         "steps": config.steps,

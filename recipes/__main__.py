@@ -105,17 +105,17 @@ def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Pat
 
 def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
     """What a rehearsal is for: its figures, as lines of JSON."""
-    from recipes.geometry import Geometry
+    from common.model_shape import ModelShape
     from recipes.rehearsal_figures import figure_lines
-    from recipes.rehearsal_model import RandomModelConfig
+    from recipes.stages.random_model import RandomModelConfig
 
     if isinstance(recipe.chat, RandomModelConfig) and "dist" in done:
-        for line in figure_lines(done, Geometry.of(recipe.chat.init.fields())):
+        for line in figure_lines(done, ModelShape.of(recipe.chat.init.fields())):
             say(line)
 
 
 def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
-    from common.sources import stand_in
+    from common.sources import local_mirror
     from recipes.plan import plan_of
     from recipes.plan_done import done_here
     from recipes.plan_machine import room_here
@@ -123,7 +123,7 @@ def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
     from recipes.preflight import RELEASE, missing
     from recipes.recipe import reached
 
-    recipe, sources = load(RELEASE if name == "auto" else name, say=say), stand_in(None)
+    recipe, sources = load(RELEASE if name == "auto" else name, say=say), local_mirror(None)
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until)
     for line in plan_lines(plan):
         say(line)

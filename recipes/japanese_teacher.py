@@ -26,7 +26,7 @@ CHOICES = revised(
         what="name",
         value=STEM,
         reason="the terms of swallow-magpie-ultra-v0.1 ask for a name that begins with Llama",
-        says=(("gguf.stem", STEM),),
+        fields=(("gguf.stem", STEM),),
     ),
 )
 

@@ -41,11 +41,11 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
     if wanted.endswith(".py"):
         return _load_file(Path(wanted))
     if wanted == "auto":
-        from common.sources import stand_in
+        from common.sources import local_mirror
         from recipes.preflight import choose, release_here
 
         here, left = release_here(build_folder)
-        wanted, reason = choose(here, left=left, sources=stand_in(None), build_folder=build_folder)
+        wanted, reason = choose(here, left=left, sources=local_mirror(None), build_folder=build_folder)
         say(reason)
     if wanted not in KNOWN:
         raise UserError(

@@ -12,8 +12,8 @@ from common.splits import Shares
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
 from distill.taid import TaidConfig
-from distill.tokenizer import TokenizerConfig
 from distill.train import DistillConfig
+from distill.train_tokenizer import TokenizerConfig
 from eval.evaluation import EvaluationConfig
 from eval.report import Licence, ReportConfig
 from export.coreml import CoremlConfig
@@ -82,7 +82,13 @@ def mini() -> Recipe:
             optim=optim,
             init=InitConfig(
                 config_json=qwen2_config(
-                    hidden=384, inner=1024, layers=2, heads=6, kv_heads=2, vocabulary_rows=2176, positions=1024
+                    hidden_size=384,
+                    intermediate_size=1024,
+                    num_hidden_layers=2,
+                    num_attention_heads=6,
+                    num_key_value_heads=2,
+                    vocab_size=2176,
+                    max_position_embeddings=1024,
                 ),
                 previous_token_heads=2,
             ),
@@ -96,7 +102,13 @@ def mini() -> Recipe:
             student,
             init=InitConfig(
                 config_json=qwen2_config(
-                    hidden=256, inner=768, layers=2, heads=4, kv_heads=2, vocabulary_rows=2112, positions=1024
+                    hidden_size=256,
+                    intermediate_size=768,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    vocab_size=2112,
+                    max_position_embeddings=1024,
                 ),
                 previous_token_heads=2,
             ),

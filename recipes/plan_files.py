@@ -7,7 +7,7 @@ from the shapes. It looks at no disk.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recipes.geometry import Geometry
+from common.model_shape import ModelShape
 from recipes.plan_sets import SetSize
 from recipes.plan_training import BFLOAT16, FLOAT32, Part
 from recipes.plan_work import QWEN_IDS, Run, Work
@@ -87,7 +87,7 @@ def stage_rooms(work: Work) -> tuple[StageRoom, ...]:
     return (*student, *data_rooms(work), *downloads.values(), *made, *exports, evaluation_room(work))
 
 
-def _copy(work: Work, name: str, model: str, shape: Geometry) -> tuple[Part, ...]:
+def _copy(work: Work, name: str, model: str, shape: ModelShape) -> tuple[Part, ...]:
     """A published model's own bytes in the build folder; none where its files are only second names."""
     if name in work.linked:
         return ()
@@ -158,7 +158,7 @@ def evaluation_room(work: Work) -> StageRoom:
     )
 
 
-def model_folder_bytes(geometry: Geometry, weight_bytes: int) -> int:
+def model_folder_bytes(geometry: ModelShape, weight_bytes: int) -> int:
     """A model folder: its safetensors and the tokenizer."""
     return weight_bytes * geometry.parameters() + TOKENIZER_BYTES
 
@@ -174,7 +174,7 @@ def training_room(run: Run) -> StageRoom:
     )
 
 
-def export_rooms(geometry: Geometry, *, encodings: Sequence[str], ids: int) -> tuple[StageRoom, ...]:
+def export_rooms(geometry: ModelShape, *, encodings: Sequence[str], ids: int) -> tuple[StageRoom, ...]:
     """The stages `gguf` and `coreml` on a model of this geometry.
 
     Args:
@@ -198,7 +198,7 @@ def export_rooms(geometry: Geometry, *, encodings: Sequence[str], ids: int) -> t
             kept=files,
             # F16 is made first, and the others of it; asked for, it moves instead of going.
             scratch_bytes=0 if "F16" in encodings else f16,
-            ram_bytes=PROCESS_BYTES + GGUF_BYTES_PER_WEIGHT * geometry.rows * geometry.hidden,
+            ram_bytes=PROCESS_BYTES + GGUF_BYTES_PER_WEIGHT * geometry.padded_vocab_size * geometry.hidden_size,
             basis=GGUF_BASIS,
             seconds=GGUF_SECONDS * len({"F16", *encodings}) / GGUF_FILES * weights / COREML_WEIGHTS,
             seconds_basis="measured once at 1.5B on 2 cores, in proportion",

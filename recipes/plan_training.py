@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from recipes.geometry import Geometry
+from common.model_shape import ModelShape
 from recipes.plan_work import Run
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -86,7 +86,7 @@ def _hardware() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
 
 
-def forward_operations(geometry: Geometry, *, ids: int, sequence_tokens: int) -> float:
+def forward_operations(geometry: ModelShape, *, ids: int, sequence_tokens: int) -> float:
     """Operations of one token's forward pass, head included.
 
     Args:
@@ -95,8 +95,8 @@ def forward_operations(geometry: Geometry, *, ids: int, sequence_tokens: int) ->
         sequence_tokens: length of its row. A token sees half of it on average, if one document fills it: attention is
             counted so, and shorter documents need less.
     """
-    attention = 2 * 2 * (sequence_tokens / 2) * geometry.attention * geometry.layers
-    return 2 * (geometry.block_matrices() + ids * geometry.hidden) + attention
+    attention = 2 * 2 * (sequence_tokens / 2) * geometry.attention * geometry.num_hidden_layers
+    return 2 * (geometry.block_matrices() + ids * geometry.hidden_size) + attention
 
 
 def operations(run: Run) -> Operations:
@@ -111,7 +111,7 @@ def operations(run: Run) -> Operations:
     )
 
 
-def kept_activation_bytes(geometry: Geometry) -> int:
+def kept_activation_bytes(geometry: ModelShape) -> int:
     """Bytes a token that autograd keeps for the backward pass of a block under bf16 autocast. An estimate.
 
     Counted in a Qwen2 block of transformers with float32 weights: two norms keep their input and their product in
@@ -119,10 +119,10 @@ def kept_activation_bytes(geometry: Geometry) -> int:
     and its output, and the output projection its input; the feed-forward part keeps gate, its SiLU, up and their
     product.
     """
-    norms = 2 * 2 * FLOAT32 * geometry.hidden
-    inputs = 5 * BFLOAT16 * geometry.hidden
+    norms = 2 * 2 * FLOAT32 * geometry.hidden_size
+    inputs = 5 * BFLOAT16 * geometry.hidden_size
     attention = 5 * BFLOAT16 * geometry.attention
-    return norms + inputs + attention + 4 * BFLOAT16 * geometry.inner
+    return norms + inputs + attention + 4 * BFLOAT16 * geometry.intermediate_size
 
 
 def student_parts(run: Run) -> tuple[Part, ...]:
@@ -130,17 +130,18 @@ def student_parts(run: Run) -> tuple[Part, ...]:
     student, tokens = run.student, run.micro_batch_tokens
     sides = 1 if run.teacher is None else 2
     logit_bytes = sides * BFLOAT16 + LOGIT_TEMPORARIES * FLOAT32
-    head_gradients = 2 * FLOAT32 * student.rows * student.hidden
+    head_gradients = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
     parts = [
         Part(what="student: weights, gradients, AdamW", bytes=TRAINED_BYTES * student.parameters()),
         Part(
             what="student: its matrices in bf16 for the products",
-            bytes=BFLOAT16 * (student.block_matrices() + run.ids * student.hidden),
+            bytes=BFLOAT16 * (student.block_matrices() + run.ids * student.hidden_size),
         ),
         Part(what="student: a micro-batch's gradients of embedding and head", bytes=head_gradients),
         Part(
             what=f"activations kept of {tokens:,} tokens (estimate)",
-            bytes=tokens * (student.layers * kept_activation_bytes(student) + 3 * FLOAT32 * student.hidden),
+            bytes=tokens
+            * (student.num_hidden_layers * kept_activation_bytes(student) + 3 * FLOAT32 * student.hidden_size),
         ),
         Part(
             what=f"logits of {min(run.chunk_tokens, tokens):,} tokens and the loss",
@@ -151,7 +152,7 @@ def student_parts(run: Run) -> tuple[Part, ...]:
         parts.append(
             Part(
                 what="teacher: hidden states and one block's work",
-                bytes=tokens * BFLOAT16 * (3 * run.teacher.inner + 5 * run.teacher.hidden),
+                bytes=tokens * BFLOAT16 * (3 * run.teacher.intermediate_size + 5 * run.teacher.hidden_size),
             )
         )
     return (*parts, Part(what="CUDA itself (estimate)", bytes=OVERHEAD_BYTES))
@@ -187,8 +188,8 @@ def fits(run: Run, memories: Sequence[int]) -> bool:
         return gpu_bytes(run) <= memories[0]
     room = memories[0] - sum(part.bytes for part in student_parts(run))
     # A block is never divided, so on each GPU up to one block's bytes may stay free.
-    block = BFLOAT16 * run.teacher.block_matrices() // run.teacher.layers
-    work = run.micro_batch_tokens * BFLOAT16 * (3 * run.teacher.inner + 5 * run.teacher.hidden)
+    block = BFLOAT16 * run.teacher.block_matrices() // run.teacher.num_hidden_layers
+    work = run.micro_batch_tokens * BFLOAT16 * (3 * run.teacher.intermediate_size + 5 * run.teacher.hidden_size)
     others = (max(0, memory - OVERHEAD_BYTES - work - block) for memory in memories[1:])
     return room >= 0 and max(0, room - block) + sum(others) >= teacher_bytes(run)
 
@@ -209,8 +210,12 @@ def cpu_bytes(run: Run) -> int:
     inner width.
     """
     student, tokens = run.student, run.micro_batch_tokens
-    kept = student.layers * FLOAT32 * (6 * student.hidden + 5 * student.attention + 4 * student.inner)
+    kept = (
+        student.num_hidden_layers
+        * FLOAT32
+        * (6 * student.hidden_size + 5 * student.attention + 4 * student.intermediate_size)
+    )
     teacher = 0 if run.teacher is None else FLOAT32 * run.teacher.parameters()
     chunk = 2 * min(run.chunk_tokens, tokens) * run.ids * FLOAT32
-    head = 2 * FLOAT32 * student.rows * student.hidden
+    head = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
     return teacher + TRAINED_BYTES * student.parameters() + tokens * kept + chunk + head

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common.model_shape import ModelShape, geometry_of
 from common.sources import HubDataset, HubModel
-from recipes.geometry import Geometry, geometry_of
 from recipes.hub_names import PublishedModel
 from recipes.plan_sets import SetSize, TakenSet, size_of, size_of_file
 
@@ -39,9 +39,9 @@ class Run:
 
     stage: str
     """The artifact that it makes."""
-    student: Geometry
+    student: ModelShape
     """What learns."""
-    teacher: Geometry | None
+    teacher: ModelShape | None
     """What is only run forward, beside it."""
     ids: int
     """Rows of both heads that are multiplied."""
@@ -74,7 +74,7 @@ class Work:
     """A recipe in numbers."""
 
     recipe: str
-    published: tuple[tuple[str, str, Geometry], ...]
+    published: tuple[tuple[str, str, ModelShape], ...]
     """Artifact, name and geometry of each model that is taken from the hub or from SOURCES."""
     linked: frozenset[str] = frozenset()
     """Those of the artifacts that are second names of files of SOURCES, on the same disk, and no further bytes."""
@@ -82,7 +82,7 @@ class Work:
     """Whether the exported model has random weights, as in a rehearsal, and nothing is trained."""
     runs: tuple[Run, ...]
     """In the order in which they happen."""
-    exported: Geometry
+    exported: ModelShape
     """The model that becomes files for phones."""
     ids: int
     """Of the tokenizer."""
@@ -140,7 +140,7 @@ def work_of(recipe: "Recipe", *, sources: Path | None, build_folder: Path | None
     trained = {name: stage for name, stage in own.items() if stage and not isinstance(stage, PublishedModel)}
     shapes |= {name: _of_init(stage) for name, stage in trained.items()}
     teacher, student = shapes["teacher"], shapes["student_before"]
-    ids = min(_vocabulary(recipe), student.rows, teacher.rows)
+    ids = min(_vocabulary(recipe), student.padded_vocab_size, teacher.padded_vocab_size)
     text = recipe.corpus.sequence_tokens
     runs = [_run(name, stage, shapes[name], None, ids, text) for name, stage in trained.items()]
     runs.append(_run("base", base, student, teacher, ids, text))
@@ -173,7 +173,7 @@ def release_work(*, sources: Path | None, build_folder: Path | None = None) -> W
     """
     teacher_name, student_name = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
     teacher, student = (geometry_of(HubModel(name=name), sources=sources) for name in (teacher_name, student_name))
-    ids = min(QWEN_IDS, student.rows, teacher.rows)
+    ids = min(QWEN_IDS, student.padded_vocab_size, teacher.padded_vocab_size)
     base = Run(
         stage="base",
         student=student,
@@ -211,7 +211,7 @@ def _rehearsal_work(recipe: "Recipe") -> Work:
         is_random=True,
         runs=(),
         exported=shape,
-        ids=min(_vocabulary(recipe), shape.rows),
+        ids=min(_vocabulary(recipe), shape.padded_vocab_size),
         encodings=recipe.gguf.encodings,
         corpus_tokens=0,
         conversation_tokens=0,
@@ -229,16 +229,16 @@ def _sizes(sets: Sequence[TakenSet], sources: Path | None, build_folder: Path | 
 
 def _own_sizes(recipe: "Recipe") -> dict[str, Any]:
     """The same of the user's own files; a generated world is small and has none."""
-    from recipes.own_files import OwnFilesConfig
+    from recipes.stages.user_files import UserFilesConfig
 
-    if not isinstance(recipe.world, OwnFilesConfig):
+    if not isinstance(recipe.world, UserFilesConfig):
         return {}
     kinds = {"text": recipe.world.text, "talks": recipe.world.conversations}
     return {kind: tuple(size_of_file(path) for path in paths) for kind, paths in kinds.items()}
 
 
 def _linked(
-    published: Sequence[tuple[str, str, Geometry]], sources: Path | None, build_folder: Path | None
+    published: Sequence[tuple[str, str, ModelShape]], sources: Path | None, build_folder: Path | None
 ) -> frozenset[str]:
     """The artifacts whose files in SOURCES lie on the disk of the build folder: only there one file has two names."""
     if sources is None:
@@ -255,10 +255,10 @@ def _linked(
     return frozenset(linked)
 
 
-def _of_init(stage: Any) -> Geometry:
+def _of_init(stage: Any) -> ModelShape:
     """The shape of a model that is made here, trained or random: both configs have an `init`."""
     assert stage.init is not None, "a recipe refuses a model of its own without a geometry"
-    return Geometry.of(stage.init.fields())
+    return ModelShape.of(stage.init.fields())
 
 
 def _vocabulary(recipe: "Recipe") -> int:
@@ -268,8 +268,8 @@ def _vocabulary(recipe: "Recipe") -> int:
 def _run(
     name: str,
     stage: "DistillConfig | InstructConfig",
-    student: Geometry,
-    teacher: Geometry | None,
+    student: ModelShape,
+    teacher: ModelShape | None,
     ids: int,
     sequence_tokens: int,
     *,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.sources import LOCK_FILE, stand_in
-from recipes.geometry import config_of
+from common.model_shape import config_of
+from common.sources import LOCK_FILE, local_mirror
 from recipes.plan import Needs, Plan, needs_of, plan_of
 from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
 from recipes.plan_machine import Room, room_here
@@ -114,7 +114,7 @@ def before_start(
     """
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one asks
         return
-    sources = stand_in(None)
+    sources = local_mirror(None)
     refused = _refused(recipe, build_folder, sources, until)
     done = _done(recipe, build_folder)
     # With the sizes that the hub has just told.
@@ -159,7 +159,7 @@ def _done(recipe: "Recipe", build_folder: Path) -> "Done":
     """What of this build lies in its folder."""
     from recipes.plan_done import done_here
 
-    return done_here(recipe, build_folder, sources=stand_in(None))
+    return done_here(recipe, build_folder, sources=local_mirror(None))
 
 
 def _gb(count: int) -> str:

@@ -50,7 +50,7 @@ CHOICES = revised(
         value="TAID, adaptive",
         source="TinySwallow's card",
         reason="the release's",
-        says=(("base.method", "taid"),),
+        fields=(("base.method", "taid"),),
     ),
     Choice(
         what="text",
@@ -67,14 +67,14 @@ CHOICES = revised(
         what="rows and steps of the tuning",
         value=f"{CHAT_ROWS_PER_STEP} rows of {SEQUENCE_TOKENS:,} tokens, {CHAT_STEPS} steps",
         reason="about one epoch: 284 MB of JSON are an estimated 68 million tokens at 4.2 bytes each",
-        says=(
+        fields=(
             ("chat.rows_per_step", CHAT_ROWS_PER_STEP),
             ("chat.steps", CHAT_STEPS),
             ("conversations.sequence_tokens", SEQUENCE_TOKENS),
         ),
     ),
     Choice(what="quantised files", value="Q5_K_M and Q8_0", reason="the release's"),
-    Choice(what="name", value=STEM, reason="what it is: a student of Swallow's", says=(("gguf.stem", STEM),)),
+    Choice(what="name", value=STEM, reason="what it is: a student of Swallow's", fields=(("gguf.stem", STEM),)),
     Choice(
         what="sampling",
         value=f"temperature {TEMPERATURE:g}, top_p {TOP_P:g}, top_k {TOP_K}",
@@ -85,7 +85,7 @@ CHOICES = revised(
         what="files of FineWeb-2",
         value=f"the first {_FILES}, as of each of the other sets",
         reason="expected to hold more than the distillation reads",
-        says=(("corpus.sources[0].files", _FILES), ("corpus.sources[0].files.files", _FILES)),
+        fields=(("corpus.sources[0].files", _FILES), ("corpus.sources[0].files.files", _FILES)),
     ),
     without=("system prompt",),
 )

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import UserError
-from common.sources import stand_in
+from common.sources import local_mirror
 from common.store import Artifact, StageFunction, Store
 from distill.corpus import CorpusConfig, corpus
-from distill.tokenizer import TokenizerConfig, train_tokenizer
 from distill.train import DistillConfig, distill
+from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 from eval.evaluation import EvaluationConfig, evaluation
 from eval.report import ReportConfig, report
 from export.coreml import CoremlConfig, coreml
@@ -27,17 +27,17 @@ from export.gguf import GgufConfig, gguf
 from export.release import DistConfig, dist
 from instruct.conversations import ConversationsConfig, conversations
 from instruct.train import InstructConfig, instruct
-from recipes.benchmark_files import FILES_FOLDER, BenchmarkFilesConfig, benchmark_files
-from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 from recipes.hub_names import HubConversations, HubText, PublishedModel
-from recipes.licence_texts import LicenceTextsConfig, licence_texts
-from recipes.own_files import OwnFilesConfig, own_files
-from recipes.published_models import published_model
 from recipes.recipe_checks import check_data, check_models, check_sizes, contradiction
-from recipes.rehearsal_gpu import GpuStepsConfig, gpu_steps, has_room
-from recipes.rehearsal_model import RandomModelConfig, random_model
 from recipes.resolving import Names, Resolved, Resolver
-from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
+from recipes.stages.benchmark_files import FILES_FOLDER, BenchmarkFilesConfig, benchmark_files
+from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps, has_room
+from recipes.stages.licence_texts import LicenceTextsConfig, licence_texts
+from recipes.stages.published_model import published_model
+from recipes.stages.random_model import RandomModelConfig, random_model
+from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer
+from recipes.stages.user_files import UserFilesConfig, user_files
 from recipes.toy_world import WorldConfig, world
 
 ARTIFACTS = (
@@ -69,7 +69,7 @@ class Recipe:
 
     name: str
     """Name of the folder under dist/."""
-    world: WorldConfig | OwnFilesConfig | BenchmarkQuestionsConfig
+    world: WorldConfig | UserFilesConfig | BenchmarkQuestionsConfig
     """Texts, conversations and questions: generated, or the user's own files; or published questions alone."""
     text: tuple[HubText, ...] = ()
     """Text on the hub, where the world has none."""
@@ -77,7 +77,7 @@ class Recipe:
     """Conversations on the hub, where the world has none."""
     decontaminate: bool = False
     """Whether text and conversations are searched for items of the published benchmarks."""
-    tokenizer: TokenizerConfig | StandInTokenizerConfig | None
+    tokenizer: TokenizerConfig | SyntheticTokenizerConfig | None
     """To be trained, or made by rule; None takes the published student's."""
     corpus: CorpusConfig
     teacher: DistillConfig | PublishedModel | None
@@ -125,7 +125,7 @@ class _Until(Exception):
 
 def order(recipe: Recipe) -> tuple[str, ...]:
     """The artifacts that a recipe has here, in the order in which it builds them: what may be refused comes first."""
-    with_benchmarks = _wants_benchmarks(recipe) and stand_in(None) is None
+    with_benchmarks = _wants_benchmarks(recipe) and local_mirror(None) is None
     before = (
         *(("benchmarks",) if with_benchmarks else ()),
         "world",
@@ -191,7 +191,7 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
         UserError: an unknown name in `until`, sources that are missing (all of them in one error), or whatever a stage
             refuses.
     """
-    resolved = Resolver(store.root, sources=stand_in(None)).resolve(names_of(recipe, until))
+    resolved = Resolver(store.root, sources=local_mirror(None)).resolve(names_of(recipe, until))
     done: dict[str, Artifact] = {}
 
     def step(name: str, function: StageFunction, config: object, *inputs: Artifact | None) -> Artifact:
@@ -268,15 +268,15 @@ def _world(recipe: Recipe, resolved: Resolved, step: Step) -> Artifact:
     match recipe.world:
         case BenchmarkQuestionsConfig():
             return step("world", benchmark_questions, replace(recipe.world, benchmarks=resolved.benchmarks))
-        case OwnFilesConfig():
-            return step("world", own_files, recipe.world)
+        case UserFilesConfig():
+            return step("world", user_files, recipe.world)
         case WorldConfig():
             return step("world", world, recipe.world)
 
 
 def _tokenizer(recipe: Recipe, step: Step, texts: Artifact) -> Artifact:
-    if isinstance(recipe.tokenizer, StandInTokenizerConfig):
-        return step("tokenizer", stand_in_tokenizer, recipe.tokenizer)
+    if isinstance(recipe.tokenizer, SyntheticTokenizerConfig):
+        return step("tokenizer", synthetic_tokenizer, recipe.tokenizer)
     return step("tokenizer", train_tokenizer, recipe.tokenizer, texts)
 
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from distill.methods import method
 from distill.train import DistillConfig
-from recipes.benchmark_questions import BenchmarkQuestionsConfig
 from recipes.hub_names import PublishedModel
-from recipes.own_files import OwnFilesConfig
-from recipes.rehearsal_model import RandomModelConfig
+from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
+from recipes.stages.random_model import RandomModelConfig
+from recipes.stages.user_files import UserFilesConfig
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
@@ -52,11 +52,15 @@ def check_data(recipe: "Recipe") -> None:
             f"{type(recipe.world).__name__}",
             "change `world`, or `text` and `instructions`",
         )
-    if isinstance(recipe.world, OwnFilesConfig) and not recipe.world.conversations and recipe.conversations is not None:
+    if (
+        isinstance(recipe.world, UserFilesConfig)
+        and not recipe.world.conversations
+        and recipe.conversations is not None
+    ):
         raise contradiction(
             "conversations in the world, which the chat stage learns from",
             "none",
-            "name files in OwnFilesConfig(conversations=..)",
+            "name files in UserFilesConfig(conversations=..)",
         )
     if (recipe.tokenizer is None) != isinstance(recipe.student_before, PublishedModel):
         raise contradiction(
@@ -67,7 +71,7 @@ def check_data(recipe: "Recipe") -> None:
 
 
 def check_sizes(recipe: "Recipe") -> None:
-    """Geometry of the models that are trained in place against rows and tokenizer; that of others is in their files."""
+    """Shapes of the models that are trained in place against rows and tokenizer; that of others is in their files."""
     sequence = max(part.sequence_tokens for part in (recipe.corpus, recipe.conversations) if part is not None)
     stages = {"teacher": recipe.teacher, "student_before": recipe.student_before, "chat": recipe.chat}
     for name, stage in stages.items():

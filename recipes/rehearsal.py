@@ -1,6 +1,6 @@
 """The release at its true size with random weights: what it takes in memory, time and files, without a download.
 
-Geometry, encodings and context are the release's; text and questions are the embedded world's, and few, because a
+ModelShape, encodings and context are the release's; text and questions are the embedded world's, and few, because a
 model of random weights answers nothing. Where a GPU holds the 32B teacher beside the student, twenty steps of the
 distillation show its speed. The figures are printed as JSON lines (`recipes.rehearsal_figures`).
 """
@@ -15,40 +15,40 @@ from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from export.release import DistConfig
 from recipes.recipe import Recipe
-from recipes.rehearsal_gpu import GpuStepsConfig
-from recipes.rehearsal_model import RandomModelConfig
-from recipes.stand_in_tokenizer import StandInTokenizerConfig
+from recipes.stages.gpu_steps import GpuStepsConfig
+from recipes.stages.random_model import RandomModelConfig
+from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig
 from recipes.toy_world import WorldConfig
 
 STEM = "Random-1.5B"
 CONTEXT_TOKENS = 4096
 
 STUDENT = qwen2_config(
-    hidden=1536,
-    inner=8960,
-    layers=28,
-    heads=12,
-    kv_heads=2,
-    vocabulary_rows=151_936,
-    positions=32_768,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    vocab_size=151_936,
+    max_position_embeddings=32_768,
     rope_theta=1_000_000.0,
 )
 """Qwen2.5-1.5B-Instruct's config.json."""
 TEACHER = qwen2_config(
-    hidden=5120,
-    inner=27_648,
-    layers=64,
-    heads=40,
-    kv_heads=8,
-    vocabulary_rows=152_064,
-    positions=32_768,
+    hidden_size=5120,
+    intermediate_size=27_648,
+    num_hidden_layers=64,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    vocab_size=152_064,
+    max_position_embeddings=32_768,
     rope_theta=1_000_000.0,
-    tied=False,
+    tie_word_embeddings=False,
 )
 """Qwen2.5-32B-Instruct's."""
 
 WORLD = WorldConfig(text_characters=100_000, num_conversations=10, questions_per_shape=10)
-TOKENIZER = StandInTokenizerConfig()
+TOKENIZER = SyntheticTokenizerConfig()
 CORPUS = CorpusConfig(
     sequence_tokens=512,
     shares=Shares(calibration=0.01, validation=0.01, test=0.02),

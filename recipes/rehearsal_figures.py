@@ -7,19 +7,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.model_shape import ModelShape
 from common.store import Artifact
 from export.gguf_file import inspect
-from recipes.geometry import Geometry
 from recipes.sizes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 
 
-def figure_lines(done: Mapping[str, Artifact], geometry: Geometry) -> Iterator[str]:
+def figure_lines(done: Mapping[str, Artifact], geometry: ModelShape) -> Iterator[str]:
     """`rehearsal_figures`, each as one line of JSON."""
     for figure in rehearsal_figures(done, geometry):
         yield json.dumps(figure, ensure_ascii=False)
 
 
-def rehearsal_figures(done: Mapping[str, Artifact], geometry: Geometry) -> Iterator[dict[str, Any]]:
+def rehearsal_figures(done: Mapping[str, Artifact], geometry: ModelShape) -> Iterator[dict[str, Any]]:
     """The figures of a build.
 
     Args:
@@ -47,7 +47,7 @@ def rehearsal_figures(done: Mapping[str, Artifact], geometry: Geometry) -> Itera
         yield {"stage": "gpu_steps"} | done["gpu_steps"].manifest["facts"]
 
 
-def gguf_figures(ggufs: Artifact, geometry: Geometry) -> Iterator[dict[str, Any]]:
+def gguf_figures(ggufs: Artifact, geometry: ModelShape) -> Iterator[dict[str, Any]]:
     """Of each file `file, encoding, bytes`, measured and computed `tensor_bytes` with their ratio, `metadata_bytes`
     (everything else: vocabulary, header, gaps), and `bytes_ratio`: to the computed tensors and Qwen2.5's vocabulary.
     """

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common.errors import UserError
-from recipes.geometry import Geometry
+from common.model_shape import ModelShape
 from recipes.plan_training import gpu_bytes, teacher_bytes
 from recipes.plan_work import Run
 
 if TYPE_CHECKING:
-    from recipes.rehearsal_gpu import GpuStepsConfig
+    from recipes.stages.gpu_steps import GpuStepsConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Places:
     teacher: int | None = None
 
 
-def places_of(config: "GpuStepsConfig", student: Geometry, memory_bytes: Sequence[int]) -> Places:
+def places_of(config: "GpuStepsConfig", student: ModelShape, memory_bytes: Sequence[int]) -> Places:
     """Where the models of these steps lie.
 
     Args:
@@ -42,14 +42,14 @@ def places_of(config: "GpuStepsConfig", student: Geometry, memory_bytes: Sequenc
     return choose_places(memory_bytes, teacher_bytes=teacher_bytes(run), least_bytes=gpu_bytes(run))
 
 
-def planned(config: "GpuStepsConfig", student: Geometry) -> Run:
+def planned(config: "GpuStepsConfig", student: ModelShape) -> Run:
     """The steps as a plan counts them."""
-    teacher = Geometry.of(config.teacher.fields())
+    teacher = ModelShape.of(config.teacher.fields())
     return Run(
         stage="gpu_steps",
         student=student,
         teacher=teacher,
-        ids=min(student.rows, teacher.rows),
+        ids=min(student.padded_vocab_size, teacher.padded_vocab_size),
         steps=config.steps,
         rows_per_step=config.micro_batches * config.documents,
         sequence_tokens=config.most_tokens,

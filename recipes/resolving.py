@@ -18,8 +18,8 @@ from distill.teacher import require_same_vocabulary
 from instruct.conversations import ConversationSource
 from instruct.conversations.published import original_of, published_source
 from recipes.hub_names import HubConversations, HubText, PublishedModel
-from recipes.licence_texts import LicenceTexts
-from recipes.published_models import PublishedModelConfig
+from recipes.stages.licence_texts import LicenceTexts
+from recipes.stages.published_model import PublishedModelConfig
 
 T = TypeVar("T")
 BENCHMARKS_FOLDER = "benchmarks"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from common.errors import UserError
-from recipes.geometry import Geometry
+from common.model_shape import ModelShape
 
 BLOCKS = {
     "F32": (1, 4),
@@ -30,16 +30,16 @@ QWEN_VOCABULARY_BYTES = 5_920_747
 """Tokens, types and merges of Qwen2.5's tokenizer in a GGUF: 8 bytes and its UTF-8 for a string, 4 for a type."""
 
 
-def tensor_type(geometry: Geometry, encoding: str, name: str, shape: tuple[int, ...]) -> str:
+def tensor_type(geometry: ModelShape, encoding: str, name: str, shape: tuple[int, ...]) -> str:
     """The type of a tensor in an encoding of `BASE_TYPES`; of 80 layers llama.cpp makes exceptions not made here."""
     if len(shape) == 1:
         return "F32"
     wanted = base = BASE_TYPES[encoding]
     if encoding.endswith("_K_M"):
-        if name == ("token_embd.weight" if geometry.tied else "output.weight"):
+        if name == ("token_embd.weight" if geometry.tie_word_embeddings else "output.weight"):
             wanted = "Q6_K"
         elif ".attn_v." in name or ".ffn_down." in name:
-            wanted = "Q6_K" if _has_more_bits(int(name.split(".")[1]), geometry.layers) else base
+            wanted = "Q6_K" if _has_more_bits(int(name.split(".")[1]), geometry.num_hidden_layers) else base
     if shape[-1] % BLOCKS[wanted][0]:
         wanted = FALLBACKS.get(wanted, "F16")
     return wanted if shape[-1] % BLOCKS[wanted][0] == 0 else "F16"
@@ -50,7 +50,7 @@ def _has_more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def computed_tensor_bytes(geometry: Geometry, encoding: str) -> int:
+def computed_tensor_bytes(geometry: ModelShape, encoding: str) -> int:
     """Bytes of all tensors of a GGUF in `encoding`, without the file's metadata and the gaps that align them.
 
     Raises:
@@ -67,7 +67,7 @@ def computed_tensor_bytes(geometry: Geometry, encoding: str) -> int:
     return total
 
 
-def step_operations(geometry: Geometry, lengths: Sequence[int], *, vocabulary: int, passes: int) -> float:
+def step_operations(geometry: ModelShape, lengths: Sequence[int], *, vocabulary: int, passes: int) -> float:
     """Floating-point operations of the matrix products that packed documents need in one step, attention included.
 
     Args:
@@ -77,7 +77,7 @@ def step_operations(geometry: Geometry, lengths: Sequence[int], *, vocabulary: i
         passes: 1 for a forward pass, 3 for a model that learns: its backward pass is twice the forward one.
     """
     num_tokens = sum(lengths)
-    head = vocabulary * geometry.hidden * (num_tokens - len(lengths))  # a document's last token predicts nothing
+    head = vocabulary * geometry.hidden_size * (num_tokens - len(lengths))  # a document's last token predicts nothing
     pairs = sum(length**2 / 2 for length in lengths)
-    attention = 2 * pairs * geometry.layers * geometry.attention
+    attention = 2 * pairs * geometry.num_hidden_layers * geometry.attention
     return 2 * passes * (geometry.block_matrices() * num_tokens + head + attention)

@@ -23,9 +23,9 @@ from export.gguf import GgufConfig
 from export.release import DistConfig
 from instruct.conversations import ConversationsConfig
 from instruct.train import InstructConfig
-from recipes.benchmark_questions import BenchmarkQuestionsConfig
 from recipes.hub_names import HubConversations, HubText, PublishedModel, published
 from recipes.recipe import Recipe
+from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 STEM = "Llama-TinySwallow-Reproduction-1.5B-Instruct"
@@ -57,7 +57,7 @@ _SWALLOW_SCRIPT = (
 CHOICES = (
     Choice(what="teacher", value=TEACHER, published=True, source=_CARD),
     Choice(what="student", value=STUDENT, published=True, source=_CARD),
-    Choice(what="method", value="TAID, adaptive", published=True, source=_CARD, says=(("base.method", "taid"),)),
+    Choice(what="method", value="TAID, adaptive", published=True, source=_CARD, fields=(("base.method", "taid"),)),
     Choice(what="instruction sets", value="the three that the card names", published=True, source=_CARD),
     Choice(what="quantised files", value="Q5_K_M and Q8_0", published=True, source=f"{_CARD}-GGUF"),
     Choice(what="sampling", value=f"temperature {TEMPERATURE:g}, top_k {TOP_K}", published=True, source=_CHAT_UI),
@@ -66,60 +66,60 @@ CHOICES = (
         value=f"{T_START:g}",
         source=f"{_TAID}, src/arguments.py",
         reason="the default of the TAID article's code, which was made for other models",
-        says=(("base.taid.t_start", T_START),),
+        fields=(("base.taid.t_start", T_START),),
     ),
     Choice(
         what="alpha, beta",
         value=f"{ALPHA:g}, {BETA:g}",
         source=f"{_TAID}, src/arguments.py",
         reason="likewise the defaults of the article's code",
-        says=(("base.taid.alpha", ALPHA), ("base.taid.beta", BETA)),
+        fields=(("base.taid.alpha", ALPHA), ("base.taid.beta", BETA)),
     ),
     Choice(
         what="peak learning rate of the distillation",
         value=f"{LEARNING_RATE:g}, cosine",
         source=f"{_TAID}, train.py",
         reason="that of the article's code for other models",
-        says=(("base.optim.learning_rate", LEARNING_RATE),),
+        fields=(("base.optim.learning_rate", LEARNING_RATE),),
     ),
     Choice(
         what="warm-up of the distillation",
         value="2 % of the steps, floor 0.1 of the peak",
         reason="the article's code has none; a student that already works loses less at the start with one",
-        says=(("base.optim.warmup_share", 0.02), ("base.optim.floor_share", 0.1)),
+        fields=(("base.optim.warmup_share", 0.02), ("base.optim.floor_share", 0.1)),
     ),
     Choice(
         what="gradient clip",
         value=f"{OPTIM.gradient_clip:g}, in both trainings",
         source=f"{_TAID}, train.py",
         reason="that of the article's code",
-        says=(("base.optim.gradient_clip", 1.0), ("chat.optim.gradient_clip", 1.0)),
+        fields=(("base.optim.gradient_clip", 1.0), ("chat.optim.gradient_clip", 1.0)),
     ),
     Choice(
         what="AdamW's betas",
         value=f"{OPTIM.betas[0]:g}, {OPTIM.betas[1]:g}, in both trainings",
         reason="not published; usual for language models",
-        says=(("base.optim.betas[0]", OPTIM.betas[0]), ("base.optim.betas[1]", OPTIM.betas[1])),
+        fields=(("base.optim.betas[0]", OPTIM.betas[0]), ("base.optim.betas[1]", OPTIM.betas[1])),
     ),
     Choice(
         what="weight decay of the distillation",
         value=f"{OPTIM.weight_decay:g}",
         reason="not published; the teacher's distribution holds the student, which reads its text once",
-        says=(("base.optim.weight_decay", OPTIM.weight_decay),),
+        fields=(("base.optim.weight_decay", OPTIM.weight_decay),),
     ),
     Choice(
         what="rows of a distillation step",
         value=f"{ROWS_PER_STEP}",
         source=f"{_TAID}, train.py",
         reason="as many rows as the article's code takes for other models, 8 on each of 8 GPUs",
-        says=(("base.rows_per_step", ROWS_PER_STEP),),
+        fields=(("base.rows_per_step", ROWS_PER_STEP),),
     ),
     Choice(
         what="length of a row",
         value=f"{SEQUENCE_TOKENS:,} tokens, packed",
         source=f"{_TAID}, src/data.py",
         reason="the article's length; there longer rows are dropped and shorter ones padded, here documents are packed",
-        says=(("corpus.sequence_tokens", SEQUENCE_TOKENS), ("conversations.sequence_tokens", SEQUENCE_TOKENS)),
+        fields=(("corpus.sequence_tokens", SEQUENCE_TOKENS), ("conversations.sequence_tokens", SEQUENCE_TOKENS)),
     ),
     Choice(
         what="text",
@@ -130,14 +130,14 @@ CHOICES = (
         what="files of FineWeb-2",
         value=f"the first {TEXT_FILES}",
         reason="expected to hold more than the distillation reads",
-        says=(("corpus.sources[0].files", TEXT_FILES), ("corpus.sources[0].files.files", TEXT_FILES)),
+        fields=(("corpus.sources[0].files", TEXT_FILES), ("corpus.sources[0].files.files", TEXT_FILES)),
     ),
     Choice(
         what="tokens of the distillation",
         value=f"{STEPS * ROWS_PER_STEP * SEQUENCE_TOKENS / 1e9:.2f} billion in {STEPS:,} steps",
         reason="not published; an estimated two to three days on one GPU of 141 GB, and twice as many steps as alpha "
         "needs to matter",
-        says=(
+        fields=(
             ("base.steps", STEPS),
             ("base.rows_per_step", ROWS_PER_STEP),
             ("corpus.sequence_tokens", SEQUENCE_TOKENS),
@@ -147,7 +147,7 @@ CHOICES = (
         what="documents held out",
         value="0.1 % each for calibration, validation and test, of text and of conversations",
         reason="not published; enough for all that is measured on them",
-        says=tuple(
+        fields=tuple(
             (f"{part}.shares.{split}", HELD_OUT)
             for part in ("corpus", "conversations")
             for split in ("calibration", "validation", "test")
@@ -158,7 +158,7 @@ CHOICES = (
         value=f"{CHAT_LEARNING_RATE:g}, cosine to a tenth, warm-up 10 %, weight decay 0.1",
         source=_SWALLOW_SCRIPT,
         reason="the same team's for a larger model and conversations of this kind",
-        says=(
+        fields=(
             ("chat.optim.learning_rate", CHAT_LEARNING_RATE),
             ("chat.optim.warmup_share", 0.1),
             ("chat.optim.weight_decay", 0.1),
@@ -169,7 +169,7 @@ CHOICES = (
         value=f"{CHAT_ROWS_PER_STEP} rows of {SEQUENCE_TOKENS:,} tokens, {CHAT_STEPS:,} steps",
         source=f"{_SWALLOW_SCRIPT} (the rows)",
         reason="not published; the script's batch, and about one epoch of all three sets as estimated from their sizes",
-        says=(
+        fields=(
             ("chat.rows_per_step", CHAT_ROWS_PER_STEP),
             ("chat.steps", CHAT_STEPS),
             ("conversations.sequence_tokens", SEQUENCE_TOKENS),
@@ -181,13 +181,13 @@ CHOICES = (
         value=f"{CONTEXT_TOKENS:,} tokens",
         source="https://github.com/SakanaAI/TinySwallow-ChatUI, index.js",
         reason="what TinySwallow's page for browsers uses; no Core ML package of it is published",
-        says=(("coreml.context_tokens", CONTEXT_TOKENS),),
+        fields=(("coreml.context_tokens", CONTEXT_TOKENS),),
     ),
     Choice(
         what="name",
         value=STEM,
         reason="the terms of swallow-magpie-ultra-v0.1 ask for a name that begins with Llama",
-        says=(("gguf.stem", STEM),),
+        fields=(("gguf.stem", STEM),),
     ),
     Choice(
         what="system prompt",

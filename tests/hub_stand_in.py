@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from huggingface_hub import close_session, constants
 
-from common.sources import fetching
+from common.sources import download
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SECRET = "hf_neverToBeSeen"
@@ -188,7 +188,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the real hub
-    monkeypatch.setattr(fetching, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(download, "WAITS_S", (0.0, 0.0))
     try:
         yield server
     finally:

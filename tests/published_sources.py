@@ -18,7 +18,7 @@ from text_tiny import workspace, write_rows
 
 from common.checkpoint import new_model
 from common.tokenizer import Tokenizer
-from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
+from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 WEB, WIKIPEDIA = "HuggingFaceFW/fineweb-2", "wikimedia/wikipedia"
@@ -44,7 +44,7 @@ _SENTENCES = (
 def publish(root: Path, *, documents: int = 160, conversations: int = 60) -> Path:
     """Writes all of it."""
     tokenizer = root / "tokenizer"
-    stand_in_tokenizer(StandInTokenizerConfig(), workspace(tokenizer))
+    synthetic_tokenizer(SyntheticTokenizerConfig(), workspace(tokenizer))
     _models(root, Tokenizer.load(tokenizer))
     _text(root, documents)
     _conversations(root, conversations)

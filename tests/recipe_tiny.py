@@ -13,7 +13,13 @@ VOCABULARY = 512
 
 def _init(hidden: int, rows: int) -> InitConfig:
     config = qwen2_config(
-        hidden=hidden, inner=2 * hidden, layers=2, heads=2, kv_heads=1, vocabulary_rows=rows, positions=512
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=rows,
+        max_position_embeddings=512,
     )
     return InitConfig(config_json=config, previous_token_heads=1)
 

@@ -14,7 +14,7 @@ TAKE_AND_FREE = """
 import resource, sys
 import numpy as np
 from bench.measure import resident_bytes
-from common.heap import give_back_freed, keep_freed
+from common.heap import trim_freed_memory, retain_freed_memory
 
 def rounds(number):
     for _ in range(number):
@@ -22,12 +22,12 @@ def rounds(number):
         del blocks
 
 if sys.argv[1] == "keep":
-    keep_freed()
+    retain_freed_memory()
 rounds(3)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 rounds(20)
 faults, kept = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident_bytes()
-give_back_freed()
+trim_freed_memory()
 print(faults, kept, resident_bytes())
 """
 

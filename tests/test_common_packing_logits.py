@@ -40,7 +40,13 @@ def model() -> Any:
     """A small Qwen2 in float32 with weights and biases large enough that every token sees those before it."""
     settings = json.loads(
         qwen2_config(
-            hidden=48, inner=96, layers=3, heads=4, kv_heads=2, vocabulary_rows=VOCABULARY, positions=SEQUENCE_TOKENS
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=SEQUENCE_TOKENS,
         )
     )
     made: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
@@ -56,7 +62,7 @@ def logits_by_document(model: Any, rows: PackedRows, order: list[int]) -> dict[t
     """[tokens, V] of every document, from batches of rows in this order."""
     found: dict[tuple[int, ...], torch.Tensor] = {}
     for start in range(0, len(order), ROWS_PER_BATCH):
-        real = rows.batch(order[start : start + ROWS_PER_BATCH]).real_tokens()
+        real = rows.batch(order[start : start + ROWS_PER_BATCH]).varlen()
         logits_MV = model.lm_head(hidden_states(model, real, MACHINE))
         for ids_T, logits_TV in zip(real.tokens_M.split(real.lengths), logits_MV.split(real.lengths), strict=True):
             found[tuple(ids_T.tolist())] = logits_TV

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from training_tiny import run_folders
 
 from common.errors import UserError
-from common.provenance import DataSource, Terms, carry, is_text, merged, read_sources, write_sources
+from common.provenance import DataSource, Terms, is_text, merged, propagate_sources, read_sources, write_sources
 from common.store import run_alone
 from common.store.artifacts import read_manifest
 from distill.train import DistillConfig, distill
@@ -47,7 +47,7 @@ def named(folder: Path) -> list[tuple[str, str, int | None]]:
 
 
 def test_the_cards_terms_and_counts_arrive_whole(tmp_path: Path) -> None:
-    carry(tmp_path, "corpus", card(tmp_path / "corpus", WIKI, {"name": "own.jsonl"}))
+    propagate_sources(tmp_path, "corpus", card(tmp_path / "corpus", WIKI, {"name": "own.jsonl"}))
     content = json.loads((tmp_path / "data_sources.json").read_text(encoding="utf-8"))
     told = ("name", "licence", "url", "attribution", "obligations", "revision", "rows_out", "tokens_out")
     absent = dict.fromkeys(told) | {"obligations": []}
@@ -65,24 +65,26 @@ def test_checkpoints_come_first_and_a_source_stands_once_a_stage(tmp_path: Path)
     for folder in (student, teacher, out):
         folder.mkdir()
     first = {"name": "first", "rows_out": 1}
-    carry(student, "corpus", card(tmp_path / "old", WIKI, first))
-    carry(teacher, "corpus", card(tmp_path / "large", WIKI | {"revision": "another"}, first | {"rows_out": 2}))
+    propagate_sources(student, "corpus", card(tmp_path / "old", WIKI, first))
+    propagate_sources(
+        teacher, "corpus", card(tmp_path / "large", WIKI | {"revision": "another"}, first | {"rows_out": 2})
+    )
     newer = card(tmp_path / "new", WIKI | {"rows_out": 7})
-    carry(out, "corpus", newer, student, None, teacher)
+    propagate_sources(out, "corpus", newer, student, None, teacher)
     assert named(out) == [
         ("corpus", WIKI["name"], 7),  # as the card says now, where the student named it
         ("corpus", "first", 2),
         ("corpus", WIKI["name"], 10),  # another revision is another source
     ]
-    carry(out, "conversations", newer, out)
+    propagate_sources(out, "conversations", newer, out)
     assert named(out)[3:] == [("conversations", WIKI["name"], 7)]
     before = (out / "data_sources.json").read_bytes()
-    carry(out, "conversations", newer, out)
+    propagate_sources(out, "conversations", newer, out)
     assert (out / "data_sources.json").read_bytes() == before
 
 
 def test_a_card_that_names_its_own_stage_is_believed(tmp_path: Path) -> None:
-    carry(tmp_path, "corpus", card(tmp_path / "talks", {"name": "talks"}, stage="conversations"))
+    propagate_sources(tmp_path, "corpus", card(tmp_path / "talks", {"name": "talks"}, stage="conversations"))
     assert named(tmp_path) == [("conversations", "talks", None)]
 
 
@@ -92,7 +94,7 @@ def test_where_nothing_is_known_no_file_is_written(tmp_path: Path) -> None:
     (old_card / "data_card.json").write_text('{"rows_in": 3, "removed": {}, "rows_out": 3}')
     (tmp_path / "bare").mkdir()
     for data in (None, tmp_path / "bare", old_card):
-        carry(tmp_path, "corpus", data, None, tmp_path / "bare")
+        propagate_sources(tmp_path, "corpus", data, None, tmp_path / "bare")
     assert not (tmp_path / "data_sources.json").exists()
     assert read_sources(tmp_path) == []
 
@@ -129,7 +131,7 @@ def test_a_damaged_card_is_named_too(damaged: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data_card\.json"):
         is_text(tmp_path)
     with pytest.raises(UserError, match=r"data_card\.json"):
-        carry(tmp_path, "corpus", card(tmp_path / "corpus", {"licence": "MIT"}))
+        propagate_sources(tmp_path, "corpus", card(tmp_path / "corpus", {"licence": "MIT"}))
 
 
 @pytest.mark.parametrize("name", ["", "  ", "/data/texts.jsonl", "~/texts.jsonl"])
@@ -171,8 +173,8 @@ def test_what_is_written_is_read_back(sources: Sequence[DataSource], tmp_path_fa
 def test_every_model_of_a_build_names_all_that_it_learnt_from(tmp_path: Path) -> None:
     folders = run_folders(tmp_path)
     card(folders["corpus"], {"name": "texts", "rows_out": 100})
-    carry(folders["teacher"], "corpus", card(tmp_path / "web", {"name": "web", "rows_out": 10**9}))
-    carry(folders["student"], "corpus", card(tmp_path / "books", {"name": "books", "rows_out": 5}))
+    propagate_sources(folders["teacher"], "corpus", card(tmp_path / "web", {"name": "web", "rows_out": 10**9}))
+    propagate_sources(folders["student"], "corpus", card(tmp_path / "books", {"name": "books", "rows_out": 5}))
     config = DistillConfig(method="forward_kl", steps=1, rows_per_step=2, micro_batch_rows=2)
     inputs = (folders["corpus"], folders["student"], folders["teacher"])
     base = run_alone(distill, config, tmp_path / "base", *inputs).folder

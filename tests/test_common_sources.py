@@ -12,7 +12,7 @@ from hub_stand_in import COMMIT, SECRET, Hub, Repo
 from huggingface_hub import constants, get_token
 
 from common.errors import UserError
-from common.sources import HubDataset, HubFiles, choosing, fetched, fetching, parse_name, resolve
+from common.sources import HubDataset, HubFiles, download, fetched, parse_name, resolve, select
 
 
 def card(configs: Any) -> bytes:
@@ -243,7 +243,7 @@ def test_patterns_of_the_recipe_come_before_the_card(hub: Hub, tmp_path: Path) -
     ],
 )
 def test_patterns(name: str, pattern: str, fits: bool) -> None:
-    assert choosing.matches(name, pattern) is fits
+    assert select.matches(name, pattern) is fits
 
 
 def test_only_the_folder_that_can_match_is_listed(hub: Hub) -> None:
@@ -497,11 +497,11 @@ def test_a_damaged_part_of_an_earlier_run_is_no_obstacle(large: Repo, hub: Hub, 
 def test_no_room_on_the_disk_is_said_before(
     large: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "free_bytes", lambda _: len(BODY) - 1)
+    monkeypatch.setattr(download, "free_bytes", lambda _: len(BODY) - 1)
     line = refused(LARGE, tmp_path)
     assert f"{len(BODY):,} bytes" in line and f"{len(BODY) - 1:,} bytes free" in line
     assert hub.contents() == []
-    monkeypatch.setattr(fetching, "free_bytes", lambda _: len(BODY))
+    monkeypatch.setattr(download, "free_bytes", lambda _: len(BODY))
     assert bring(LARGE, tmp_path) == BODY
 
 

@@ -11,8 +11,8 @@ from hub_stand_in import COMMIT, SECRET, Hub, Repo
 from common.disk import sha256_of
 from common.errors import UserError
 from common.sources import HubDataset, HubFiles, HubModel, SourcesLock, fetch, kept_file, resolve, small_text
-from common.sources.resolving import licence_files
-from common.sources.wholeness import require_whole, tensor_shapes
+from common.sources.find import licence_files
+from common.sources.integrity import require_whole, tensor_shapes
 
 OTHER_COMMIT = "89abcdef" * 5
 

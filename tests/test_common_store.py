@@ -387,7 +387,7 @@ def test_on_a_cpu_freed_memory_is_kept_and_no_stage_s_peak_is_another_s(
 ) -> None:
     called: list[str] = []
     monkeypatch.setattr("common.store.building.probe", lambda record: replace(MACHINE, device=device))
-    for name, told in (("keep_freed", "keep"), ("give_back_freed", "give back"), ("reset_peak", "reset")):
+    for name, told in (("retain_freed_memory", "keep"), ("trim_freed_memory", "give back"), ("reset_peak", "reset")):
         monkeypatch.setattr(f"common.store.building.{name}", lambda told=told: called.append(told))
     Store(tmp_path / "build").build("toy", toy, ToyConfig())
     assert called == [*kept, "give back", "reset"]

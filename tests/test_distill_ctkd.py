@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.errors import UserError
+from distill.controllers import driver_of
 from distill.ctkd import CtkdConfig, CtkdState, initial_state, next_state, reversal_strength, temperature
-from distill.drivers import driver_of
 from distill.methods import METHODS
 from distill.objectives import ctkd
 from distill.taid import TaidConfig

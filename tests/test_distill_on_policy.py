@@ -18,10 +18,10 @@ from training_tiny import MACHINE, run_folders
 
 from common.checkpoint import load_model
 from common.errors import UserError
-from common.packing import PackedRows, RealTokens
+from common.packing import PackedRows, VarlenBatch
 from common.store import run_alone
 from common.tokenizer import Tokenizer
-from distill.on_policy import OnPolicy, OnPolicyConfig, ShareState, Written, as_real_tokens, next_share, prompts_of
+from distill.on_policy import OnPolicy, OnPolicyConfig, ShareState, Written, next_share, pack_rollouts, prompts_of
 from distill.train import DistillConfig, distill
 
 
@@ -31,8 +31,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def real(tiny: dict[str, Path]) -> RealTokens:
-    return PackedRows(tiny["corpus"] / "packed" / "train").batch([0, 1, 2]).real_tokens()
+def real(tiny: dict[str, Path]) -> VarlenBatch:
+    return PackedRows(tiny["corpus"] / "packed" / "train").batch([0, 1, 2]).varlen()
 
 
 def own(tiny: dict[str, Path], **settings: Any) -> OnPolicy:
@@ -41,7 +41,7 @@ def own(tiny: dict[str, Path], **settings: Any) -> OnPolicy:
     return OnPolicy(config, load_model(tiny["student"], MACHINE), Tokenizer.load(tiny["tokenizer"]), MACHINE, seed=3)
 
 
-def mixed(writer: OnPolicy, real: RealTokens, *, step: int = 0) -> RealTokens:
+def mixed(writer: OnPolicy, real: VarlenBatch, *, step: int = 0) -> VarlenBatch:
     """The first micro-batch of a step of 200."""
     return writer.mixed(real, step=step, steps=200, index=0, rank=0)
 
@@ -56,7 +56,7 @@ def mixed(writer: OnPolicy, real: RealTokens, *, step: int = 0) -> RealTokens:
     )
 )
 def test_a_response_counts_and_its_prompt_does_not(documents: list[tuple[list[int], int]]) -> None:
-    real = as_real_tokens([Written(ids=tuple(ids), prompt_tokens=prompt) for ids, prompt in documents])
+    real = pack_rollouts([Written(ids=tuple(ids), prompt_tokens=prompt) for ids, prompt in documents])
     start = 0
     for ids, prompt in documents:
         part = slice(start, start + len(ids))
@@ -72,7 +72,7 @@ def test_a_response_counts_and_its_prompt_does_not(documents: list[tuple[list[in
         assert prompts_of(real, OnPolicyConfig()) == [ids[:prompt] for ids, prompt in documents]
 
 
-def test_where_every_token_counts_the_first_part_is_the_prompt(real: RealTokens) -> None:
+def test_where_every_token_counts_the_first_part_is_the_prompt(real: VarlenBatch) -> None:
     prompts = prompts_of(real, OnPolicyConfig(prompt_share=0.25))
     assert len(prompts) == len(real.lengths) > 2
     start = 0
@@ -92,7 +92,7 @@ def greedy(model: Any, prompt: list[int], size: int, stop: tuple[int, ...], limi
     return ids
 
 
-def test_responses_are_the_students_own_greedy_ones(tiny: dict[str, Path], real: RealTokens) -> None:
+def test_responses_are_the_students_own_greedy_ones(tiny: dict[str, Path], real: VarlenBatch) -> None:
     tokenizer, model = Tokenizer.load(tiny["tokenizer"]), load_model(tiny["student"], MACHINE)
     responses = mixed(own(tiny), real)
     start = 0
@@ -103,7 +103,7 @@ def test_responses_are_the_students_own_greedy_ones(tiny: dict[str, Path], real:
     assert not responses.tokens_M.requires_grad and int(responses.tokens_M.max()) < tokenizer.size
 
 
-def test_a_penalty_in_the_students_own_file_stays_out(tiny: dict[str, Path], real: RealTokens) -> None:
+def test_a_penalty_in_the_students_own_file_stays_out(tiny: dict[str, Path], real: VarlenBatch) -> None:
     expected = mixed(own(tiny), real)
     config = OnPolicyConfig(probability=1.0, max_new_tokens=12)
     model: Any = load_model(tiny["student"], MACHINE)
@@ -114,7 +114,7 @@ def test_a_penalty_in_the_students_own_file_stays_out(tiny: dict[str, Path], rea
     assert model.generation_config.repetition_penalty == 50.0
 
 
-def test_sampling_follows_the_seed_and_leaves_torchs_generator_alone(tiny: dict[str, Path], real: RealTokens) -> None:
+def test_sampling_follows_the_seed_and_leaves_torchs_generator_alone(tiny: dict[str, Path], real: VarlenBatch) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -125,7 +125,7 @@ def test_sampling_follows_the_seed_and_leaves_torchs_generator_alone(tiny: dict[
     assert not torch.equal(first.tokens_M[:60], other.tokens_M[:60])
 
 
-def test_the_given_share_of_batches_is_the_students_own(tiny: dict[str, Path], real: RealTokens) -> None:
+def test_the_given_share_of_batches_is_the_students_own(tiny: dict[str, Path], real: VarlenBatch) -> None:
     writer = own(tiny, probability=0.3, max_new_tokens=1)
     changed = sum(mixed(writer, real, step=step) is not real for step in range(200))
     assert 40 <= changed <= 80
@@ -133,7 +133,7 @@ def test_the_given_share_of_batches_is_the_students_own(tiny: dict[str, Path], r
 
 
 def test_the_buffer_is_replayed_bounded_and_saved(
-    tiny: dict[str, Path], real: RealTokens, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Path], real: VarlenBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_documents = len(real.lengths)
     writer = own(tiny, replay=1.0, buffer_documents=num_documents + 2)
@@ -154,7 +154,7 @@ def test_the_buffer_is_replayed_bounded_and_saved(
 
 @pytest.mark.parametrize("settings", [{"replay": 1.0}, {"schedule": "adaptive"}], ids=["fixed", "adaptive"])
 def test_a_buffer_smaller_than_a_batch_is_replayed_whole(
-    tiny: dict[str, Path], real: RealTokens, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    tiny: dict[str, Path], real: VarlenBatch, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     writer = own(tiny, buffer_documents=len(real.lengths) - 1, **settings)
     mixed(writer, real, step=198)
@@ -191,7 +191,7 @@ def test_the_share_waits_for_the_loss_to_climb_back_over_where_it_started() -> N
 
 
 def test_with_an_adaptive_share_replay_takes_over_once_the_buffer_is_full(
-    tiny: dict[str, Path], real: RealTokens, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Path], real: VarlenBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
 

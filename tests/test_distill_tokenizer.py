@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from common.errors import UserError
 from common.tokenizer import Tokenizer
-from distill.tokenizer import TokenizerConfig, train_tokenizer
+from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
 # Text that Qwen2's pattern cuts in every way it can, and the scripts of the training text.
 AWKWARD = "Don't  I'LL\t\n\n 東京は、ラーメン「らーめん」1,200円。\r\n x² ½  \u3000か\u3099é 👍🏽 𠮷野家 "

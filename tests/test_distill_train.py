@@ -144,7 +144,7 @@ def test_packed_documents_get_the_hidden_states_they_have_alone(tiny: dict[str, 
     rows = PackedRows(tiny["corpus"] / "packed" / "train")
     model = load_model(tiny["student"], MACHINE)
     batch = rows.batch([0, 1])
-    hidden = hidden_states(model, batch.real_tokens(), MACHINE)
+    hidden = hidden_states(model, batch.varlen(), MACHINE)
     packed = torch.zeros(*batch.tokens_BT.shape, hidden.size(1))
     packed[batch.doc_ids_BT > 0] = hidden
     compared = 0
@@ -596,7 +596,13 @@ def test_an_init_config_must_fit() -> None:
     with pytest.raises(UserError, match="previous_token_heads"):
         InitConfig(
             config_json=qwen2_config(
-                hidden=32, inner=64, layers=1, heads=2, kv_heads=1, vocabulary_rows=400, positions=64
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                vocab_size=400,
+                max_position_embeddings=64,
             ),
             previous_token_heads=3,
         )

@@ -8,10 +8,10 @@ from published_sources import write_benchmarks
 from text_tiny import workspace
 
 from common.errors import UserError
-from eval.tasks.benchmark_questions import choose_items
 from eval.tasks.harness import Harness
 from eval.tasks.items import Item, read_benchmarks
-from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from eval.tasks.select_items import choose_items
+from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 
 BENCHMARKS = {"jcommonsenseqa": 12, "jmmlu": 8, "jsquad": 8, "jemhopqa": 8, "niilc": 8, "mgsm_ja": 8}
 

@@ -15,7 +15,7 @@ from common.tokenizer import Tokenizer
 from eval import evaluation as module
 from eval.evaluation import EvaluationConfig, evaluation
 from eval.runtimes import open_runtime
-from eval.runtimes.checkpoint import machine_here
+from eval.runtimes.torch_runtime import machine_here
 from eval.tasks import scores
 
 CONFIG = EvaluationConfig(

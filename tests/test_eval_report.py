@@ -370,8 +370,8 @@ def test_text_has_contrast_in_light_and_dark() -> None:
 
 CHOICES = (
     Choice(what="teacher", value="Qwen2.5-32B-Instruct", published=True, source="its card"),
-    Choice(what="steps", value="8,000", source="another script", reason="two days", says=(("base.steps", 8000),)),
-    Choice(what="rows", value="64", reason="it fits", says=(("base.rows_per_step", 64),)),
+    Choice(what="steps", value="8,000", source="another script", reason="two days", fields=(("base.steps", 8000),)),
+    Choice(what="rows", value="64", reason="it fits", fields=(("base.rows_per_step", 64),)),
 )
 
 

@@ -9,7 +9,7 @@ from common.errors import UserError
 from eval.report.choices import Choice, differences, revised
 
 STEPS = Choice(
-    what="steps", value="8,000", reason="two days", says=(("base.steps", 8000), ("base.optim.betas[1]", 0.95))
+    what="steps", value="8,000", reason="two days", fields=(("base.steps", 8000), ("base.optim.betas[1]", 0.95))
 )
 TEACHER = Choice(what="teacher", value="A", published=True, source="its card")
 
@@ -52,7 +52,7 @@ def test_what_a_build_has_otherwise_is_found_in_its_manifests() -> None:
 
 
 def test_a_list_counts_by_its_length_and_a_path_is_no_number() -> None:
-    files = Choice(what="files", value="3", reason="x", says=(("corpus.sources[0].files", 3), ("corpus.path", "x")))
+    files = Choice(what="files", value="3", reason="x", fields=(("corpus.sources[0].files", 3), ("corpus.path", "x")))
     sources = [{"files": [{"file": "a"}, {"file": "b"}]}]
     built = {"corpus": {"config": {"sources": sources, "path": {"file": "secret", "sha256": "0"}}}}
     assert differences(files, built) == [{"field": "corpus.sources[0].files", "says": 3, "built": 2}]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from transformers import Qwen2ForCausalLM
 
 from common.errors import UserError
-from eval.runtimes import checkpoint, open_runtime
+from eval.runtimes import open_runtime, torch_runtime
 from eval.runtimes.batches import by_budget, cut_at_stop, score_rows
-from eval.runtimes.checkpoint import CheckpointRuntime
+from eval.runtimes.torch_runtime import CheckpointRuntime
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def naive_generate(model: Qwen2ForCausalLM, prompt: list[int], vocabulary: int, 
 def test_score_equals_one_forward_pass_a_pair(
     runtime: CheckpointRuntime, model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "BATCH_TOKENS", 150)
-    monkeypatch.setattr(checkpoint, "LOGIT_ROWS", 7)
+    monkeypatch.setattr(torch_runtime, "BATCH_TOKENS", 150)
+    monkeypatch.setattr(torch_runtime, "LOGIT_ROWS", 7)
     pairs = some_pairs(40)
     # One pair that greedy decoding does give.
     context = pairs[0][0]
@@ -91,7 +91,7 @@ def test_score_equals_one_forward_pass_a_pair(
 def test_logprobs_are_the_models_in_chunks(
     runtime: CheckpointRuntime, model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "LOGIT_ROWS", 8)
+    monkeypatch.setattr(torch_runtime, "LOGIT_ROWS", 8)
     ids = runtime.encode("".join(eval_tiny.sentences(3)))[:60]
     chunks = list(runtime.logprobs(ids))
     assert max(map(len, chunks)) == 8 and sum(map(len, chunks)) == len(ids)
@@ -104,7 +104,7 @@ def test_logprobs_are_the_models_in_chunks(
 def test_generation_equals_decoding_alone_without_a_cache(
     runtime: CheckpointRuntime, model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "BATCH_SEQUENCES", 4)
+    monkeypatch.setattr(torch_runtime, "BATCH_SEQUENCES", 4)
     generator = random.Random(3)
     prompts = [generator.choices(range(290), k=generator.randint(1, 25)) for _ in range(9)]
     # End tokens that do come, at different times: the commonest ids of what is generated.
@@ -128,14 +128,14 @@ def test_a_stop_string_cuts_the_text_and_is_no_end_of_its_own(runtime: Checkpoin
 
 
 def test_what_others_are_compared_with_is_computed_in_float32_on_an_accelerator_too() -> None:
-    accelerator = replace(checkpoint.machine_here(), device="cuda", compute_dtype="bfloat16")
-    assert checkpoint.dtype_on(accelerator, exact=True) == torch.float32
-    assert checkpoint.dtype_on(accelerator, exact=False) == torch.bfloat16
-    assert checkpoint.dtype_on(replace(accelerator, device="cpu"), exact=False) == torch.float32
+    accelerator = replace(torch_runtime.machine_here(), device="cuda", compute_dtype="bfloat16")
+    assert torch_runtime.dtype_on(accelerator, exact=True) == torch.float32
+    assert torch_runtime.dtype_on(accelerator, exact=False) == torch.bfloat16
+    assert torch_runtime.dtype_on(replace(accelerator, device="cpu"), exact=False) == torch.float32
 
 
 def test_never_more_logits_than_a_chunk(runtime: CheckpointRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LOGIT_ROWS", 5)
+    monkeypatch.setattr(torch_runtime, "LOGIT_ROWS", 5)
     seen: list[int] = []
     plain = runtime._log_softmax
 

@@ -11,7 +11,7 @@ from export_tiny import new_model, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
-from export.checkpoint import Checkpoint
+from export.model_folder import Checkpoint
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 from common.errors import UserError
 from common.provenance import read_sources, write_sources
 from export import coreml as module
-from export.checkpoint import Checkpoint
 from export.coreml import CoremlConfig, coreml
 from export.coreml_model import Decoder, causal_mask, step
+from export.model_folder import Checkpoint
 
 CONTEXT = 128
 ROPE = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}

@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from common.errors import UserError
 from common.provenance import read_sources, write_sources
 from common.tokenizer import Tokenizer
-from export.checkpoint import Checkpoint
 from export.gguf import PROBE, GgufConfig, gguf
 from export.gguf_file import inspect
 from export.licences import licence_of, spdx_expression
+from export.model_folder import Checkpoint
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -23,7 +23,7 @@ from test_export_card import write_gguf
 
 from common.errors import UserError
 from common.provenance import DataSource, write_sources
-from export import publish_upload
+from export import upload_hub
 from export.__main__ import main
 from export.card import CardConfig
 from export.release import DistConfig, dist
@@ -379,10 +379,10 @@ def test_a_defect_of_ours_is_not_called_the_hubs(folder: Path, hub: Hub, monkeyp
     def broken(size: int) -> str:
         raise ValueError(f"cannot say {size}")
 
-    monkeypatch.setattr(publish_upload.wording, "size", broken)
+    monkeypatch.setattr(upload_hub.wording, "size", broken)
     files = {name: folder / name for name in ("README.md", "T-Q4_K_M.gguf")}
     with pytest.raises(ValueError, match="cannot say"):
-        publish_upload.upload_files(files, REPO, private=False, message="m", say=print)
+        upload_hub.upload_files(files, REPO, private=False, message="m", say=print)
 
 
 def test_an_upload_is_one_commit_of_exactly_the_release(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.errors import UserError
-from common.provenance import Terms, carry, read_sources
+from common.provenance import Terms, propagate_sources, read_sources
 from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from instruct.conversations import ConversationsConfig, ConversationSource, FiltersConfig, conversations, fault_of
@@ -366,7 +366,7 @@ def test_card_has_what_reports_and_licences_need(tmp_path: Path, tokenizer_folde
     assert card["samples"]["empty messages"] == [{"source": "quiz", "id": "quiz.jsonl:22", "text": ""}]
     # What training carries on from it.
     (tmp_path / "model").mkdir()
-    carry(tmp_path / "model", "conversations", tmp_path / "out")
+    propagate_sources(tmp_path / "model", "conversations", tmp_path / "out")
     assert [source.name for source in read_sources(tmp_path / "model")] == ["quiz", "quiz.jsonl", "quiz.jsonl (2)"]
 
 

@@ -14,10 +14,10 @@ from published_sources import write_benchmarks
 from text_tiny import workspace
 
 from common.errors import UserError
-from common.sources import fetching
+from common.sources import download
 from eval.report.benchmarks import BENCHMARKS
-from recipes.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
-from recipes.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.stages.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
+from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -28,7 +28,7 @@ FILES = {"data/a.json": b"[1]", "data/b.json": b"[2]", "data/deep/c.json": b"[3]
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(fetching, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(download, "WAITS_S", (0.0, 0.0))
 
 
 def archive(files: dict[str, bytes]) -> bytes:

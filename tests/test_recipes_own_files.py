@@ -20,7 +20,7 @@ from instruct.conversations.lmsys_rows import LmsysConfig
 from instruct.conversations.local import files_of, read_chat
 from instruct.conversations.tally import Tally
 from recipes.mini import mini
-from recipes.own_files import OwnFilesConfig, own_files
+from recipes.stages.user_files import UserFilesConfig, user_files
 
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
@@ -31,10 +31,10 @@ def lines(name: str, count: int) -> bytes:
     return "\n".join(json.dumps({"text": f"{name} 文 {index}"}, ensure_ascii=False) for index in range(count)).encode()
 
 
-def run(config: OwnFilesConfig, folder: Path) -> list[str]:
+def run(config: UserFilesConfig, folder: Path) -> list[str]:
     """Names of the files in the world folder."""
     folder.mkdir()
-    facts = own_files(config, Workspace(folder=folder, machine=MACHINE))
+    facts = user_files(config, Workspace(folder=folder, machine=MACHINE))
     assert facts == {"bytes": {path.name: path.stat().st_size for path in folder.iterdir()}}
     return sorted(path.name for path in folder.iterdir())
 
@@ -50,7 +50,7 @@ def test_single_files_are_copied_as_they_are(tmp_path: Path, suffix: str) -> Non
     for name, path in paths.items():
         content = json.dumps(question()).encode() if name == "questions" else lines(name, 3)
         path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
-    config = OwnFilesConfig(
+    config = UserFilesConfig(
         text=(paths["text"],), conversations=(paths["conversations"],), questions=paths["questions"]
     )
     assert run(config, tmp_path / "world") == sorted(f"{name}{suffix}" for name in paths)
@@ -65,7 +65,7 @@ def test_several_files_of_any_kind_stay_apart_in_their_order(tmp_path: Path) -> 
     (tmp_path / "c.txt").write_text("春の町")
     Dataset.from_list([{"text": "川"}]).to_parquet(tmp_path / "d.parquet")
     named = ("b.jsonl.gz", "a.jsonl", "c.txt", "d.parquet")
-    run(OwnFilesConfig(text=tuple(tmp_path / name for name in named)), tmp_path / "world")
+    run(UserFilesConfig(text=tuple(tmp_path / name for name in named)), tmp_path / "world")
     files = data_files(tmp_path / "world", "text")
     assert [path.name for path in files] == [
         *("text-00001.jsonl.gz", "text-00002.jsonl", "text-00003.txt", "text-00004.parquet")
@@ -78,7 +78,7 @@ def test_it_says_whose_copies_later_stages_name(tmp_path: Path, capsys: pytest.C
     paths = tuple(tmp_path / name for name in ("b.jsonl", "a.jsonl"))
     for path in paths:
         path.write_bytes(lines("x", 1))
-    run(OwnFilesConfig(text=paths), tmp_path / "world")
+    run(UserFilesConfig(text=paths), tmp_path / "world")
     told = f"text-00001.jsonl: a copy of {paths[0]}\ntext-00002.jsonl: a copy of {paths[1]}\n"
     assert capsys.readouterr().out == told
 
@@ -93,7 +93,7 @@ def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jsonl").write_text(json.dumps(row))
     (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
     talks = tuple(tmp_path / f"{number}.jsonl" for number in range(3))
-    run(OwnFilesConfig(text=(tmp_path / "text.jsonl",), conversations=talks), tmp_path / "world")
+    run(UserFilesConfig(text=(tmp_path / "text.jsonl",), conversations=talks), tmp_path / "world")
     tally = Tally(terms=Terms(name="mine"))
     read = list(read_chat(files_of([tmp_path / "world"], tmp_path), tally, LmsysConfig()))
     assert [row["messages"][1]["content"] for row in read] == ["高い。", "長い。", "広い。"]
@@ -115,7 +115,7 @@ def test_questions_that_no_task_can_ask_are_told_before_training(
 ) -> None:
     (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
     (tmp_path / "questions.jsonl").write_text(json.dumps(asked))
-    config = OwnFilesConfig(text=(tmp_path / "text.jsonl",), questions=tmp_path / "questions.jsonl")
+    config = UserFilesConfig(text=(tmp_path / "text.jsonl",), questions=tmp_path / "questions.jsonl")
     with pytest.raises(UserError, match=message):
         run(config, tmp_path / "world")
 
@@ -133,14 +133,14 @@ def test_the_shapes_with_choices_are_those_of_the_task_files() -> None:
 def test_a_recipe_with_a_chat_stage_names_conversations(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
     with pytest.raises(UserError, match=r"wanted conversations in the world, .*; got none"):
-        replace(mini(), world=OwnFilesConfig(text=(tmp_path / "text.jsonl",)))
+        replace(mini(), world=UserFilesConfig(text=(tmp_path / "text.jsonl",)))
 
 
 def test_files_count_by_content(tmp_path: Path) -> None:
     for name, content in {"a.jsonl": "x", "b.jsonl": "x", "c.jsonl": "y"}.items():
         (tmp_path / name).write_text(content)
     keys = [
-        artifact_key("world", "m:f", 1, OwnFilesConfig(text=(tmp_path / name,)), ())
+        artifact_key("world", "m:f", 1, UserFilesConfig(text=(tmp_path / name,)), ())
         for name in ("a.jsonl", "b.jsonl", "c.jsonl")
     ]
     assert keys[0] == keys[1] != keys[2]
@@ -149,12 +149,12 @@ def test_files_count_by_content(tmp_path: Path) -> None:
 def test_bad_paths_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match="at least one text file"):
-        OwnFilesConfig(text=())
+        UserFilesConfig(text=())
     with pytest.raises(UserError, match=r"\.jsonl, \.jsonl\.gz; got .*a\.txt"):
-        OwnFilesConfig(text=(tmp_path / "a.txt",), questions=tmp_path / "a.txt")
+        UserFilesConfig(text=(tmp_path / "a.txt",), questions=tmp_path / "a.txt")
     with pytest.raises(UserError, match=r"\.parquet, \.txt; got .*a\.csv"):
-        OwnFilesConfig(text=(tmp_path / "a.csv",))
+        UserFilesConfig(text=(tmp_path / "a.csv",))
     with pytest.raises(UserError, match=r"\.parquet; got .*a\.txt"):
-        OwnFilesConfig(text=(tmp_path / "a.txt",), conversations=(tmp_path / "a.txt",))
+        UserFilesConfig(text=(tmp_path / "a.txt",), conversations=(tmp_path / "a.txt",))
     with pytest.raises(UserError, match=r"absent\.jsonl; got no such file"):
-        OwnFilesConfig(text=(tmp_path / "absent.jsonl",))
+        UserFilesConfig(text=(tmp_path / "absent.jsonl",))

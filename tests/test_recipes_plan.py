@@ -17,13 +17,12 @@ from test_common_sources_lock import MODEL
 
 from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
+from common.model_shape import KNOWN, ModelShape, geometry_of
 from common.sources import HubModel, SourcesLock
-from recipes.geometry import KNOWN, Geometry, geometry_of
 from recipes.hub_names import published
 from recipes.loading import KNOWN as RECIPES
 from recipes.loading import load
 from recipes.mini import mini
-from recipes.own_files import OwnFilesConfig
 from recipes.plan import Plan, needs_of, plan_of
 from recipes.plan_data import PASSPHRASE_VARIABLE
 from recipes.plan_files import export_rooms, peak_disk_bytes, stage_rooms
@@ -32,6 +31,7 @@ from recipes.plan_training import fits, gpu_parts, gpus, largest_micro_batch
 from recipes.plan_work import QWEN_IDS, release_work, work_of
 from recipes.qwen3 import qwen3
 from recipes.rehearsal import rehearsal
+from recipes.stages.user_files import UserFilesConfig
 from recipes.tinyswallow import tinyswallow
 
 # Weights of one block's matrices: q and o, k and v, gate, up and down.
@@ -335,12 +335,12 @@ def test_a_model_of_another_name_is_asked_for_and_then_known(hub: Hub, tmp_path:
 
     hub.repos["org/other"] = Repo(files=MODEL | {"config.json": json.dumps(TINY).encode()})
     model = HubModel(name="org/other")
-    assert geometry_of(model, sources=None, build_folder=tmp_path) == Geometry.of(TINY)
+    assert geometry_of(model, sources=None, build_folder=tmp_path) == ModelShape.of(TINY)
     found = SourcesLock(tmp_path / "sources.lock.json", sources=None).find(model)
     assert isinstance(found, HubFiles)
     kept_file(found, "config.json", build_folder=tmp_path)
     hub.asked.clear()
-    assert geometry_of(model, sources=None, build_folder=tmp_path) == Geometry.of(TINY)
+    assert geometry_of(model, sources=None, build_folder=tmp_path) == ModelShape.of(TINY)
     assert hub.asked == []
 
 
@@ -365,7 +365,7 @@ TINY = {
 
 def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
     work = release_work(sources=_sources(tmp_path, TINY))
-    assert work.exported == Geometry.of(TINY)
+    assert work.exported == ModelShape.of(TINY)
     assert work.exported.parameters() == 151_936 * 128 + 128 + 2 * (
         2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256 + 128 + 2 * 64 + 2 * 128
     )
@@ -395,7 +395,7 @@ def test_own_files_are_packed_whole(tmp_path: Path) -> None:
     path.write_bytes(bytes(10**6))
     talks = tmp_path / "talks.jsonl"
     talks.touch()
-    world = OwnFilesConfig(text=(path,), conversations=(talks,))
+    world = UserFilesConfig(text=(path,), conversations=(talks,))
     plan = plan_of(replace(mini(), world=world), build_folder=tmp_path, sources=None)
     (corpus,) = (room for room in plan.rooms if room.stage == "corpus")
     assert corpus.kept_bytes == pytest.approx(3e6 / 4.2 * (9 + 1.4), rel=1e-4)

@@ -11,11 +11,11 @@ from text_tiny import workspace
 from common import disk
 from common.errors import UserError
 from common.provenance import Terms, read_sources
-from common.sources import HubFiles, HubModel, fetching, resolve
+from common.sources import HubFiles, HubModel, download, resolve
 from common.store import Store, run_alone
-from recipes import published_models
-from recipes.licence_texts import LicenceTexts, LicenceTextsConfig, licence_texts
-from recipes.published_models import PublishedModelConfig, published_model
+from recipes.stages import published_model as stage_module
+from recipes.stages.licence_texts import LicenceTexts, LicenceTextsConfig, licence_texts
+from recipes.stages.published_model import PublishedModelConfig, published_model
 
 TERMS = Terms(name="org/model", licence="Apache-2.0")
 WHOLE = MODEL | {
@@ -56,7 +56,7 @@ def test_a_download_goes_on_file_by_file(hub: Hub, tmp_path: Path) -> None:
 def test_no_room_is_said_before_the_first_byte(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/model"] = Repo(files=WHOLE)
     found = resolve(HubModel(name="org/model"), sources=None)
-    monkeypatch.setattr(published_models, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(stage_module, "free_bytes", lambda path: 1000)
     asked = len(hub.asked)
     with pytest.raises(UserError, match=r"bytes on the disk of .* for org/model; got 1,000 bytes free"):
         published_model(PublishedModelConfig(files=found, terms=TERMS), workspace(tmp_path / "out"))
@@ -70,10 +70,10 @@ def test_files_of_another_disk_are_copied_once_and_only_into_room(
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(published_models.os, "link", refuse)
+    monkeypatch.setattr(stage_module.os, "link", refuse)
     wanted, space = config(tmp_path / "sources"), workspace(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(published_models, "free_bytes", lambda path: 1000)
+        patch.setattr(stage_module, "free_bytes", lambda path: 1000)
         with pytest.raises(UserError, match=r"bytes on the disk of .* for org/model; got 1,000 bytes free"):
             published_model(wanted, space)
         assert not list(space.folder.glob("*.safetensors")), "known before the first byte"
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_during_a_download_loses_nothing(
     stage_config = PublishedModelConfig(files=found, terms=TERMS)
     store = Store(tmp_path / "build", report=lambda line: None)
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "progress", lambda total, label, unit: _Full(30_000 if label == name else None))
+        patch.setattr(download, "progress", lambda total, label, unit: _Full(30_000 if label == name else None))
         with pytest.raises(UserError, match=r"room on the disk for .*student_before-.*got a full disk: .*bytes free"):
             store.build("student_before", published_model, stage_config)
     (part,) = (tmp_path / "build").glob(f"*.partial/{name}.part")

@@ -37,7 +37,7 @@ def test_every_choice_says_what_the_recipe_has(recipe: Any) -> None:
     for choice in made.report.choices:
         assert differences(choice, manifests(made)) == [], choice.what
     known = {f"{artifact}." for artifact in manifests(made)}
-    assert all(name.startswith(tuple(known)) for choice in made.report.choices for name, _ in choice.says)
+    assert all(name.startswith(tuple(known)) for choice in made.report.choices for name, _ in choice.fields)
 
 
 def test_a_resized_recipes_choices_are_found_to_differ() -> None:

@@ -14,34 +14,34 @@ from bench import step as bench_step
 from bench.released import taid_loss
 from common.checkpoint import load_model, new_model
 from common.errors import UserError
+from common.model_shape import KNOWN, ModelShape
 from common.store import Artifact, Store
 from distill.initial import InitConfig, qwen2_config
 from export.gguf import GgufConfig, gguf
 from recipes import rehearsal
-from recipes.geometry import KNOWN, Geometry
 from recipes.plan_training import gpu_bytes
 from recipes.rehearsal_figures import figure_lines, rehearsal_figures
-from recipes.rehearsal_gpu import GpuStepsConfig, gpu_steps, measure, random_teacher
-from recipes.rehearsal_model import RandomModelConfig, random_model
 from recipes.rehearsal_places import Places, choose_places, places_of, planned
 from recipes.sizes import computed_tensor_bytes, step_operations
-from recipes.stand_in_tokenizer import StandInTokenizerConfig, stand_in_tokenizer
+from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps, measure, random_teacher
+from recipes.stages.random_model import RandomModelConfig, random_model
+from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer
 
-TOKENIZER = StandInTokenizerConfig(merges=300)
+TOKENIZER = SyntheticTokenizerConfig(merges=300)
 
 
 def init(*, rows: int = 640, hidden: int = 256, layers: int = 3, tied: bool = True, seed: int = 0) -> InitConfig:
     """A toy geometry; rows of a length that K-quants fit."""
     text = qwen2_config(
-        hidden=hidden,
-        inner=2 * hidden,
-        layers=layers,
-        heads=4,
-        kv_heads=2,
-        vocabulary_rows=rows,
-        positions=512,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=rows,
+        max_position_embeddings=512,
         rope_theta=1e6,
-        tied=tied,
+        tie_word_embeddings=tied,
     )
     return InitConfig(config_json=text, seed=seed)
 
@@ -55,7 +55,7 @@ STEPS = GpuStepsConfig(
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rehearsal") / "tokenizer"
-    stand_in_tokenizer(TOKENIZER, workspace(folder))
+    synthetic_tokenizer(TOKENIZER, workspace(folder))
     return folder
 
 
@@ -63,16 +63,16 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student(tokenizer: Path) -> Path:
     folder = tokenizer.with_name("student")
     facts = random_model(RandomModelConfig(init=STUDENT), workspace(folder), tokenizer)
-    assert facts == {"parameters": Geometry.of(STUDENT.fields()).parameters()}
+    assert facts == {"parameters": ModelShape.of(STUDENT.fields()).parameters()}
     return folder
 
 
 def test_the_configs_are_the_releases() -> None:
-    student, teacher = (Geometry.of(json.loads(text)) for text in (rehearsal.STUDENT, rehearsal.TEACHER))
+    student, teacher = (ModelShape.of(json.loads(text)) for text in (rehearsal.STUDENT, rehearsal.TEACHER))
     # As published on the models' cards: 1.54B, of which 1.31B beside the embedding, and 32.5B with the teacher's.
     assert student.parameters() == 1_543_714_304
     assert teacher.parameters() == 32_763_876_352
-    assert rehearsal.TOKENIZER.vocabulary == 151_665 <= min(student.rows, teacher.rows)
+    assert rehearsal.TOKENIZER.vocabulary == 151_665 <= min(student.padded_vocab_size, teacher.padded_vocab_size)
     assert rehearsal.COREML.context_tokens == rehearsal.EVALUATION.context_tokens == 4096
     assert set(rehearsal.EVALUATION.main_encodings) <= set(rehearsal.GGUF.encodings)
 
@@ -116,8 +116,8 @@ def test_random_model_refuses_what_it_cannot_be(tmp_path: Path, tokenizer: Path)
 
 
 def test_a_rehearsal_gives_its_figures(tmp_path: Path) -> None:
-    store, told = Store(tmp_path / "build", report=lambda line: None), Geometry.of(STUDENT.fields())
-    done: dict[str, Artifact] = {"tokenizer": store.build("tokenizer", stand_in_tokenizer, TOKENIZER)}
+    store, told = Store(tmp_path / "build", report=lambda line: None), ModelShape.of(STUDENT.fields())
+    done: dict[str, Artifact] = {"tokenizer": store.build("tokenizer", synthetic_tokenizer, TOKENIZER)}
     done["chat"] = store.build("chat", random_model, RandomModelConfig(init=STUDENT), done["tokenizer"])
     encodings = rehearsal.GGUF.encodings
     done["gguf"] = store.build("gguf", gguf, GgufConfig(stem="Toy", encodings=encodings), done["chat"])
@@ -138,7 +138,7 @@ def made(name: str, facts: dict[str, Any]) -> Artifact:
 
 
 def test_figures_of_package_and_gpu() -> None:
-    told = Geometry.of(STUDENT.fields())
+    told = ModelShape.of(STUDENT.fields())
     done = {
         "coreml": made("coreml", {"file": "a.mlpackage", "bytes": 4 * told.parameters()}),
         "gpu_steps": made("gpu_steps", {"tokens_per_s": 7.0}),
@@ -162,8 +162,8 @@ def test_steps_are_timed_part_by_part(student: Path, precision: str) -> None:
     assert min(facts["seconds"].values()) > 0
     assert facts["tokens_per_s"] > 0 and facts["matmul_share"] > 0
     assert 4 * 4 * 5 <= facts["tokens"] <= 4 * 4 * 9
-    assert facts["student_parameters"] == Geometry.of(STUDENT.fields()).parameters()
-    assert facts["teacher_parameters"] == Geometry.of(TEACHER.fields()).parameters()
+    assert facts["student_parameters"] == ModelShape.of(STUDENT.fields()).parameters()
+    assert facts["teacher_parameters"] == ModelShape.of(TEACHER.fields()).parameters()
     assert facts["peak_gpu_bytes"] == []
     again = measure(STEPS, machine, student, Places())
     assert (facts["first_loss"], facts["last_loss"]) == (again["first_loss"], again["last_loss"])
@@ -194,7 +194,7 @@ def test_operations_are_those_that_the_benchmark_counts() -> None:
     student, teacher = (new_model(config.fields()) for config in (STUDENT, TEACHER))
     lengths = (7, 12, 3)
     ours = sum(
-        step_operations(Geometry.of(config.fields()), lengths, vocabulary=578, passes=passes)
+        step_operations(ModelShape.of(config.fields()), lengths, vocabulary=578, passes=passes)
         for config, passes in ((STUDENT, 3), (TEACHER, 1))
     )
     assert ours == bench_step._operations(student, teacher, [[0] * length for length in lengths], 578)
@@ -248,9 +248,9 @@ def test_other_families_are_rehearsed_too(
     shape |= {"num_key_value_heads": 2, "vocab_size": 640, "max_position_embeddings": 512, "tie_word_embeddings": True}
     config = RandomModelConfig(init=InitConfig(config_json=json.dumps(shape | fields)))
     store = Store(tmp_path / "build", report=lambda line: None)
-    names = store.build("tokenizer", stand_in_tokenizer, TOKENIZER)
+    names = store.build("tokenizer", synthetic_tokenizer, TOKENIZER)
     done = {"chat": store.build("chat", random_model, config, names)}
-    told = Geometry.of(config.init.fields())
+    told = ModelShape.of(config.init.fields())
     mlp_and_norms = 2 * (3 * 256 * 512 + 2 * 256)
     assert told.parameters() == 640 * 256 + 256 + parameters + mlp_and_norms
     assert done["chat"].manifest["facts"]["parameters"] == told.parameters()

@@ -26,7 +26,6 @@ from common.sources import LOCK_FILE, HubModel, small_text
 from common.store import Store
 from recipes import inspect
 from recipes import recipe as recipe_module
-from recipes.benchmark_files import BenchmarkFilesConfig
 from recipes.japanese_teacher import japanese_teacher
 from recipes.mini import mini
 from recipes.plan import plan_of
@@ -35,6 +34,7 @@ from recipes.recipe import build, names_of, order
 from recipes.rehearsal import rehearsal
 from recipes.resizing import SIZES, flattened, resized
 from recipes.resolving import Resolver
+from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.tinyswallow import STEM, tinyswallow
 
 pytestmark = needs_gpg

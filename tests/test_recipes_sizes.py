@@ -8,21 +8,28 @@ import pytest
 from export_tiny import write_checkpoint
 
 from common.errors import UserError
+from common.model_shape import ModelShape
 from distill.initial import qwen2_config
-from export.checkpoint import Checkpoint
 from export.gguf_file import inspect, write_f16
+from export.model_folder import Checkpoint
 from export.quantize import FILE_TYPES, quantize
 from export.vocabulary import read_vocabulary
-from recipes.geometry import Geometry
 from recipes.sizes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
 
 
-def geometry(*, layers: int = 28, rows: int = 151_936, tied: bool = True) -> Geometry:
+def geometry(*, layers: int = 28, rows: int = 151_936, tied: bool = True) -> ModelShape:
     """Qwen2.5-1.5B's, or one like it."""
     text = qwen2_config(
-        hidden=1536, inner=8960, layers=layers, heads=12, kv_heads=2, vocabulary_rows=rows, positions=32_768, tied=tied
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=rows,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=tied,
     )
-    return Geometry.of(json.loads(text))
+    return ModelShape.of(json.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,7 @@ def test_computed_bytes_are_those_of_llama_cpp(tmp_path: Path, shape: dict[str, 
     source = Checkpoint(checkpoint)
     f16 = tmp_path / "F16.gguf"
     write_f16(source, read_vocabulary(checkpoint, rows=source.rows), f16, name="Tiny")
-    made = Geometry.of(json.loads((checkpoint / "config.json").read_text()))
+    made = ModelShape.of(json.loads((checkpoint / "config.json").read_text()))
     for encoding in BASE_TYPES:
         path = tmp_path / f"{encoding}.gguf"
         if encoding != "F16":
@@ -95,6 +102,6 @@ def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(UserError, match="IQ4_XS"):
         computed_tensor_bytes(geometry(), "IQ4_XS")
     with pytest.raises(UserError, match="bert"):
-        Geometry.of({"model_type": "bert"})
+        ModelShape.of({"model_type": "bert"})
     with pytest.raises(UserError, match="hidden_size"):
-        Geometry.of({"model_type": "llama"})
+        ModelShape.of({"model_type": "llama"})

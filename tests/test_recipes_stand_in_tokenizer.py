@@ -17,12 +17,12 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Toke
 from common.errors import UserError
 from common.tokenizer import Tokenizer
 from distill.chatml import CHAT_TEMPLATE
-from export.checkpoint import Checkpoint
 from export.gguf import PROBE
 from export.gguf_file import write_f16
+from export.model_folder import Checkpoint
 from export.vocabulary import read_vocabulary
-from recipes.sizes import QWEN_VOCABULARY_BYTES, Geometry, computed_tensor_bytes
-from recipes.stand_in_tokenizer import NUM_MERGES, StandInTokenizerConfig, stand_in_tokenizer
+from recipes.sizes import QWEN_VOCABULARY_BYTES, ModelShape, computed_tensor_bytes
+from recipes.stages.synthetic_tokenizer import NUM_MERGES, SyntheticTokenizerConfig, synthetic_tokenizer
 
 ROWS = 151_936
 JAPANESE = "吾輩は猫である。名前はまだ無い。東京、ラーメンを３杯食べました！「昨日ノ本」ヴー々〆 \n１2aThe "
@@ -32,7 +32,7 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。東京、ラーメ�
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole tokenizer beside a model of one tiny layer, so that it is a folder that can be exported."""
     made = tmp_path_factory.mktemp("stand-in") / "tokenizer"
-    facts = stand_in_tokenizer(StandInTokenizerConfig(), workspace(made))
+    facts = synthetic_tokenizer(SyntheticTokenizerConfig(), workspace(made))
     assert (facts["vocabulary"], facts["merges"]) == (151_665, NUM_MERGES)
     shape: dict[str, Any] = {
         "hidden_size": 32,
@@ -111,7 +111,7 @@ def test_ids_of_bytes_and_added_tokens_are_those_of_the_real_one(content: dict[s
 
 def test_the_gguf_takes_it_for_qwen2_and_its_vocabulary_is_about_as_large(folder: Path, gguf_file: Path) -> None:
     assert read_vocabulary(folder, rows=ROWS).pre == "qwen2"
-    geometry = Geometry.of(json.loads((folder / "config.json").read_text()))
+    geometry = ModelShape.of(json.loads((folder / "config.json").read_text()))
     metadata = gguf_file.stat().st_size - computed_tensor_bytes(geometry, "F16")
     assert abs(metadata / QWEN_VOCABULARY_BYTES - 1) < 0.03
 
@@ -149,12 +149,12 @@ def test_a_conversation_has_no_system_prompt_of_its_own(tokenizer: Tokenizer) ->
 
 
 def test_fewer_merges_are_the_first_ones_each_time_the_same(tmp_path: Path, content: dict[str, Any]) -> None:
-    config = StandInTokenizerConfig(merges=300)
+    config = SyntheticTokenizerConfig(merges=300)
     for name in ("one", "two"):
-        facts = stand_in_tokenizer(config, workspace(tmp_path / name))
+        facts = synthetic_tokenizer(config, workspace(tmp_path / name))
         assert facts["vocabulary"] == config.vocabulary == 578
     texts = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two")]
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["model"]["merges"] == content["model"]["merges"][:300]
     with pytest.raises(UserError, match="151387"):
-        StandInTokenizerConfig(merges=NUM_MERGES + 1)
+        SyntheticTokenizerConfig(merges=NUM_MERGES + 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.device import Machine
 from common.store import Workspace
-from distill.tokenizer import TokenizerConfig, train_tokenizer
+from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
 TEXTS = [
     "春になると、町の川のそばで桜が咲きます。子どもたちは橋の上から花を見ます。",

@@ -8,7 +8,7 @@ from common.packing import write_packed
 from common.store import run_alone
 from common.tokenizer import Tokenizer
 from distill.initial import InitConfig, init, qwen2_config
-from distill.tokenizer import TokenizerConfig, train_tokenizer
+from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
 MACHINE = Machine(device="cpu", compute_dtype="float32", cpu="test", gpu=None, memory_bytes=0, os="test", threads=1)
 NAMES = ("青森", "秋田", "山形", "福島", "仙台", "新潟", "富山", "金沢")
@@ -50,7 +50,13 @@ def model_folder(
 ) -> Path:
     """An untrained Qwen2 with more logits than ids."""
     config = qwen2_config(
-        hidden=hidden, inner=2 * hidden, layers=layers, heads=2, kv_heads=1, vocabulary_rows=rows, positions=128
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=rows,
+        max_position_embeddings=128,
     )
     run_alone(init, InitConfig(config_json=config, seed=seed), folder, tokenizer, report=_quiet)
     return folder

@@ -5,7 +5,7 @@ window of documents, however large the corpus is. It knows neither text nor temp
 """
 
 from common.packing.layout import FULL_WEIGHT
-from common.packing.reading import Batch, PackedRows, RealTokens, rows_of_step
+from common.packing.reading import Batch, PackedRows, VarlenBatch, rows_of_step
 from common.packing.writing import Document, pack, write_packed
 
-__all__ = ["FULL_WEIGHT", "Batch", "Document", "PackedRows", "RealTokens", "pack", "rows_of_step", "write_packed"]
+__all__ = ["FULL_WEIGHT", "Batch", "Document", "PackedRows", "VarlenBatch", "pack", "rows_of_step", "write_packed"]

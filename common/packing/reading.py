@@ -36,12 +36,12 @@ class Batch:
     num_valid_tokens: int
     """Targets whose weight is above 0."""
 
-    def real_tokens(self) -> "RealTokens":
+    def varlen(self) -> "VarlenBatch":
         """The batch without its padding."""
         is_real_BT = self.doc_ids_BT > 0
         starts_M = (self.position_ids_BT[is_real_BT] == 0).nonzero().flatten()
         ends_M = torch.cat([starts_M[1:], is_real_BT.sum()[None]])
-        return RealTokens(
+        return VarlenBatch(
             tokens_M=self.tokens_BT[is_real_BT],
             positions_M=self.position_ids_BT[is_real_BT],
             targets_M=self.targets_BT[is_real_BT],
@@ -51,7 +51,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RealTokens:
+class VarlenBatch:
     """The M real tokens of a batch in one line, row after row, document after document; torch tensors on the CPU."""
 
     tokens_M: torch.Tensor

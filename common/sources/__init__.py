@@ -9,15 +9,15 @@ With SOURCES=DIR, `DIR/<org>/<name>/` stands in for the hub, and `resolve` gives
 `SourcesLock` keeps what was resolved once, so that a build stays with it.
 
 `names` says what a repository is called, `choosing` and `choosing_models` which of its files are meant, `hub` asks and
-explains refusals, `resolving` puts these together, `locking` remembers, `fetching` downloads, `keeping` has a model's
+explains refusals, `find` puts these together, `locking` remembers, `fetching` downloads, `keeping` has a model's
 small files ahead of the large ones. None of it reads a row or knows a stage.
 """
 
-from common.sources.fetching import fetch, fetched
-from common.sources.keeping import kept_file, small_text
-from common.sources.locking import SourcesLock
-from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, parse_name, require_weights, stand_in
-from common.sources.resolving import Found, resolve
+from common.sources.download import fetch, fetched
+from common.sources.find import Found, resolve
+from common.sources.lockfile import SourcesLock
+from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, local_mirror, parse_name, require_weights
+from common.sources.prefetch_small import kept_file, small_text
 
 __all__ = [
     "LOCK_FILE",
@@ -29,9 +29,9 @@ __all__ = [
     "fetch",
     "fetched",
     "kept_file",
+    "local_mirror",
     "parse_name",
     "require_weights",
     "resolve",
     "small_text",
-    "stand_in",
 ]

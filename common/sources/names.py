@@ -111,7 +111,7 @@ class HubFiles:
             )
 
 
-def stand_in(given: Path | None) -> Path | None:
+def local_mirror(given: Path | None) -> Path | None:
     """The folder that stands in for the hub: the one that was given, else $SOURCES, else none."""
     return given or (Path(os.environ["SOURCES"]) if os.environ.get("SOURCES") else None)
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from common.device import Machine, probe
 from common.disk import files_under, flush_one, flush_to_disk, full_disk_error, replace_text
 from common.errors import InputError, UserError
-from common.heap import give_back_freed, keep_freed
+from common.heap import retain_freed_memory, trim_freed_memory
 from common.launch import num_processes
 from common.metrics import peak_bytes, reset_peak
 from common.store.artifacts import (
@@ -190,8 +190,8 @@ class _Job:
         for half_written in self.partial.glob(f"{MANIFEST_FILE}.*"):
             half_written.unlink()
         if machine.device == "cpu":
-            keep_freed()
-        give_back_freed()  # what earlier stages kept is not this one's peak
+            retain_freed_memory()
+        trim_freed_memory()  # what earlier stages kept is not this one's peak
         reset_peak()
         start = time.perf_counter()
         facts = self.function(self.config, Workspace(folder=self.partial, machine=machine), *self.input_folders)

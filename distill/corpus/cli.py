@@ -10,7 +10,7 @@ from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
 from common.provenance import Terms
 from common.rows import SUFFIXES, data_files
-from common.sources import parse_name, require_weights, resolve, stand_in
+from common.sources import local_mirror, parse_name, require_weights, resolve
 from common.splits import Shares
 from common.store import run_alone
 from distill.corpus.config import CorpusConfig, TextSource
@@ -130,7 +130,7 @@ def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[P
             files = tuple(data_files(Path(name), "text"))
             terms = Terms(name=own_name(files[0], [source.terms.name for source in found]))
         else:
-            files, terms = resolve(dataset, sources=stand_in(parsed.sources)), terms_of(dataset.name)
+            files, terms = resolve(dataset, sources=local_mirror(parsed.sources)), terms_of(dataset.name)
         weight = None if parsed.weights is None else parsed.weights[place]
         found.append(TextSource(terms=terms, files=files, weight=weight, text_field=parsed.text_field))
     return tuple(found), []

@@ -23,11 +23,11 @@ from common.disk import replace_text
 from common.documents import compressed
 from common.errors import UserError
 from common.provenance import CARD_FILE
-from distill.corpus.card import card_of_cleaning
 from distill.corpus.config import CorpusConfig, TextSource
-from distill.corpus.cutting import in_order
-from distill.corpus.repeats import find_repeats
+from distill.corpus.data_card import card_of_cleaning
+from distill.corpus.dedup import find_repeats
 from distill.corpus.shards import Shard, all_files, finished, write_shards
+from distill.corpus.splitting import in_order
 from distill.corpus.stage import cleaner_of, open_sources
 
 _FATES_FILE = "fates.npy"

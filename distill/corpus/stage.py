@@ -26,11 +26,11 @@ from common.provenance import CARD_FILE, Terms, read_terms
 from common.rows import Row, data_files, printable
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
-from distill.corpus.card import card_of_cleaning, with_tokens
 from distill.corpus.config import CorpusConfig, TextSource
-from distill.corpus.cutting import write_kept
-from distill.corpus.repeats import KEPT, find_repeats
+from distill.corpus.data_card import card_of_cleaning, with_tokens
+from distill.corpus.dedup import KEPT, find_repeats
 from distill.corpus.shards import write_shards
+from distill.corpus.splitting import write_kept
 from distill.text.cleaning import Cleaner, Spans
 from eval.decontamination import Decontaminator
 

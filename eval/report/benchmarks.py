@@ -1,7 +1,7 @@
 """The published benchmarks that a report may ask: who made them, and under which terms their items stand.
 
-As their repositories state it (as of 2026-11-24; `recipes/benchmark_files.toml` has the commits). A report names those
-that were asked, since their licences ask to be attributed. It knows no item and no score.
+As their repositories state it (as of 2026-11-24; `recipes/stages/benchmark_files.toml` has the commits). A report
+names those that were asked, since their licences ask to be attributed. It knows no item and no score.
 """
 
 from collections.abc import Iterable, Mapping

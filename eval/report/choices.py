@@ -29,7 +29,7 @@ class Choice:
     """Where it is published; of a chosen number, what it was taken from, such as another model's script."""
     reason: str | None = None
     """Why it was chosen."""
-    says: tuple[tuple[str, Scalar], ...] = ()
+    fields: tuple[tuple[str, Scalar], ...] = ()
     """Fields that `value` tells of, as `artifact.field`, with their values: ("base.steps", 8000). A list counts by its
     length."""
 
@@ -70,14 +70,14 @@ def differences(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> l
     """What a build has other than the choice says: {field, says, built}. A field that no manifest holds is left out.
 
     Args:
-        choice: with its fields in `says`.
+        choice: with its `fields`.
         manifests: by artifact.
     """
     return list(_differences(choice, manifests))
 
 
 def _differences(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Scalar]]:
-    for field, said in choice.says:
+    for field, said in choice.fields:
         artifact, _, name = field.partition(".")
         built = _found(manifests.get(artifact, {}).get("config"), name)
         if built is not None and built != said:

@@ -116,7 +116,7 @@ def open_runtime(
 
         return LlamaCppRuntime(artifact, kv=kv, context_tokens=context_tokens)
     if (artifact / "config.json").is_file():
-        from eval.runtimes.checkpoint import CheckpointRuntime
+        from eval.runtimes.torch_runtime import CheckpointRuntime
 
         return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens, exact=exact)
     raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 from common.cli import HelpWithDefaults
 from common.documents import kept_lines
 from common.rows import SUFFIXES
-from common.sources import parse_name, require_weights, stand_in
+from common.sources import local_mirror, parse_name, require_weights
 from common.splits import Shares
 from common.store import run_alone
 from instruct.conversations.config import ConversationsConfig, ConversationSource
@@ -136,7 +136,7 @@ def _add_splits(add: Callable[..., Any]) -> None:
 
 
 def _conversations(parsed: argparse.Namespace) -> None:
-    sources, inputs = _sources(parsed.files, parsed.weights, stand_in(parsed.sources))
+    sources, inputs = _sources(parsed.files, parsed.weights, local_mirror(parsed.sources))
     config = ConversationsConfig(
         sources=sources,
         sequence_tokens=parsed.sequence_tokens,

@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.errors import UserError
-from common.sources import fetching
-from common.sources.choosing import matches
-from common.sources.wholeness import unpack_to_its_end
+from common.sources import download
+from common.sources.integrity import unpack_to_its_end
+from common.sources.select import matches
 from common.store import Workspace, stage
 
 FILES_FOLDER = "files"
@@ -66,7 +66,7 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
 
 def _archive(address: str, name: str) -> bytes:
     """The archive; what may pass (a broken connection, a busy server) is tried again, as `common.sources` does."""
-    waits_s = iter(fetching.WAITS_S)
+    waits_s = iter(download.WAITS_S)
     while True:
         try:
             with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
@@ -77,7 +77,7 @@ def _archive(address: str, name: str) -> bytes:
         except (OSError, ValueError, http.client.HTTPException) as error:
             status = error.code if isinstance(error, urllib.error.HTTPError) else None
             failure = type(error).__name__ if status is None else f"status {status}"
-            passes = _is_remote(address) if status is None else status in fetching.PASSING_STATUS
+            passes = _is_remote(address) if status is None else status in download.PASSING_STATUS
             wait_s = next(waits_s, None) if passes else None
             if wait_s is None:
                 raise _unavailable(name, f"no answer for {address} ({failure})") from error

@@ -2,7 +2,7 @@
 
 The command always lists files, where they go, what whoever passes them on owes, and what stands in the way; without
 --upload nothing is sent. It makes no release, that is the stage `dist`, and sends nothing itself:
-`export.publish_upload` does.
+`export.upload_hub` does.
 """
 
 import re
@@ -17,8 +17,8 @@ from common.provenance import DataSource, read_sources
 from eval.report import wording
 from export import card_terms
 from export.card import CARD
-from export.publish_upload import hub_address, upload_files
 from export.release import SUMS_FILE
+from export.upload_hub import hub_address, upload_files
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.store.keys import readable
 from distill.corpus.config import CorpusConfig, TextSource
-from distill.corpus.repeats import KEPT, RULES
+from distill.corpus.dedup import KEPT, RULES
 from distill.corpus.shards import Shard
 from distill.text.cleaning import SAMPLE_CHARACTERS, SAMPLES, Counts
 

@@ -19,17 +19,17 @@ _FAMILIES = ("qwen2", "qwen3", "llama")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Geometry:
+class ModelShape:
     """What decides about the tensors of a Qwen2, Qwen3 or Llama-family model; `tensors` has their names in a GGUF."""
 
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    rows: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    padded_vocab_size: int
     """Rows of the embedding."""
-    tied: bool
+    tie_word_embeddings: bool
     """The head is the embedding."""
     head_dim: int
     """Features of a head; heads times it need not be `hidden`."""
@@ -39,7 +39,7 @@ class Geometry:
     """Whether queries and keys are normalised, as in Qwen3."""
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Geometry":
+    def of(cls, fields: Mapping[str, Any]) -> "ModelShape":
         """From the content of a Hugging Face `config.json`.
 
         Raises:
@@ -55,13 +55,13 @@ class Geometry:
         try:
             hidden, heads = int(fields["hidden_size"]), int(fields["num_attention_heads"])
             return cls(
-                hidden=hidden,
-                inner=int(fields["intermediate_size"]),
-                layers=int(fields["num_hidden_layers"]),
-                heads=heads,
-                kv_heads=int(fields.get("num_key_value_heads") or heads),
-                rows=int(fields["vocab_size"]),
-                tied=bool(fields.get("tie_word_embeddings", False)),
+                hidden_size=hidden,
+                intermediate_size=int(fields["intermediate_size"]),
+                num_hidden_layers=int(fields["num_hidden_layers"]),
+                num_attention_heads=heads,
+                num_key_value_heads=int(fields.get("num_key_value_heads") or heads),
+                padded_vocab_size=int(fields["vocab_size"]),
+                tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
                 head_dim=int(fields.get("head_dim") or hidden // heads),
                 qkv_bias=family == "qwen2" or bool(fields.get("attention_bias")),
                 qk_norms=family == "qwen3",
@@ -77,21 +77,21 @@ class Geometry:
     @property
     def attention(self) -> int:
         """Features of all query heads together."""
-        return self.heads * self.head_dim
+        return self.num_attention_heads * self.head_dim
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """GGUF's name and the shape of each tensor, the row length last."""
-        keys = self.kv_heads * self.head_dim
-        yield "token_embd.weight", (self.rows, self.hidden)
-        for layer in range(self.layers):
+        keys = self.num_key_value_heads * self.head_dim
+        yield "token_embd.weight", (self.padded_vocab_size, self.hidden_size)
+        for layer in range(self.num_hidden_layers):
             for name, rows, columns in (
-                ("attn_q", self.attention, self.hidden),
-                ("attn_k", keys, self.hidden),
-                ("attn_v", keys, self.hidden),
-                ("attn_output", self.hidden, self.attention),
-                ("ffn_gate", self.inner, self.hidden),
-                ("ffn_up", self.inner, self.hidden),
-                ("ffn_down", self.hidden, self.inner),
+                ("attn_q", self.attention, self.hidden_size),
+                ("attn_k", keys, self.hidden_size),
+                ("attn_v", keys, self.hidden_size),
+                ("attn_output", self.hidden_size, self.attention),
+                ("ffn_gate", self.intermediate_size, self.hidden_size),
+                ("ffn_up", self.intermediate_size, self.hidden_size),
+                ("ffn_down", self.hidden_size, self.intermediate_size),
             ):
                 yield f"blk.{layer}.{name}.weight", (rows, columns)
                 if self.qkv_bias and name in ("attn_q", "attn_k", "attn_v"):
@@ -99,11 +99,11 @@ class Geometry:
             if self.qk_norms:
                 yield f"blk.{layer}.attn_q_norm.weight", (self.head_dim,)
                 yield f"blk.{layer}.attn_k_norm.weight", (self.head_dim,)
-            yield f"blk.{layer}.attn_norm.weight", (self.hidden,)
-            yield f"blk.{layer}.ffn_norm.weight", (self.hidden,)
-        yield "output_norm.weight", (self.hidden,)
-        if not self.tied:
-            yield "output.weight", (self.rows, self.hidden)
+            yield f"blk.{layer}.attn_norm.weight", (self.hidden_size,)
+            yield f"blk.{layer}.ffn_norm.weight", (self.hidden_size,)
+        yield "output_norm.weight", (self.hidden_size,)
+        if not self.tie_word_embeddings:
+            yield "output.weight", (self.padded_vocab_size, self.hidden_size)
 
     def parameters(self) -> int:
         """Number of weights."""
@@ -115,26 +115,26 @@ class Geometry:
         return sum(math.prod(shape) for shape in shapes)
 
 
-_QWEN25_32B = Geometry(
-    hidden=5120,
-    inner=27_648,
-    layers=64,
-    heads=40,
-    kv_heads=8,
-    rows=152_064,
-    tied=False,
+_QWEN25_32B = ModelShape(
+    hidden_size=5120,
+    intermediate_size=27_648,
+    num_hidden_layers=64,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    padded_vocab_size=152_064,
+    tie_word_embeddings=False,
     head_dim=128,
     qkv_bias=True,
     qk_norms=False,
 )
-_QWEN3_32B = Geometry(
-    hidden=5120,
-    inner=25_600,
-    layers=64,
-    heads=64,
-    kv_heads=8,
-    rows=151_936,
-    tied=False,
+_QWEN3_32B = ModelShape(
+    hidden_size=5120,
+    intermediate_size=25_600,
+    num_hidden_layers=64,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+    padded_vocab_size=151_936,
+    tie_word_embeddings=False,
     head_dim=128,
     qkv_bias=False,
     qk_norms=True,
@@ -145,16 +145,18 @@ KNOWN = {
     # Trained on from Qwen2.5-32B, whose shape it keeps: https://huggingface.co/rinna/qwen2.5-bakeneko-32b-instruct
     "rinna/qwen2.5-bakeneko-32b-instruct": _QWEN25_32B,
     # https://huggingface.co/Qwen/Qwen2.5-72B-Instruct, config.json
-    "Qwen/Qwen2.5-72B-Instruct": replace(_QWEN25_32B, hidden=8192, inner=29_568, layers=80, heads=64),
+    "Qwen/Qwen2.5-72B-Instruct": replace(
+        _QWEN25_32B, hidden_size=8192, intermediate_size=29_568, num_hidden_layers=80, num_attention_heads=64
+    ),
     # https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct, config.json
-    "Qwen/Qwen2.5-1.5B-Instruct": Geometry(
-        hidden=1536,
-        inner=8960,
-        layers=28,
-        heads=12,
-        kv_heads=2,
-        rows=151_936,
-        tied=True,
+    "Qwen/Qwen2.5-1.5B-Instruct": ModelShape(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        padded_vocab_size=151_936,
+        tie_word_embeddings=True,
         head_dim=128,
         qkv_bias=True,
         qk_norms=False,
@@ -162,12 +164,19 @@ KNOWN = {
     # Trained on from Qwen3-32B, whose config.json this is: https://huggingface.co/Qwen/Qwen3-32B
     "tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2": _QWEN3_32B,
     # https://huggingface.co/Qwen/Qwen3-1.7B, config.json
-    "Qwen/Qwen3-1.7B": replace(_QWEN3_32B, hidden=2048, inner=6144, layers=28, heads=16, tied=True),
+    "Qwen/Qwen3-1.7B": replace(
+        _QWEN3_32B,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        tie_word_embeddings=True,
+    ),
 }
 """Models of the hub by name, as their publishers' config.json describes them."""
 
 
-def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> Geometry:
+def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> ModelShape:
     """The geometry of a model of the hub.
 
     Args:
@@ -181,7 +190,9 @@ def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | N
         UserError: a model that is not known here, whose config.json is not to be had or cannot be read.
     """
     if sources is not None and config_of(model.name, sources).is_file():
-        return Geometry.of(_fields(config_of(model.name, sources).read_text(encoding="utf-8", errors="replace"), model))
+        return ModelShape.of(
+            _fields(config_of(model.name, sources).read_text(encoding="utf-8", errors="replace"), model)
+        )
     if model.name in KNOWN:
         return KNOWN[model.name]
     if sources is not None:
@@ -192,7 +203,7 @@ def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | N
         text = small_text(model, "config.json", build_folder=build_folder)
     except UserError as error:
         raise _unknown(model, f"{error.got}, and it is none of the models whose shapes are known") from error
-    return Geometry.of(_fields(text, model))
+    return ModelShape.of(_fields(text, model))
 
 
 def config_of(name: str, sources: Path) -> Path:

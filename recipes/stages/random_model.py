@@ -35,10 +35,10 @@ _SLAB = 2**24  # random numbers drawn at one time
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomModelConfig:
-    """Geometry, seed and spread of the weights."""
+    """ModelShape, seed and spread of the weights."""
 
     init: InitConfig
-    """Geometry and seed; without previous-token heads."""
+    """ModelShape and seed; without previous-token heads."""
     standard_deviation: float = 0.02
     """Of matrices and biases, as transformers begins a Qwen2; norms are 1."""
 

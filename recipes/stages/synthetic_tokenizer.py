@@ -1,4 +1,4 @@
-"""The stage `stand_in_tokenizer`: a tokenizer of exactly Qwen2.5's size, made by rule, where the real one is absent.
+"""The stage `synthetic_tokenizer`: a tokenizer of exactly Qwen2.5's size, made by rule, where the real one is absent.
 
 Same numbers (256 bytes, 151,387 merges, 22 added tokens), same ids of bytes and added tokens, same normaliser and
 pre-tokenizer; only the merges are others. They build the characters of JIS X 0208 from their bytes and then join
@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from distill.chatml import DOCUMENT_END, TURN_END, TURN_START
-from distill.tokenizer import NUM_BYTES, building, byte_level, byte_symbols, write_tokenizer
+from distill.train_tokenizer import NUM_BYTES, building, byte_level, byte_symbols, write_tokenizer
 
 NUM_MERGES = 151_387
 """Qwen2.5's."""
@@ -64,7 +64,7 @@ Merge = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StandInTokenizerConfig:
+class SyntheticTokenizerConfig:
     """How many of the merges; all of them unless a test wants fewer."""
 
     merges: int = NUM_MERGES
@@ -83,7 +83,7 @@ class StandInTokenizerConfig:
 
 
 @stage(version=1)
-def stand_in_tokenizer(config: StandInTokenizerConfig, workspace: Workspace) -> dict[str, Any]:
+def synthetic_tokenizer(config: SyntheticTokenizerConfig, workspace: Workspace) -> dict[str, Any]:
     """Writes the Hugging Face tokenizer folder. Deterministic, in a few seconds.
 
     Returns:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 
 from common.errors import UserError
-from common.sources.choosing import Repository, few, is_licence_text, visible
+from common.sources.select import Repository, few, is_licence_text, visible
 
 INDEX_FILE = "model.safetensors.index.json"
 _MODEL_FILES = (

@@ -18,8 +18,8 @@ from common.errors import UserError
 from common.metrics import progress
 from common.provenance import DataSource, Terms, write_sources
 from common.sources import Found, HubFiles, fetch
-from common.sources.choosing_models import INDEX_FILE
-from common.sources.wholeness import require_whole, tensor_shapes
+from common.sources.integrity import require_whole, tensor_shapes
+from common.sources.select_models import INDEX_FILE
 from common.store import Workspace, stage
 
 SPARE_BYTES = 2**30

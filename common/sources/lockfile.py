@@ -12,9 +12,9 @@ from typing import Any
 from common.disk import remember_sha256, replace_text, sha256_of
 from common.errors import UserError
 from common.metrics import progress
+from common.sources.find import Found, licence_files, resolve
+from common.sources.integrity import require_whole
 from common.sources.names import HubDataset, HubFiles, HubModel, Kind
-from common.sources.resolving import Found, licence_files, resolve
-from common.sources.wholeness import require_whole
 
 _VERSION = 1
 _Entries = dict[str, dict[str, Any]]

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UserError
-from common.sources.fetching import fetch
-from common.sources.locking import SourcesLock
+from common.sources.download import fetch
+from common.sources.lockfile import SourcesLock
 from common.sources.names import LOCK_FILE, HubFiles, HubModel
 
 KEPT_FOLDER = "sources.kept"

@@ -1,6 +1,6 @@
 """A user's own text, conversations and questions in the place of the embedded world.
 
-    world=OwnFilesConfig(text=(Path("texts.jsonl.gz"),), conversations=(Path("talks.jsonl"),))
+    world=UserFilesConfig(text=(Path("texts.jsonl.gz"),), conversations=(Path("talks.jsonl"),))
 
 The folder that it makes looks like a generated world: `text.jsonl`, `conversations.jsonl`, `questions.jsonl`, or of the
 kind that the file is; several files of a kind stay apart, as each may have a layout of its own, and are numbered. Files
@@ -25,7 +25,7 @@ _TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OwnFilesConfig:
+class UserFilesConfig:
     """Which files; each counts by its content, so that it may be moved or renamed."""
 
     text: tuple[Path, ...]
@@ -41,7 +41,7 @@ class OwnFilesConfig:
     def __post_init__(self) -> None:
         if not self.text:
             raise UserError(
-                wanted="at least one text file", got="none", next_step="name one in OwnFilesConfig(text=..)"
+                wanted="at least one text file", got="none", next_step="name one in UserFilesConfig(text=..)"
             )
         questions = [self.questions] if self.questions else []
         for paths, suffixes in ((self.text, SUFFIXES), (self.conversations, _TABLES), (questions, _LINES)):
@@ -57,7 +57,7 @@ class OwnFilesConfig:
 
 
 @stage(version=3)
-def own_files(config: OwnFilesConfig, workspace: Workspace) -> dict[str, Any]:
+def user_files(config: UserFilesConfig, workspace: Workspace) -> dict[str, Any]:
     """Copies the files into the world's layout.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.sources import Found, HubFiles, fetch
-from common.sources.choosing import is_licence_text
+from common.sources.select import is_licence_text
 from common.store import Workspace, stage
 
 

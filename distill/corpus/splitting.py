@@ -15,7 +15,7 @@ from common.documents import write_documents
 from common.metrics import progress
 from common.splits import Shares, assign_places
 from distill.corpus.config import TextSource
-from distill.corpus.repeats import KEPT
+from distill.corpus.dedup import KEPT
 from distill.corpus.shards import Shard
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.store import Workspace, stage
-from eval.tasks.benchmark_questions import choose_items, question_rows
 from eval.tasks.items import read_benchmarks
+from eval.tasks.select_items import choose_items, question_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

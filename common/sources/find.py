@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common.disk import files_under
 from common.errors import UserError
-from common.sources.choosing import Repository, choose, is_licence_text
-from common.sources.choosing_models import choose_model
 from common.sources.names import NOUNS, HubDataset, HubFiles, HubModel, Kind
+from common.sources.select import Repository, choose, is_licence_text
+from common.sources.select_models import choose_model
 
 Found = HubFiles | tuple[Path, ...]
 """Files at one commit of the hub, or local files."""

@@ -21,21 +21,21 @@ from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, TeacherHead
 from common.metrics import progress
+from common.model_shape import ModelShape
 from common.optim import OptimConfig, Optimizers, schedule
-from common.packing import RealTokens
+from common.packing import VarlenBatch
 from common.product_rate import LargeProducts
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import require_finite, require_finite_logits, weight_of
+from distill.controllers import driver_of
 from distill.ctkd import CtkdConfig
-from distill.drivers import driver_of
 from distill.initial import InitConfig
 from distill.methods import method
-from distill.on_policy import Written, as_real_tokens
+from distill.on_policy import Written, pack_rollouts
 from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig
 from distill.teacher import OnlineTeacher
-from recipes.geometry import Geometry
 from recipes.rehearsal_places import Places, on_device, places_of
 from recipes.sizes import step_operations
 
@@ -51,7 +51,7 @@ class GpuStepsConfig:
     """The teacher's geometry and how much is run."""
 
     teacher: InitConfig
-    """Geometry and seed; its weights are random and never written."""
+    """ModelShape and seed; its weights are random and never written."""
     steps: int = 20
     """Optimizer steps."""
     warm_up_steps: int = 2
@@ -86,7 +86,7 @@ class GpuStepsConfig:
 def has_room(config: GpuStepsConfig, student: InitConfig) -> bool:
     """Whether this machine's GPUs hold the teacher and a student of this geometry."""
     try:
-        places_of(config, Geometry.of(student.fields()), _memory_bytes())
+        places_of(config, ModelShape.of(student.fields()), _memory_bytes())
     except UserError:
         return False
     return True
@@ -107,7 +107,7 @@ def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> di
         UserError: no CUDA, or less memory on its devices than the two models need.
     """
     memory_bytes = _memory_bytes() if workspace.machine.device == "cuda" else []
-    geometry = Geometry.of(json.loads((student / "config.json").read_text(encoding="utf-8")))
+    geometry = ModelShape.of(json.loads((student / "config.json").read_text(encoding="utf-8")))
     return measure(config, workspace.machine, student, places_of(config, geometry, memory_bytes))
 
 
@@ -189,7 +189,7 @@ class _TimedTeacher:
         self._home = machine.torch_device if place is None else torch.device("cuda", torch.cuda.current_device())
         self._weight_WE = head_weight(model).to(self._home)
 
-    def __call__(self, real: RealTokens) -> TeacherHead:
+    def __call__(self, real: VarlenBatch) -> TeacherHead:
         with self._clock.part("teacher", within="student"):
             with on_device(self._place):
                 head = self._teacher(real)
@@ -218,10 +218,10 @@ class _Run:
         self._optimizers = Optimizers(model, config.optim, machine.torch_dtype)
         self._driver = driver_of(method("taid"), config.taid, CtkdConfig())
         self._state = self._driver.initial()
-        self._geometries = (Geometry.of(model.config.to_dict()), Geometry.of(teacher.config.to_dict()))
+        self._geometries = (ModelShape.of(model.config.to_dict()), ModelShape.of(teacher.config.to_dict()))
         self.student_parameters, self.teacher_parameters = model.num_parameters(), teacher.num_parameters()
 
-    def rows(self, step: int) -> list[RealTokens]:
+    def rows(self, step: int) -> list[VarlenBatch]:
         """The micro-batches of a step: random tokens, documents of random length, each of them learnt from whole."""
         config = self._config
         generator = torch.Generator().manual_seed(config.seed * config.steps + step)
@@ -233,9 +233,9 @@ class _Run:
             draw(config.least_tokens, config.most_tokens + 1, config.documents) for _ in range(config.micro_batches)
         ]
         documents = [[tuple(draw(0, self._vocabulary, length)) for length in batch] for batch in lengths]
-        return [as_real_tokens([Written(ids=ids, prompt_tokens=1) for ids in batch]) for batch in documents]
+        return [pack_rollouts([Written(ids=ids, prompt_tokens=1) for ids in batch]) for batch in documents]
 
-    def step(self, step: int, batches: Sequence[RealTokens]) -> float:
+    def step(self, step: int, batches: Sequence[VarlenBatch]) -> float:
         """One optimizer step as in `distill.train`; its mean loss."""
         config, clock = self._config, self.clock
         clock.begin_step()
@@ -256,7 +256,7 @@ class _Run:
         self._state = self._driver.after(self._state, sums, step=step + 1, steps=config.steps)
         return sums["loss"]
 
-    def operations(self, batches: Sequence[RealTokens]) -> float:
+    def operations(self, batches: Sequence[VarlenBatch]) -> float:
         """Floating-point operations of the products of one step."""
         lengths = [length for real in batches for length in real.lengths]
         student, teacher = self._geometries
