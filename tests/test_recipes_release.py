@@ -32,7 +32,7 @@ from recipes.plan import plan_of
 from recipes.qwen3 import qwen3
 from recipes.recipe import build, names_of, order
 from recipes.rehearsal import rehearsal
-from recipes.resizing import SIZES, flattened, resized
+from recipes.resizing import SIZES, resized
 from recipes.resolving import Resolver
 from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.tinyswallow import STEM, tinyswallow

@@ -14,7 +14,7 @@ small files ahead of the large ones. None of it reads a row or knows a stage.
 """
 
 from common.sources.download import fetch, fetched
-from common.sources.find import Found, resolve
+from common.sources.find import Found, found_files, resolve
 from common.sources.lockfile import SourcesLock
 from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, local_mirror, parse_name, require_weights
 from common.sources.prefetch_small import kept_file, small_text
@@ -28,6 +28,7 @@ __all__ = [
     "SourcesLock",
     "fetch",
     "fetched",
+    "found_files",
     "kept_file",
     "local_mirror",
     "parse_name",

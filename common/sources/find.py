@@ -17,6 +17,22 @@ Found = HubFiles | tuple[Path, ...]
 """Files at one commit of the hub, or local files."""
 
 
+def found_files(files: Found | HubDataset | HubModel) -> Found:
+    """`files` where they are resolved.
+
+    Raises:
+        UserError: only a name is known.
+    """
+    if isinstance(files, HubDataset | HubModel):
+        raise UserError(
+            "not-found",
+            wanted=f"the files of {files.name}",
+            got="its name alone",
+            next_step="resolve the recipe's sources first: recipes.resolve.resolve(recipe, build_folder)",
+        )
+    return files
+
+
 def resolve(wanted: HubDataset | HubModel, *, sources: Path | None, max_files: int | None = None) -> Found:
     """The files that a name means.
 

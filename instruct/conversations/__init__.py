@@ -9,7 +9,7 @@ None of it knows what will train on the rows.
 """
 
 from instruct.conversations.checking import fault_of
-from instruct.conversations.config import ConversationsConfig, ConversationSource
+from instruct.conversations.config import ConversationsConfig, ConversationSource, hub_conversations
 from instruct.conversations.filters import FiltersConfig
 from instruct.conversations.lmsys_rows import LmsysConfig
 from instruct.conversations.stage import conversations
@@ -21,4 +21,5 @@ __all__ = [
     "LmsysConfig",
     "conversations",
     "fault_of",
+    "hub_conversations",
 ]
