@@ -248,10 +248,10 @@ def _road(recipe: Recipe, resolved: Resolved, step: Step) -> None:
         step("gpu_steps", gpu_steps, recipe.gpu_steps, chat)
 
     scores = step(
-        "evaluation", evaluation, recipe.evaluation, teacher, before, base, chat, ggufs, package, texts, packed
+        "evaluation", evaluation, recipe.evaluation, texts, packed, teacher, before, base, chat, ggufs, package
     )
     page = step(
-        "report", report, recipe.report, packed, teacher, before, base, talks, chat, ggufs, package, scores, texts
+        "report", report, recipe.report, texts, packed, talks, teacher, before, base, chat, ggufs, package, scores
     )
     step("dist", dist, recipe.dist, ggufs, package, page, texts_of_licences)
 
