@@ -78,14 +78,14 @@ class _Inputs:
 def evaluation(
     config: EvaluationConfig,
     workspace: Workspace,
+    world: Path | None,
+    corpus: Path,
     teacher: Path | None,
     student_before: Path | None,
     base: Path | None,
     chat: Path,
     gguf: Path | None,
     coreml: Path | None,
-    world: Path | None,
-    corpus: Path,
 ) -> dict[str, Any]:
     """Measures everything and writes `tasks`, `fidelity`, `held_out`, `paired`, `phones`, `samples` (.json), `logs/`.
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from export_tiny import SOURCES, workspace
+from export_tiny import DEFAULT_SYSTEM, HEADERS, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
-from test_export_card import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 
 from common.errors import UserError
 from common.provenance import DataSource, write_sources

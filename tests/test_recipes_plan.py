@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_stand_in import Hub, Repo
-from test_common_sources_lock import MODEL
+from sources_tiny import MODEL
 
 from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens

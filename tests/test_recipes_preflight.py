@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from published_sources import write_benchmarks
-from test_common_sources_lock import MODEL, local
+from sources_tiny import MODEL, local
 
 from common.errors import UserError
 from common.store import Store

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hub_stand_in import Hub, Repo
-from test_common_sources_lock import MODEL, WANTED, local, safetensors
+from sources_tiny import MODEL, WANTED, local, safetensors
 from text_tiny import workspace
 
 from common import disk

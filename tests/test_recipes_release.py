@@ -18,8 +18,8 @@ import pytest
 from hub_stand_in import COMMIT, Hub, Repo
 from hub_stand_in import SECRET as TOKEN
 from huggingface_hub import close_session, constants
+from lmsys_tiny import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
-from test_instruct_conversations_lmsys import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 
 from common.errors import UserError
 from common.sources import LOCK_FILE, HubModel, small_text
