@@ -11,7 +11,7 @@ from pathlib import Path
 from common.disk import files_under
 from common.errors import UserError
 from common.sources import HubFiles
-from common.store import MANIFEST_FILE, Artifact, StageFunction, artifact_key
+from common.store import MANIFEST_FILE, Artifact, StageFunction, Store
 from recipes.recipe import Recipe, names_of, order, walk
 from recipes.resolving import Resolved, Resolver
 
@@ -58,13 +58,12 @@ def _done(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str) ->
 def _folders(recipe: Recipe, resolved: Resolved, build_folder: Path, until: str) -> dict[str, Path]:
     """By artifact the folder in which a start would find it, there or not."""
     folders: dict[str, Path] = {}
+    store = Store(build_folder)
 
     def step(name: str, function: StageFunction, config: object, *inputs: Artifact | None) -> Artifact:
-        called = f"{function.__module__}:{function.__qualname__}"
-        keys = [None if artifact is None else artifact.key for artifact in inputs]
-        key = artifact_key(name, called, function.__dict__["version"], config, keys)
-        folders[name] = build_folder / f"{name}-{key[:8]}"
-        return Artifact(name=name, key=key, folder=folders[name], manifest={})
+        artifact = store.expected(name, function, config, *inputs)
+        folders[name] = artifact.folder
+        return artifact
 
     with suppress(UserError):  # benchmark files that are not there yet: what reads them is not there either
         walk(recipe, resolved, step, until=until)
