@@ -1,17 +1,16 @@
 """What a recipe takes from publishers: downloads, gated sets, licences to accept. It asks nobody on the network.
 
 Sizes of models follow from their shapes, those of data sets are `plan_sets`'s. Terms are those of the recipe and of
-`instruct/conversations/published.toml`.
+`common.known_sets`.
 """
 
 import os
-import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from common.known_sets import known_set, terms_of
 from common.sources import HubDataset
 from recipes.plan_files import model_folder_bytes
 from recipes.plan_sets import TakenSet, size_of
@@ -109,34 +108,20 @@ def gates(instructions: "Sequence[HubConversations]", *, sources: Path | None) -
 
 def _is_encrypted(name: str, folder: Path) -> bool:
     """Whether a local copy holds the encrypted file and nothing that was made of it."""
-    readable: list[list[str]] = _registry()[name].get("local_files", [])
-    is_readable = any(all(any(folder.glob(pattern)) for pattern in patterns) for patterns in readable)
+    known = known_set(name)
+    is_readable = known is not None and known.local_patterns(folder) != ()
     return not is_readable and any(folder.rglob("*.gpg"))
 
 
 def terms_to_accept(names: "Names") -> tuple[TermsToAccept, ...]:
     """The terms of everything that a build takes, models first."""
     stated = [model.terms for model in names.models.values()] + [source.terms for source in names.text]
+    stated += [terms_of(source.dataset.name) for source in names.conversations]
     listed = [TermsToAccept(name=one.name, licence=one.licence, obligations=one.obligations) for one in stated]
-    for source in names.conversations:
-        entry = _registry().get(source.dataset.name, {})
-        listed.append(
-            TermsToAccept(
-                name=source.dataset.name,
-                licence=entry.get("licence"),
-                obligations=tuple(entry.get("obligations", ())),
-            )
-        )
     return tuple(listed)
 
 
 def originals(instructions: "Sequence[HubConversations]") -> dict[str, str]:
     """The gated set behind each set that has one."""
-    registry = _registry()
-    names = [source.dataset.name for source in instructions]
-    return {name: registry[name]["original"] for name in names if "original" in registry.get(name, {})}
-
-
-def _registry() -> dict[str, dict[str, Any]]:
-    content = tomllib.loads((files("instruct") / "conversations" / "published.toml").read_text(encoding="utf-8"))
-    return {entry["name"]: entry for entry in content["set"]}
+    known = [known_set(source.dataset.name) for source in instructions]
+    return {one.name: one.original for one in known if one is not None and one.original is not None}

@@ -1,20 +1,19 @@
 """How much text a recipe takes from publishers, in bytes, before any of it is read.
 
-Sizes come from the folder that stands in for the hub, from the lock beside a build that has asked the hub, or from
-`plan_sets.toml`, each with its basis. What none of them knows stays unknown. It asks nobody on the network.
+Sizes come from the folder that stands in for the hub, from the lock of a build that has asked the hub, or from
+`common.known_sets`, each with its basis. What none of them knows stays unknown. It asks nobody on the network.
 """
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.disk import files_under
 from common.errors import UserError
+from common.known_sets import known_size
 from common.rows import SUFFIXES
 from common.sources import LOCK_FILE, HubDataset, resolve
 
@@ -90,19 +89,19 @@ def _sized(name: str, sizes: Mapping[str, int], how: str, *, fetched: bool = Tru
 
 
 def _listed(name: str, limit: int | None) -> SetSize:
-    """By the list of known sizes."""
-    known = _sizes().get(name)
+    """By the registry of known sets."""
+    known = known_size(name)
     first = "" if limit is None else f"first {limit} files; "
-    if known is None or ("bytes" not in known and limit is None):
+    if known is None or (known.bytes is None and limit is None):
         return SetSize(name=name, bytes=None, how=f"{first}asked when the build starts")
-    total = known["bytes"] if "bytes" in known else known["file_bytes"] * (limit or 1)
-    sized = _sized(name, {f"all{known['ending']}": total}, f"{first}{known['basis']}")
+    total = known.bytes if known.bytes is not None else (known.file_bytes or 0) * (limit or 1)
+    sized = _sized(name, {f"all{known.ending}": total}, f"{first}{known.basis}")
     return SetSize(
         name=name,
         bytes=total,
         how=sized.how,
-        text_bytes=known.get("text_bytes", sized.text_bytes),
-        file_bytes=known.get("file_bytes", total),
+        text_bytes=known.text_bytes or sized.text_bytes,
+        file_bytes=known.file_bytes or total,
     )
 
 
@@ -121,11 +120,6 @@ def _local_sizes(taken: TakenSet, sources: Path) -> dict[str, int] | None:
         assert isinstance(local, tuple)
         found = list(local)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
-
-
-@cache
-def _sizes() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(Path(__file__).with_name("plan_sets.toml").read_text(encoding="utf-8"))
 
 
 def _is_of(entry_name: str, dataset: HubDataset, max_files: int | None) -> bool:
