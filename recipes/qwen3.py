@@ -7,9 +7,9 @@ the release's, the numbers are `recipes.tinyswallow`'s but for what stands here.
 
 from dataclasses import replace
 
+from common.known_sets import terms_of
 from common.sources import HubDataset
 from distill.corpus import CorpusConfig, TextSource
-from distill.corpus.published import terms_of
 from eval.report import Choice, Licence, ReportConfig, revised
 from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig

@@ -1,6 +1,6 @@
 """Conversations to packed rows with a loss mask: `python -m instruct conversations FILE_OR_SET... --tokenizer DIR`.
 
-`published` knows the instruction sets that others published, and their terms. `local` reads a file in any of the usual
+`published` turns the name of a known set into a source. `local` reads a file in any of the usual
 chat layouts, `lmsys` joins a set whose user turns come encrypted (`lmsys_rows` reads one row of it, `gpg` decrypts).
 `checking` says what is no conversation, `filters` what is one but should not be learnt, `cutting` shortens, `mixing`
 thins sources to their shares, `tally` counts, `cleaning` puts these in order, and `stage` cuts the splits and packs.

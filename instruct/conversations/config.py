@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
+from common.known_sets import terms_of
 from common.provenance import Terms
 from common.rows import MAX_BAD_SHARE
 from common.sources import Found, HubDataset, HubFiles, found_files
@@ -56,7 +57,9 @@ class ConversationSource:
 
 def hub_conversations(name: str, *, config: str | None = None, weight: float | None = None) -> ConversationSource:
     """A set of conversations that is known by name, before its files are resolved."""
-    return ConversationSource(name=name, files=HubDataset(name=name, config=config), weight=weight)
+    whole = name if config is None else f"{name}:{config}"
+    dataset = HubDataset(name=name, config=config)
+    return ConversationSource(name=whole, files=dataset, weight=weight, terms=terms_of(whole))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.provenance import Terms
 from recipes.plan.cost import Gpu, Run, cpu_bytes, cpu_flop_per_s, fits, flops, gpu_bytes, largest_micro_batch
 from recipes.plan.needs import PROCESS_BYTES, Known, StageNeeds, needs_of_stage
-from recipes.plan.sets import Download, Gate, TermsToAccept
+from recipes.plan.sets import Download, Gate
 from recipes.recipe import Recipe, stages_until
 
 MACHINES = ((1, 24), (1, 80), (1, 141), (2, 80), (8, 24), (8, 80), (8, 141))
@@ -62,7 +63,7 @@ class Plan:
     gpu_runs: tuple[Run, ...]
     """The runs whose models must fit on the GPUs, finished ones too where a later stage opens them again."""
     needs: Needs
-    terms: tuple[TermsToAccept, ...]
+    terms: tuple[Terms, ...]
     """Of everything that the build takes, models first."""
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.disk import files_under, free_bytes
 from common.errors import UserError
-from common.store import MANIFEST_FILE, Artifact, artifact_key
+from common.store import Artifact, Store
 from recipes.recipe import STAGES, Recipe, pipeline, prepared
 from recipes.resolve import attempt
 
@@ -59,33 +59,28 @@ def build_state(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> 
     if not build_folder.is_dir():
         return BuildState()
     resolved, _ = attempt(recipe, build_folder, sources=sources, ask=False)
-    folders = _folders(resolved, build_folder)
+    artifacts = _expected(resolved, build_folder)
     local = [path for model in resolved.published_models.values() for path in _paths(model.files)]
     linked = {_identity(path) for path in local}
     sizes: dict[tuple[int, int], int] = {}
-    for folder in folders.values():
-        for path in files_under(folder.with_name(folder.name + ".partial")):
+    for artifact in artifacts.values():
+        for path in files_under(artifact.folder.with_name(artifact.folder.name + ".partial")):
             sizes[_identity(path)] = path.stat().st_size
     return BuildState(
-        finished=frozenset(name for name, folder in folders.items() if (folder / MANIFEST_FILE).is_file()),
+        finished=frozenset(name for name, artifact in artifacts.items() if artifact.manifest),
         partial_bytes=sum(size for identity, size in sizes.items() if identity not in linked),
     )
 
 
-def _folders(recipe: Recipe, build_folder: Path) -> dict[str, Path]:
-    """By artifact the folder in which a start would find it, whether or not it exists."""
-    made: dict[str, Artifact] = {}
+def _expected(recipe: Recipe, build_folder: Path) -> dict[str, Artifact]:
+    """The artifacts that a start would find or make; those to be made have an empty manifest."""
+    store, made = Store(build_folder), dict[str, Artifact]()
     for stage in pipeline(recipe):
         # Benchmark files that are not there yet have no content to make a key of; what reads them is not built either.
         with suppress(UserError, KeyError):
             config, inputs = prepared(stage, made)
-            function = STAGES[type(stage.config)]
-            called = f"{function.__module__}:{function.__qualname__}"
-            keys = [None if artifact is None else artifact.key for artifact in inputs]
-            key = artifact_key(stage.name, called, function.__dict__["version"], config, keys)
-            folder = build_folder / f"{stage.name}-{key[:8]}"
-            made[stage.name] = Artifact(name=stage.name, key=key, folder=folder, manifest={})
-    return {name: artifact.folder for name, artifact in made.items()}
+            made[stage.name] = store.expected(stage.name, STAGES[type(config)], config, *inputs)
+    return made
 
 
 def _paths(files: object) -> tuple[Path, ...]:

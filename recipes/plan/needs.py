@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.model_shape import ModelShape, shape_of
+from common.provenance import Terms
 from common.sources import HubModel
 from distill.corpus import CorpusConfig
 from distill.train import DistillConfig
@@ -20,7 +21,7 @@ from instruct.conversations import ConversationsConfig
 from instruct.train import InstructConfig
 from recipes.plan.cost import BFLOAT16, FLOAT32, GPU_CHUNK_TOKENS, Part, Run
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes
-from recipes.plan.sets import Download, Gate, SetSize, TermsToAccept, gates_of, originals_of, size_of, terms_to_accept
+from recipes.plan.sets import Download, Gate, SetSize, gates_of, originals_of, size_of
 from recipes.recipe import Recipe, Stage
 from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.stages.published_model import PublishedModelConfig
@@ -84,7 +85,7 @@ class StageNeeds:
     """The data sets, or the user's files, that it reads."""
     downloads: tuple[Download, ...] = ()
     gates: tuple[Gate, ...] = ()
-    terms: tuple[TermsToAccept, ...] = ()
+    terms: tuple[Terms, ...] = ()
 
     @property
     def kept_bytes(self) -> int:
@@ -119,7 +120,7 @@ def _published(stage: Stage, known: Known) -> StageNeeds:
         stage=stage.name,
         kept=() if _is_linked(name, known) else (Part(what=f"{name} in bf16", bytes=size),),
         downloads=(Download(name=name, bytes=size, how="computed from its shapes, bf16"),) if hub else (),
-        terms=(terms_to_accept(config.terms),),
+        terms=(config.terms,),
     )
 
 
@@ -148,7 +149,7 @@ def _corpus(stage: Stage, known: Known) -> StageNeeds:
             total = config.steps * config.rows_per_step * recipe.corpus.sequence_tokens
             tokens = max(tokens, min(config.corpus_tokens or total, total))  # a later epoch reads the same again
     files = recipe.world.text if isinstance(recipe.world, UserFilesConfig) else ()
-    return _data(stage, known, tokens, sources, files, [source.terms for source in sources])
+    return _data(stage, known, tokens, sources, files)
 
 
 def _conversations(stage: Stage, known: Known) -> StageNeeds:
@@ -156,11 +157,11 @@ def _conversations(stage: Stage, known: Known) -> StageNeeds:
     chat = recipe.chat
     tokens = chat.steps * chat.rows_per_step * stage.config.sequence_tokens if isinstance(chat, InstructConfig) else 0
     files = recipe.world.conversations if isinstance(recipe.world, UserFilesConfig) else ()
-    return _data(stage, known, tokens, sources, files, [source.terms or source.name for source in sources])
+    return _data(stage, known, tokens, sources, files)
 
 
 def _data(
-    stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files: Sequence[Path], terms: Sequence[Any]
+    stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files: Sequence[Path]
 ) -> StageNeeds:
     """Corpus and conversations: all text of the files that are read is cleaned, kept and packed.
 
@@ -175,7 +176,7 @@ def _data(
         "sets": sets,
         "downloads": tuple(Download(name=one.name, bytes=one.bytes, how=one.how) for one in hub if one.fetched),
         "gates": gates_of(sources, sources_folder=known.sources),
-        "terms": tuple(terms_to_accept(one) for one in terms),
+        "terms": tuple(source.terms for source in sources if source.terms),
     }
     unknown = [one.name for one in sets if one.text_bytes is None]
     text = float(sum(one.text_bytes or 0 for one in sets))

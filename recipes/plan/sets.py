@@ -1,23 +1,20 @@
 """What a recipe takes from publishers: sizes of data sets, downloads, gates and licences. It sends no request.
 
 Sizes come from the folder in the place of the hub, from the lock of a build that has asked the hub, or from
-`sets.toml`, each with its basis. What none of them has stays unknown.
+`common.known_sets`, each with its basis. What none of them has stays unknown.
 """
 
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.disk import files_under
 from common.errors import UserError
-from common.provenance import Terms
+from common.known_sets import known_set, known_size
 from common.rows import SUFFIXES
 from common.sources import LOCK_FILE, HubDataset, HubFiles, resolve
 from distill.corpus import TextSource
@@ -40,16 +37,6 @@ class Download:
     """None where the hub was not asked yet."""
     how: str
     """Where the figure is from, or when it will be known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TermsToAccept:
-    """The terms of one source."""
-
-    name: str
-    licence: str | None
-    """None = not stated by its publisher where we read."""
-    obligations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,36 +124,22 @@ def originals_of(sources: Sequence[Source]) -> list[HubDataset]:
     return [HubDataset(name=original) for _, original in _originals(sources)]
 
 
-def terms_to_accept(terms: Terms | str) -> TermsToAccept:
-    """Terms as the plan shows them; a name is that of a known set of conversations."""
-    if isinstance(terms, Terms):
-        return TermsToAccept(name=terms.name, licence=terms.licence, obligations=terms.obligations)
-    entry = _registry().get(terms, {})
-    return TermsToAccept(name=terms, licence=entry.get("licence"), obligations=tuple(entry.get("obligations", ())))
-
-
 def _name(name: str, config: str | None) -> str:
     return name if config is None else f"{name}:{config}"
 
 
 def _originals(sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
     for source in sources:
-        entry = _registry().get(source.name.partition(":")[0], {}) if isinstance(source, ConversationSource) else {}
-        if "original" in entry:
-            yield entry["name"], entry["original"]
+        known = known_set(source.name) if isinstance(source, ConversationSource) else None
+        if known is not None and known.original is not None:
+            yield known.name, known.original
 
 
 def _is_encrypted(name: str, folder: Path) -> bool:
     """Whether a local copy holds the encrypted file and nothing that was made of it."""
-    readable: list[list[str]] = _registry()[name].get("local_files", [])
-    is_readable = any(all(any(folder.glob(pattern)) for pattern in patterns) for patterns in readable)
+    known = known_set(name)
+    is_readable = known is not None and known.local_patterns(folder) != ()
     return not is_readable and any(folder.rglob("*.gpg"))
-
-
-@cache
-def _registry() -> dict[str, dict[str, Any]]:
-    content = tomllib.loads((files("instruct") / "conversations" / "published.toml").read_text(encoding="utf-8"))
-    return {entry["name"]: entry for entry in content["set"]}
 
 
 def _sized(name: str, sizes: Mapping[str, int], how: str, *, fetched: bool = True) -> SetSize:
@@ -182,15 +155,14 @@ def _sized(name: str, sizes: Mapping[str, int], how: str, *, fetched: bool = Tru
 
 
 def _listed(name: str, limit: int | None) -> SetSize:
-    """By the list of known sizes."""
-    known = _sizes().get(name)
+    """By the registry of known sets."""
+    known = known_size(name)
     first = "" if limit is None else f"first {limit} files; "
-    if known is None or ("bytes" not in known and limit is None):
+    if known is None or (known.bytes is None and limit is None):
         return SetSize(name=name, bytes=None, how=f"{first}asked when the build starts")
-    total = known["bytes"] if "bytes" in known else known["file_bytes"] * (limit or 1)
-    sized = _sized(name, {f"all{known['ending']}": total}, f"{first}{known['basis']}")
-    text_bytes = known.get("text_bytes", sized.text_bytes)
-    return replace(sized, text_bytes=text_bytes, file_bytes=known.get("file_bytes", total))
+    total = known.bytes if known.bytes is not None else (known.file_bytes or 0) * (limit or 1)
+    sized = _sized(name, {f"all{known.ending}": total}, f"{first}{known.basis}")
+    return replace(sized, text_bytes=known.text_bytes or sized.text_bytes, file_bytes=known.file_bytes or total)
 
 
 def _local_sizes(dataset: HubDataset, limit: int | None, sources: Path, *, is_text: bool) -> dict[str, int] | None:
@@ -208,11 +180,6 @@ def _local_sizes(dataset: HubDataset, limit: int | None, sources: Path, *, is_te
         assert isinstance(local, tuple)
         found = list(local)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
-
-
-@cache
-def _sizes() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8"))
 
 
 def _is_of(entry_name: str, dataset: HubDataset, max_files: int | None) -> bool:
