@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 from hub_stand_in import Hub, Repo
+from recipes.hub_names import published
+from recipes.plan_data import PASSPHRASE_VARIABLE
+from recipes.plan_files import export_rooms, peak_disk_bytes, stage_rooms
+from recipes.plan_text import plan_lines, short_lines
+from recipes.plan_training import fits, gpu_parts, gpus, largest_micro_batch
+from recipes.plan_work import QWEN_IDS, release_work, work_of
 from sources_tiny import MODEL
 
 from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
 from common.model_shape import KNOWN, ModelShape, geometry_of
 from common.sources import HubModel, SourcesLock
-from recipes.hub_names import published
 from recipes.loading import KNOWN as RECIPES
 from recipes.loading import load
 from recipes.mini import mini
 from recipes.plan import Plan, needs_of, plan_of
-from recipes.plan_data import PASSPHRASE_VARIABLE
-from recipes.plan_files import export_rooms, peak_disk_bytes, stage_rooms
-from recipes.plan_text import plan_lines, short_lines
-from recipes.plan_training import fits, gpu_parts, gpus, largest_micro_batch
-from recipes.plan_work import QWEN_IDS, release_work, work_of
 from recipes.qwen3 import qwen3
 from recipes.rehearsal import rehearsal
 from recipes.stages.user_files import UserFilesConfig

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from published_sources import write_benchmarks
+from recipes.plan_done import Done, done_here
+from recipes.plan_text import short_lines
+from recipes.plan_work import release_work
+from recipes.resolving import Names
 from sources_tiny import MODEL, local
 
 from common.errors import UserError
@@ -17,14 +21,10 @@ from common.store import Store
 from recipes import plan_machine, preflight
 from recipes.mini import mini
 from recipes.plan import Plan, needs_of, plan_of
-from recipes.plan_done import Done, done_here
-from recipes.plan_text import short_lines
-from recipes.plan_work import release_work
 from recipes.preflight import Room, before_start, choose, missing
 from recipes.recipe import Recipe, build, names_of
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
-from recipes.resolving import Names
 from recipes.tinyswallow import tinyswallow
 
 GB = 10**9

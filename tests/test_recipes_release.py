@@ -20,6 +20,7 @@ from hub_stand_in import SECRET as TOKEN
 from huggingface_hub import close_session, constants
 from lmsys_tiny import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
+from recipes.resolving import Resolver
 
 from common.errors import UserError
 from common.sources import LOCK_FILE, HubModel, small_text
@@ -33,7 +34,6 @@ from recipes.qwen3 import qwen3
 from recipes.recipe import build, names_of, order
 from recipes.rehearsal import rehearsal
 from recipes.resizing import SIZES, resized
-from recipes.resolving import Resolver
 from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.tinyswallow import STEM, tinyswallow
 
@@ -80,8 +80,21 @@ def environment(monkeypatch: pytest.MonkeyPatch, sources: Path) -> pytest.Monkey
     return monkeypatch
 
 
+def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a recipe by its dotted name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _flattened(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
+        yield f"{name}.length", len(value)
+        for place, item in enumerate(value):
+            yield from _flattened(item, f"{name}[{place}]")
+    else:
+        yield name, value
+
+
 def test_nothing_but_sizes_differs() -> None:
-    whole, small = flattened(tinyswallow()), flattened(resized(tinyswallow(), SMALL))
+    whole, small = dict(_flattened(tinyswallow())), dict(_flattened(resized(tinyswallow(), SMALL)))
     assert whole.keys() == small.keys()
     assert {name for name in whole if whole[name] != small[name]} == set(SMALL)
     with pytest.raises(UserError, match=r"the name of a size.*got base\.optim\.learning_rate"):

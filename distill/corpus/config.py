@@ -50,6 +50,11 @@ class TextSource:
         return found_files(self.files)
 
     @property
+    def num_files(self) -> int:
+        """How many files it has."""
+        return len(self.found.files if isinstance(self.found, HubFiles) else self.found)
+
+    @property
     def revision(self) -> str | None:
         """The commit of a hub dataset."""
         return self.files.revision if isinstance(self.files, HubFiles) else None

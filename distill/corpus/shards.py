@@ -162,11 +162,7 @@ class CheckingValues:
 
 def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
     """Every file as (place of its source, place in the source), in order."""
-    return [
-        (number, place)
-        for number, source in enumerate(sources)
-        for place in range(len(found.files if isinstance(found := source.found, HubFiles) else found))
-    ]
+    return [(number, place) for number, source in enumerate(sources) for place in range(source.num_files)]
 
 
 def _batches(

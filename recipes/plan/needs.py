@@ -160,9 +160,7 @@ def _conversations(stage: Stage, known: Known) -> StageNeeds:
     return _data(stage, known, tokens, sources, files)
 
 
-def _data(
-    stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files: Sequence[Path]
-) -> StageNeeds:
+def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files: Sequence[Path]) -> StageNeeds:
     """Corpus and conversations: all text of the files that are read is cleaned, kept and packed.
 
     Where no set is read, or the size of one is not known, at least the tokens that training reads.
