@@ -20,7 +20,7 @@ from eval.__main__ import main
 from eval.runtimes import Generation, LogProbs, Message, Pair
 from eval.tasks import scores
 from eval.tasks.harness import Harness
-from eval.tasks.model import HarnessModel
+from eval.tasks.harness_model import HarnessModel
 
 END = 256
 

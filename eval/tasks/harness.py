@@ -28,7 +28,7 @@ from lm_eval.tasks import TaskManager
 
 from eval.runtimes import Runtime
 from eval.tasks import scores
-from eval.tasks.model import HarnessModel
+from eval.tasks.harness_model import HarnessModel
 from eval.tasks.question_rows import question_rows, task_files
 
 # lm-eval compiles a task's template anew for each item, which takes longer than a small model's answer.
