@@ -24,7 +24,7 @@ from common.sources.names import HubFiles
 
 WAITS_S = (1.0, 4.0, 15.0, 60.0, 240.0)
 """Between consecutive tries without progress; in sum the period of the hub's rate limit (5 minutes)."""
-TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 """HTTP statuses that are worth another try."""
 
 
@@ -114,7 +114,7 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
             failure = "the connection ended early"
         except hub.transport_error() as error:
             status = hub.status_of(error)
-            if status is not None and status not in TRANSIENT_STATUS:
+            if status is not None and status not in PASSING_STATUS:
                 raise
             failure = type(error).__name__ if status is None else f"status {status}"
         if _size_bytes(part) > had_bytes:
