@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from common.cli import require_at_least_one, run
+from common.cli import command, require_at_least_one, run
 from common.disk import replace_text, require_no_folder
 from common.errors import UserError
 
@@ -19,7 +19,7 @@ Subparsers = Any  # argparse's own class for this is private
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one verb."""
-    parser = argparse.ArgumentParser(prog="python -m eval", description="Artifacts to numbers.")
+    parser = command("eval", "Artifacts to numbers.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_tasks(subparsers)
     _add_fidelity(subparsers)

@@ -377,7 +377,7 @@ def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
 def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     other, student = HubModel(name="org/other"), HubModel(name="Qwen/Qwen2.5-1.5B-Instruct")
-    with pytest.raises(UserError, match=r"the shapes of org/other.*got (offline mode|no answer).*set SOURCES=DIR"):
+    with pytest.raises(UserError, match=r"the shapes of org/other.*got (offline mode|no answer).*say SOURCES=DIR"):
         geometry_of(other, sources=None)
     with pytest.raises(UserError, match=r"the shapes of org/other.*got no .*config\.json"):
         geometry_of(other, sources=tmp_path)
