@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes.plan.cost import gpus
 
 from eval.report.choices import differences
 from recipes.loading import KNOWN, load
 from recipes.plan import plan_of
+from recipes.plan.cost import gpus
 from recipes.tinyswallow import BASE, CHAT, TEXT_FILES, tinyswallow
 
 ROOT = Path(__file__).parents[1]
