@@ -273,7 +273,7 @@ def test_headlines_are_the_numbers_of_the_sections(build: dict[str, Path], tmp_p
     assert (found["Smallest file"].value, found["Smallest file"].unit) == ("4.69", "MB")
     assert found["Same next token as the checkpoint"].value == "93.1"
     assert found["Time to build"].value == "7 min 17 s"
-    assert found["Time to build"].note == "from corpus to evaluation; memory at the peak 2.26 GB"
+    assert found["Time to build"].note == "from conversations to evaluation; memory at the peak 2.26 GB"
 
 
 def test_every_markdown_table_is_rectangular(build: dict[str, Path], tmp_path: Path) -> None:
