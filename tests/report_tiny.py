@@ -1,7 +1,7 @@
 """What the tests of the report share: a build as its manifests, metrics and evaluation would tell it, made up.
 
-`write_build` writes the folders, `INPUTS` names them in the order of the report's inputs and `FOLDERS` those that a
-report lists; `Page` reads report.html.
+`write_build` writes the folders, `INPUTS` names them in the order of the report's inputs, `BUILT_FROM`
+those that a report lists; `Page` reads report.html.
 """
 
 import hashlib
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from common.device import Machine
+from common.store.keys import FORMAT
 
-FOLDERS = (*("corpus", "teacher", "student_before", "base", "conversations", "chat", "gguf", "coreml", "evaluation"),)
-INPUTS = (*FOLDERS, "world")
+CHECKPOINTS = ("teacher", "student_before", "base", "chat")
+INPUTS = ("world", "corpus", "conversations", *CHECKPOINTS, "gguf", "coreml", "evaluation")
+BUILT_FROM = ("corpus", *CHECKPOINTS[:3], "conversations", "chat", "gguf", "coreml", "evaluation")
 MACHINE = Machine(
     device="cpu",
     compute_dtype="bfloat16",
@@ -28,7 +30,6 @@ MACHINE = Machine(
 )
 GGUFS = {"F16": 13_612_448, "Q8_0": 7_402_912, "Q4_K_M": 4_689_504}
 PACKAGE = "Mini-7M-chat-float16-ctx512.mlpackage"
-CHECKPOINTS = ("teacher", "student_before", "base", "chat")
 SHAPES = {
     "multiple_choice": (0.2, ()),
     "short_answer": (None, ("phrasing", "entity")),
@@ -80,6 +81,7 @@ def write_manifest(folder: Path, facts: dict[str, Any], *, files: dict[str, Any]
     """A manifest as the store writes it, without the checks that the store makes."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
+        "format": FORMAT,
         "name": folder.name,
         "key": hashlib.sha256(folder.name.encode()).hexdigest(),
         "function": "made.up:here",

@@ -80,7 +80,7 @@ def write_corpus(folder: Path, tokenizer: Tokenizer, *, num_texts: int = 8) -> N
 
 def run(folder: Path, inputs: dict[str, Path | None], **changes: Path | None) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    names = (*CHECKPOINTS, "gguf", "coreml", "world", "corpus")
+    names = ("world", "corpus", *CHECKPOINTS, "gguf", "coreml")
     given = inputs | changes
     return evaluation(CONFIG, Workspace(folder=folder, machine=machine_here()), *(given[name] for name in names))  # type: ignore[arg-type]
 

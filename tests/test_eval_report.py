@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from report_tiny import (
+    BUILT_FROM,
     CHECKPOINTS,
-    FOLDERS,
     GGUFS,
     HOSTILE,
     INPUTS,
@@ -79,7 +79,7 @@ def test_report_json_holds_what_the_contract_names(build: dict[str, Path], tmp_p
             assert fields <= set(row), section
     assert {row["artifact"] for row in content["tasks"]} == {*CHECKPOINTS, *map(gguf_name, GGUFS), PACKAGE}
     assert [row["artifact"] for row in content["task_average"]] == [*CHECKPOINTS, *map(gguf_name, GGUFS), PACKAGE]
-    assert [row["stage"] for row in content["built_from"]] == list(FOLDERS)
+    assert [row["stage"] for row in content["built_from"]] == list(BUILT_FROM)
     assert [row["stage"] for row in content["training"]] == list(CHECKPOINTS)
 
 

@@ -283,7 +283,7 @@ def test_the_set_not_accepted(tmp_path: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*; got none; next: Accept the terms"):
         conversations(replace(CONFIG, sources=(source(root),)), workspace(tmp_path / "out"), tokenizer_folder)
     options = ["--tokenizer", tokenizer_folder, "--sources", root, "--out", tmp_path / "made"]
-    with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*no folder .*; next: Accept the terms"):
+    with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*no folder .*; next: accept the terms"):
         main([str(argument) for argument in ("conversations", SET, *options)])
 
 

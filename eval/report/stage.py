@@ -50,16 +50,16 @@ class ReportConfig:
 def report(
     config: ReportConfig,
     workspace: Workspace,
+    world: Path,
     corpus: Path,
+    conversations: Path | None,
     teacher: Path | None,
     student_before: Path | None,
     base: Path | None,
-    conversations: Path | None,
     chat: Path,
     gguf: Path,
     coreml: Path,
     evaluation: Path,
-    world: Path,
 ) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
