@@ -65,7 +65,7 @@ def test_functions_keep_the_size_budget() -> None:
 
 
 def test_every_module_opens_with_a_docstring() -> None:
-    everything = [*_modules(), *sorted((ROOT / "tests").glob("*.py"))]
+    everything = [*_modules(), *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "tests").glob("*.py"))]
     silent = [_relative(path) for path in everything if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
     assert silent == []
 
@@ -97,7 +97,7 @@ def test_packages_are_listed_and_every_folder_of_modules_is_one() -> None:
     assert sorted(listed) == sorted(f"{package}*" for package in PACKAGES)
     assert sorted(project["importlinter"]["root_packages"]) == sorted(PACKAGES)
     assert set(PACKAGES) <= set(project["pyright"]["include"])
-    ignored = {"tests", "build", "dist"}
+    ignored = {"tests", "examples", "build", "dist"}
     folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")} - ignored
     assert folders == set(PACKAGES)
     # lm-eval loads the functions beside its task files by path, not as a package.
