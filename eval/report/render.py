@@ -68,19 +68,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (
-        wording.number,
-        wording.count,
-        wording.short_count,
-        wording.size,
-        wording.duration,
-        wording.percent,
-        wording.percent_interval,
-        wording.signed,
-        wording.sentence,
-        wording.markdown,
-    ):
-        environment.filters[function.__name__] = function
+    numbers = ("number", "count", "short_count", "size", "duration", "percent", "percent_interval", "signed")
+    environment.filters.update({name: getattr(wording, name) for name in (*numbers, "sentence", "markdown")})
     return environment
 
 

@@ -25,26 +25,22 @@ def count(value: float | None) -> str:
 
 def short_count(value: float | None) -> str:
     """A count to three digits with its multiple: 3.41M, 152k."""
-    if value is None:
-        return NOT_MEASURED
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{letter}" if abs(value) < size * 999.5 else f"{value / size:,.0f}{letter}"
-    return f"{value:,.0f}"
+    return _scaled(value, {1e12: "T", 1e9: "B", 1e6: "M", 1e3: "k", 0.0: ""})
 
 
 def size(value_bytes: float | None) -> str:
     """Bytes in decimal units, as phones show them."""
-    if value_bytes is None:
+    return _scaled(value_bytes, {1e12: " TB", 1e9: " GB", 1e6: " MB", 1e3: " kB", 0.0: " B"})
+
+
+def _scaled(value: float | None, units: dict[float, str]) -> str:
+    """Three digits in the largest unit that is not above the value, by what these digits show: 999.5k is 1M."""
+    if value is None:
         return NOT_MEASURED
-    for unit_bytes, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value_bytes) >= unit_bytes * 0.9995:
-            return (
-                f"{value_bytes / unit_bytes:.3g} {unit}"
-                if abs(value_bytes) < 999.5 * unit_bytes
-                else (f"{value_bytes / unit_bytes:,.0f} {unit}")
-            )
-    return f"{value_bytes:,.0f} B"
+    unit = next(unit for unit in units if abs(value) >= unit * 0.9995)
+    if unit and abs(value) < unit * 999.5:
+        return f"{value / unit:.3g}{units[unit]}"
+    return f"{value / (unit or 1):,.0f}{units[unit]}"
 
 
 def duration(seconds: float | None) -> str:
