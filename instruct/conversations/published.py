@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from common.errors import UserError
 from common.provenance import Terms
 from common.sources import Found, HubDataset, HubFiles, resolve
-from instruct.conversations.config import ConversationSource
+from instruct.conversations.layouts import ConversationSource
 from instruct.conversations.lmsys import is_joined
 
 _REGISTRY_FILE = Path(__file__).with_name("published.toml")
