@@ -89,12 +89,12 @@ def _coreml(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from export.upload import publish
+    from export.upload import upload
 
-    return publish(
+    return upload(
         options.folder,
         options.repo,
-        upload=options.upload,
+        send=options.upload,
         private=options.private,
         message=options.message,
         licence_checked=options.licence_checked,

@@ -12,7 +12,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from test_export_card import write_gguf
 
 from common.tokenizer import Tokenizer
-from export.card_prompt import read_prompt
+from export.card.prompt import read_prompt
 
 QWEN3 = r"""
 {%- if messages[0].role == 'system' %}

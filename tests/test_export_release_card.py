@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from errors_tiny import refuses
 from export_tiny import SOURCES, workspace
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
 from test_export_card import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 
-from common.errors import UserError
 from common.provenance import DataSource, write_sources
 from eval.report import Choice, ReportConfig, report
 from export.card import CardConfig, Sampling
@@ -421,7 +421,7 @@ def test_a_model_file_of_the_cards_name_is_refused_and_left_alone(parts: Parts) 
     gguf = parts.root / "taken"
     write_gguf(gguf / "T-Q4_K_M.gguf")
     (gguf / "LICENSE").write_text("theirs")
-    with pytest.raises(UserError, match="LICENSE twice"):
+    with refuses("exists", got="LICENSE"):
         parts.release("taken-release", gguf=gguf)
     assert (gguf / "LICENSE").read_text() == "theirs"
 
