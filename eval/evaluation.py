@@ -234,7 +234,7 @@ class _Measure:
         return self._texts
 
     def _held_out(self, path: Path) -> list[tuple[float, float]]:
-        from eval.heldout import held_out_losses
+        from eval.runtimes.torch_runtime import held_out_losses
 
         return held_out_losses(path, self._inputs.corpus / "packed" / "test", self._workspace.machine)
 

@@ -31,8 +31,7 @@ from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from export.coreml_model import KEY_CACHE, VALUE_CACHE, Decoder, causal_mask, step
 from export.licences import Licence, licence_of
-from export.model_folder import Checkpoint
-from export.naming import check_stem
+from export.model_folder import Checkpoint, check_stem
 
 WEIGHTS = ("float16",)
 IDS, MASK, LOGITS = "inputIds", "causalMask", "logits"

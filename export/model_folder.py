@@ -241,3 +241,14 @@ def _expected(config: Any, architecture: str, *, tied: bool) -> Iterator[str]:
     yield FINAL_NORM
     if not tied:
         yield HEAD
+
+
+def check_stem(stem: str) -> None:
+    """UserError unless `stem` can begin the name of an exported file, `<stem>-<encoding>`."""
+    if not stem or stem.startswith(".") or any(sign in stem for sign in "/\\:\0"):
+        raise UserError(
+            "wrong-format",
+            wanted="a stem that can begin a file's name",
+            got=repr(stem),
+            next_step="use letters, digits and hyphens",
+        )
