@@ -6,7 +6,7 @@ reason, and the other parts run. `eval.report` reads what it writes.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,26 +136,20 @@ def _run_parts(config: EvaluationConfig, workspace: Workspace, inputs: _Inputs) 
     """Measures every part, or reads its result where an earlier start has measured it."""
     scratch = workspace.folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    artifacts = {
-        "tasks": list(inputs.all),
-        "samples": [CHAT, *filter(config.is_main, inputs.ggufs)],
-        "fidelity": list(inputs.files),
-        "held_out": list(inputs.checkpoints),
-    }
-    results: dict[str, dict[str, Any]] = {kind: {} for kind in artifacts}
     with ExitStack() as stack:
         meter = _Meter(config, workspace, inputs, stack)
-        measure = {
-            "tasks": meter.tasks,
-            "samples": meter.samples,
-            "fidelity": meter.fidelity,
-            "held_out": meter.held_out,
+        kinds: dict[str, tuple[Callable[[str], Any], Iterable[str]]] = {
+            "tasks": (meter.tasks, inputs.all),
+            "samples": (meter.samples, [CHAT, *filter(config.is_main, inputs.ggufs)]),
+            "fidelity": (meter.fidelity, inputs.files),
+            "held_out": (meter.held_out, inputs.checkpoints),
         }
-        parts = [(kind, name) for kind, names in artifacts.items() for name in names]
-        for kind, name in progress(parts, label="evaluation", unit="parts"):
+        results: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+        parts = [(kind, measure, name) for kind, (measure, names) in kinds.items() for name in names]
+        for kind, measure, name in progress(parts, label="evaluation", unit="parts"):
             file = scratch / f"{kind}-{name}.json"
             if not file.is_file():
-                _write(file, measure[kind](name))
+                _write(file, measure(name))
             results[kind][name] = json.loads(file.read_text(encoding="utf-8"))
     return results
 

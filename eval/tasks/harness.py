@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import Any
 
 import datasets
@@ -79,9 +78,7 @@ class Harness:
     def __enter__(self) -> "Harness":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._temporary.cleanup()
 
     def run(
