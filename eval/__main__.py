@@ -1,7 +1,7 @@
-"""`python -m eval tasks | fidelity | phones`: measure one's own artifacts, ours or not.
+"""`python -m eval tasks | fidelity | phones`: measures any artifact, built here or elsewhere.
 
 An artifact is a Hugging Face folder, a `.gguf` file or a `.mlpackage`. Each verb writes one JSON file and prints a line
-for each of its rows. It knows no recipe and no stage.
+for each of its rows. Independent of recipes and stages.
 """
 
 import argparse
@@ -10,29 +10,34 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from common.cli import require_at_least_one, run
+from common.cli import command, run
 from common.disk import replace_text, require_no_folder
-from common.errors import UserError
+from common.errors import UserError, require_at_least
+from common.rows import read_rows
 
-Subparsers = Any  # argparse's own class for this is private
+Rows = list[dict[str, Any]]
 
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one verb."""
-    parser = argparse.ArgumentParser(prog="python -m eval", description="Artifacts to numbers.")
+    parser = command("eval", "Artifacts to numbers.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_tasks(subparsers)
-    _add_fidelity(subparsers)
-    _add_phones(subparsers)
+    verbs = {
+        "tasks": ("Answer questions with one artifact and score the answers.", _tasks_options, _tasks),
+        "fidelity": ("Compare files with their checkpoint on held-out text.", _fidelity_options, _fidelity),
+        "phones": ("Predict the memory that iOS charges to an app.", _phones_options, _phones),
+    }
+    for name, (summary, add_options, function) in verbs.items():
+        verb = subparsers.add_parser(name, help=summary, description=summary)
+        add_options(verb)
+        verb.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the numbers go")
+        verb.set_defaults(function=function)
     parsed = parser.parse_args(arguments)
     require_no_folder(parsed.out)  # before anything is computed
     parsed.function(parsed)
 
 
-def _add_tasks(subparsers: Subparsers) -> None:
-    verb = subparsers.add_parser(
-        "tasks", help="scores on questions", description="Answers questions with one artifact and scores the answers."
-    )
+def _tasks_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a model folder or a .gguf file")
     verb.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds questions.jsonl")
     verb.add_argument("--tasks", metavar="A,B", help="names of tasks (default: all that DIR has questions for)")
@@ -44,52 +49,10 @@ def _add_tasks(subparsers: Subparsers) -> None:
     )
     verb.add_argument("--limit", type=int, metavar="N", help="only N items of each task (default: all)")
     verb.add_argument("--log", type=Path, metavar="DIR", help="write DIR/<task>.jsonl, a line an item")
-    _add_out(verb)
-    verb.set_defaults(function=_tasks)
-
-
-def _add_fidelity(subparsers: Subparsers) -> None:
-    verb = subparsers.add_parser(
-        "fidelity",
-        help="distance of files from their checkpoint",
-        description="Compares next-token distributions on held-out text.",
-    )
-    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or model folders")
-    verb.add_argument(
-        "--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder, computed in float32"
-    )
-    verb.add_argument("--text", type=Path, required=True, metavar="FILE.jsonl", help="rows with `text`; .gz is fine")
-    verb.add_argument("--kv", choices=("f16", "f32"), default="f32", help="llama.cpp's KV cache (default: f32)")
-    verb.add_argument("--limit-tokens", type=int, metavar="N", help="stop after N tokens (default: the whole file)")
-    _add_out(verb)
-    verb.set_defaults(function=_fidelity)
-
-
-def _add_phones(subparsers: Subparsers) -> None:
-    from eval.phones import DEFAULT_CONTEXT_TOKENS
-
-    verb = subparsers.add_parser(
-        "phones", help="which iPhones it fits", description="Predicts the memory that an app is charged."
-    )
-    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or .mlpackage folders")
-    verb.add_argument(
-        "--context",
-        type=int,
-        default=DEFAULT_CONTEXT_TOKENS,
-        metavar="N",
-        help="tokens (default: %(default)s, or the model's own if that is less)",
-    )
-    _add_out(verb)
-    verb.set_defaults(function=_phones)
-
-
-def _add_out(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the numbers go")
 
 
 def _tasks(parsed: argparse.Namespace) -> None:
-    if parsed.limit is not None:
-        require_at_least_one(limit=parsed.limit)
+    require_at_least(1, **{"--limit": parsed.limit})
     from eval.runtimes import open_runtime
     from eval.tasks.harness import Harness
 
@@ -105,15 +68,25 @@ def _tasks(parsed: argparse.Namespace) -> None:
         print(f"{row['task']}: {row['value']:.3f} ({low:.3f} to {high:.3f}, {row['n']} items{chance})")
 
 
+def _fidelity_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or model folders")
+    verb.add_argument(
+        "--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder, computed in float32"
+    )
+    verb.add_argument(
+        "--text", type=Path, required=True, metavar="FILE.jsonl", help="lines with a `text`; .gz is accepted"
+    )
+    verb.add_argument("--kv", choices=("f16", "f32"), default="f32", help="type of llama.cpp's KV cache")
+    verb.add_argument("--limit-tokens", type=int, metavar="N", help="stop after N tokens (default: the whole file)")
+
+
 def _fidelity(parsed: argparse.Namespace) -> None:
-    if parsed.limit_tokens is not None:
-        require_at_least_one(limit_tokens=parsed.limit_tokens)
-    from common.rows import read_rows
+    require_at_least(1, **{"--limit-tokens": parsed.limit_tokens})
     from eval.fidelity import fidelity
     from eval.runtimes import open_runtime
 
     texts = [row["text"] for row in read_rows(parsed.text, fields=("text",))]
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     failure: UserError | None = None
     with closing(open_runtime(parsed.reference, exact=True)) as reference:
         for artifact in parsed.artifacts:
@@ -122,7 +95,7 @@ def _fidelity(parsed: argparse.Namespace) -> None:
                 with closing(open_runtime(artifact, kv=parsed.kv, exact=True)) as runtime:
                     row |= fidelity(runtime, reference, texts, limit_tokens=parsed.limit_tokens)
                 print(f"{row['artifact']}: KL {row['kl']:.3g} nats, same top token {row['top1_agreement']:.2%}")
-            except UserError as error:  # this artifact's; the others are measured
+            except UserError as error:  # of this artifact; the others are measured
                 failure = error
                 row |= dict.fromkeys(("kl", "top1_agreement", "bits_per_character", "tokens"))
                 row["reason"] = str(error)
@@ -132,8 +105,21 @@ def _fidelity(parsed: argparse.Namespace) -> None:
         raise failure
 
 
+def _phones_options(verb: argparse.ArgumentParser) -> None:
+    from eval.phones import DEFAULT_CONTEXT_TOKENS
+
+    verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or .mlpackage folders")
+    verb.add_argument(
+        "--context",
+        type=int,
+        default=DEFAULT_CONTEXT_TOKENS,
+        metavar="N",
+        help="tokens; a model made for less gets its own",
+    )
+
+
 def _phones(parsed: argparse.Namespace) -> None:
-    require_at_least_one(context=parsed.context)
+    require_at_least(1, **{"--context": parsed.context})
     from eval.phones import phone_rows
 
     rows = phone_rows(parsed.artifacts, context_tokens=parsed.context)
@@ -147,7 +133,7 @@ def _name(artifact: Path) -> str:
     return artifact.absolute().name
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, rows: Rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 

@@ -1,19 +1,20 @@
 """The stage `evaluation`: every artifact of a build through tasks, fidelity, held-out loss, phones and sample answers.
 
-It runs in parts, one for each artifact and kind of measurement. A part's result is written when it is done and found
-again after a kill. A file that cannot be run (an abort in llama.cpp, a Core ML package here) is a row with the reason,
-and the rest goes on. What it writes is read by `eval.report`; it knows no maker, only the folders that they leave.
+It runs in parts: one kind of measurement of one artifact. The result of a part is written when it is complete and read
+again after a kill. A file that cannot be run (an abort in llama.cpp, a Core ML package here) becomes a row with the
+reason, and the other parts run. `eval.report` reads what it writes.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.disk import replace_text
-from common.errors import UserError
+from common.errors import UserError, require_at_least
 from common.metrics import progress
 from common.rows import read_rows
 from common.store import Workspace, stage
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from eval.tasks.harness import Harness
 
 PLAIN = ("teacher", "student_before", "base")
-"""Checkpoints that get plain prompts, so that they are asked alike: a base is never taught to chat, others may be."""
+"""Checkpoints that get plain prompts, so that they are asked alike: a base is never trained to chat, others may be."""
 CHAT = "chat"
 HELD_OUT_PAIRS = (("base", "student_before"), ("base", "teacher"), ("chat", "base"))
+Rows = list[dict[str, Any]]
+Results = Mapping[str, Mapping[str, Any]]
+"""The result of each part by kind of measurement and artifact."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +57,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in ("items_per_shape", "items_per_shape_other", "fidelity_tokens", "context_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    wanted=f"{name} of at least 1", got=str(getattr(self, name)), next_step="correct the recipe."
-                )
+            require_at_least(1, **{name: getattr(self, name)})
+
+    def is_main(self, artifact: str) -> bool:
+        """Whether the artifact is a GGUF file in one of `main_encodings`."""
+        return any(artifact.endswith(f"-{encoding}.gguf") for encoding in self.main_encodings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +77,14 @@ class _Inputs:
     @property
     def files(self) -> dict[str, Path]:
         return self.ggufs | self.packages
+
+    @property
+    def all(self) -> dict[str, Path]:
+        return self.checkpoints | self.files
+
+    @property
+    def has_questions(self) -> bool:
+        return self.world is not None and any(self.world.glob("questions.jsonl*"))
 
 
 @stage(version=3)
@@ -101,173 +114,143 @@ def evaluation(
         corpus=corpus,
     )
     measured = _run_parts(config, workspace, inputs)
-    results = {
-        "tasks": [row for name in (*inputs.checkpoints, *inputs.files) for row in measured[f"tasks-{name}"]],
-        "fidelity": [measured[f"fidelity-{name}"] for name in inputs.files],
-        "samples": [row for name in _talkers(config, inputs) for row in measured[f"samples-{name}"]],
-        "held_out": [
-            {"artifact": name} | scores.mean_loss(measured[f"held_out-{name}"]) for name in inputs.checkpoints
-        ],
+    sections: dict[str, Rows] = {
+        "tasks": [row for rows in measured["tasks"].values() for row in rows],
+        "fidelity": list(measured["fidelity"].values()),
+        "samples": [row for rows in measured["samples"].values() for row in rows],
+        "held_out": [{"artifact": name} | scores.mean_loss(rows) for name, rows in measured["held_out"].items()],
         "phones": [row for path in inputs.files.values() for row in _phone_rows(path, config.context_tokens)],
+        "paired": list(_paired(workspace.folder / "logs", measured["held_out"])),
     }
-    results["paired"] = list(_paired(workspace.folder / "logs", measured))
-    for name, rows in results.items():
+    for name, rows in sections.items():
         _write(workspace.folder / f"{name}.json", rows)
-    averages = [row for row in results["tasks"] if row["task"] == "average" and row["value"] is not None]
+    averages = [row for row in sections["tasks"] if row["task"] == "average" and row["value"] is not None]
     return {
         "task_average": {row["artifact"]: row["value"] for row in averages},
-        "held_out_loss": {row["artifact"]: row["loss"] for row in results["held_out"]},
+        "held_out_loss": {row["artifact"]: row["loss"] for row in sections["held_out"]},
         "stopped_share": {row["artifact"]: row["stopped_share"] for row in averages if row["form"] == "chat"},
     }
 
 
-def _run_parts(config: EvaluationConfig, workspace: Workspace, inputs: _Inputs) -> dict[str, Any]:
-    """The result of every part by its name; those of an earlier start are read."""
+def _run_parts(config: EvaluationConfig, workspace: Workspace, inputs: _Inputs) -> Results:
+    """Measures every part, or reads its result where an earlier start has measured it."""
     scratch = workspace.folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    results: dict[str, Any] = {}
     with ExitStack() as stack:
-        measure = _Measure(config, workspace, inputs, stack)
-        for name, part in progress(list(measure.parts()), label="evaluation", unit="parts"):
-            file = scratch / f"{name}.json"
+        meter = _Meter(config, workspace, inputs, stack)
+        kinds: dict[str, tuple[Callable[[str], Any], Iterable[str]]] = {
+            "tasks": (meter.tasks, inputs.all),
+            "samples": (meter.samples, [CHAT, *filter(config.is_main, inputs.ggufs)]),
+            "fidelity": (meter.fidelity, inputs.files),
+            "held_out": (meter.held_out, inputs.checkpoints),
+        }
+        results: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+        parts = [(kind, measure, name) for kind, (measure, names) in kinds.items() for name in names]
+        for kind, measure, name in progress(parts, label="evaluation", unit="parts"):
+            file = scratch / f"{kind}-{name}.json"
             if not file.is_file():
-                _write(file, part())
-            results[name] = json.loads(file.read_text(encoding="utf-8"))
+                _write(file, measure(name))
+            results[kind][name] = json.loads(file.read_text(encoding="utf-8"))
     return results
 
 
-class _Measure:
-    """The parts of one evaluation, in order."""
+class _Meter:
+    """The four kinds of measurement. Each takes an artifact's name and returns what the file of its part holds."""
 
     def __init__(self, config: EvaluationConfig, workspace: Workspace, inputs: _Inputs, stack: ExitStack) -> None:
         self._config, self._workspace, self._inputs, self._stack = config, workspace, inputs, stack
-        self._harness: Harness | None = None
-        self._texts: list[str] | None = None
 
-    def parts(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """(name, what computes it)."""
-        inputs = self._inputs
-        for name, path in (inputs.checkpoints | inputs.files).items():
-            yield f"tasks-{name}", lambda name=name, path=path: self._tasks(name, path)
-        for name in _talkers(self._config, inputs):
-            path = (inputs.checkpoints | inputs.files)[name]
-            yield f"samples-{name}", lambda name=name, path=path: self._samples(name, path)
-        for name, path in inputs.files.items():
-            yield f"fidelity-{name}", lambda name=name, path=path: self._fidelity(name, path)
-        for name, path in inputs.checkpoints.items():
-            yield f"held_out-{name}", lambda path=path: self._held_out(path)
-
-    def _open(self, path: Path, *, kv: str = "f16", exact: bool = False) -> Runtime:
-        return open_runtime(path, machine=self._workspace.machine, kv=kv, exact=exact)
-
-    def _tasks(self, name: str, path: Path) -> list[dict[str, Any]]:
+    def tasks(self, name: str) -> Rows:
+        """The rows of `Harness.run`, or one without a value and with the reason."""
         config, form = self._config, "plain" if name in PLAIN else "chat"
-        reason = _absence(path) or ("the build has no questions" if not self._has_questions() else None)
+        reason = self._not_run(name) or (None if self._inputs.has_questions else "the build has no questions")
         if reason is None:
-            full = name in self._inputs.checkpoints or _is_main(config, name)
+            full = name in self._inputs.checkpoints or config.is_main(name)
             limit = config.items_per_shape if full else config.items_per_shape_other
             log = self._workspace.folder / "logs" / name
             try:
-                with closing(self._open(path)) as runtime:
-                    return self._tasks_over().run(runtime, artifact=name, form=form, limit=limit, log=log)
+                with closing(self._open(name)) as runtime:
+                    return self._harness.run(runtime, artifact=name, form=form, limit=limit, log=log)
             except UserError as error:
-                reason = _excuse(error, name, self._inputs)
-        fields = dict.fromkeys(("value", "n", "interval", "chance", "extraction_failures", "stopped_share"))
-        return [{"artifact": name, "task": "average", "form": form, "metric": "mean", **fields, "reason": reason}]
+                reason = self._reason(name, error)
+        empty = dict.fromkeys(("value", "n", "interval", "chance", "extraction_failures", "stopped_share"))
+        return [{"artifact": name, "task": "average", "form": form, "metric": "mean", **empty, "reason": reason}]
 
-    def _has_questions(self) -> bool:
-        world = self._inputs.world
-        return world is not None and any(world.glob("questions.jsonl*"))
-
-    def _tasks_over(self) -> "Harness":
-        """Loaded once for all artifacts: lm-eval and datasets take seconds."""
-        if self._harness is None:
-            from eval.tasks.harness import Harness
-
-            assert self._inputs.world is not None
-            self._harness = self._stack.enter_context(Harness(self._inputs.world))
-        return self._harness
-
-    def _samples(self, name: str, path: Path) -> list[dict[str, Any]]:
-        messages = [[{"role": "user", "content": prompt}] for prompt in self._sample_prompts()]
+    def samples(self, name: str) -> Rows:
+        """Greedy answers to the config's prompts, then to held-out questions in the words that the tasks use."""
+        prompts = list(self._config.sample_prompts)
+        if self._inputs.has_questions and self._config.sample_questions:
+            prompts += self._harness.prompts(self._config.sample_questions)
+        conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
         try:
-            with closing(self._open(path)) as runtime:
-                prompts = [runtime.render(conversation) for conversation in messages]
-                answers = runtime.generate(prompts, max_tokens=self._config.sample_max_tokens, stop=())
+            with closing(self._open(name)) as runtime:
+                rendered = [runtime.render(messages) for messages in conversations]
+                answers = runtime.generate(rendered, max_tokens=self._config.sample_max_tokens, stop=())
         except UserError as error:
-            _excuse(error, name, self._inputs)
+            self._reason(name, error)
             return []
         return [
-            {"artifact": name, "messages": conversation, "text": answer.text, "stopped": answer.stopped}
-            for conversation, answer in zip(messages, answers, strict=True)
+            {"artifact": name, "messages": messages, "text": answer.text, "stopped": answer.stopped}
+            for messages, answer in zip(conversations, answers, strict=True)
         ]
 
-    def _sample_prompts(self) -> list[str]:
-        """The config's, then held-out questions in the words that the tasks use."""
-        prompts = list(self._config.sample_prompts)
-        if self._has_questions() and self._config.sample_questions:
-            prompts += self._tasks_over().prompts(self._config.sample_questions)
-        return prompts
-
-    def _fidelity(self, name: str, path: Path) -> dict[str, Any]:
+    def fidelity(self, name: str) -> dict[str, Any]:
+        """Distance of a file from the chat checkpoint, or nulls with the reason."""
         row: dict[str, Any] = {"artifact": name, "reference": CHAT, "kv": "f32"}
-        reason = _absence(path)
+        reason = self._not_run(name)
         if reason is None:
             from eval.fidelity import fidelity
 
+            limit = self._config.fidelity_tokens
             try:
-                with (
-                    closing(self._open(self._inputs.checkpoints[CHAT], exact=True)) as reference,
-                    closing(self._open(path, kv="f32")) as runtime,
-                ):
-                    return row | fidelity(
-                        runtime, reference, self._held_out_texts(), limit_tokens=self._config.fidelity_tokens
-                    )
+                with closing(self._open(CHAT, exact=True)) as reference, closing(self._open(name, kv="f32")) as runtime:
+                    return row | fidelity(runtime, reference, self._held_out_texts, limit_tokens=limit)
             except UserError as error:
                 reason = str(error)
         return row | dict.fromkeys(("kl", "top1_agreement", "bits_per_character", "tokens")) | {"reason": reason}
 
-    def _held_out_texts(self) -> list[str]:
-        if self._texts is None:
-            files = sorted((self._inputs.corpus / "documents").glob("test-*.jsonl.gz"))
-            self._texts = [row["text"] for row in read_rows(files, fields=("text",))]
-        return self._texts
-
-    def _held_out(self, path: Path) -> list[tuple[float, float]]:
+    def held_out(self, name: str) -> list[tuple[float, float]]:
+        """Loss of a checkpoint on each packed row of the test split: (sum in nats, tokens)."""
         from eval.heldout import held_out_losses
 
-        return held_out_losses(path, self._inputs.corpus / "packed" / "test", self._workspace.machine)
+        packed = self._inputs.corpus / "packed" / "test"
+        return held_out_losses(self._inputs.checkpoints[name], packed, self._workspace.machine)
+
+    @cached_property
+    def _harness(self) -> "Harness":
+        """Loaded once for all artifacts: lm-eval and datasets take seconds."""
+        from eval.tasks.harness import Harness
+
+        assert self._inputs.world is not None
+        return self._stack.enter_context(Harness(self._inputs.world))
+
+    @cached_property
+    def _held_out_texts(self) -> list[str]:
+        files = sorted((self._inputs.corpus / "documents").glob("test-*.jsonl.gz"))
+        return [row["text"] for row in read_rows(files, fields=("text",))]
+
+    def _open(self, name: str, *, kv: str = "f16", exact: bool = False) -> Runtime:
+        return open_runtime(self._inputs.all[name], machine=self._workspace.machine, kv=kv, exact=exact)
+
+    def _not_run(self, name: str) -> str | None:
+        return NOT_RUN if name in self._inputs.packages else None
+
+    def _reason(self, name: str, error: UserError) -> str:
+        """Why a file has no numbers. The error of a checkpoint is raised: without it no other number has a meaning."""
+        if name in self._inputs.checkpoints:
+            raise error
+        return str(error)
 
 
-def _phone_rows(path: Path, context_tokens: int) -> list[dict[str, Any]]:
+def _phone_rows(path: Path, context_tokens: int) -> Rows:
     try:
         return phone_rows([path], context_tokens=context_tokens)
     except UserError as error:
         return unread_rows(path, str(error))
 
 
-def _absence(path: Path) -> str | None:
-    return NOT_RUN if path.suffix == ".mlpackage" else None
-
-
-def _excuse(error: UserError, name: str, inputs: _Inputs) -> str:
-    """Why a file has no numbers. A checkpoint has no excuse: without it nothing else means anything."""
-    if name not in inputs.files:
-        raise error
-    return str(error)
-
-
-def _is_main(config: EvaluationConfig, name: str) -> bool:
-    return any(name.endswith(f"-{encoding}.gguf") for encoding in config.main_encodings)
-
-
-def _talkers(config: EvaluationConfig, inputs: _Inputs) -> list[str]:
-    """Who gives sample answers."""
-    return [CHAT, *(name for name in inputs.ggufs if _is_main(config, name))]
-
-
-def _paired(logs: Path, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Two artifacts on the same items and rows."""
+def _paired(logs: Path, held_out: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Comparisons of two artifacts on the same items and on the same rows."""
     if (logs / "base").is_dir():
         names = {"quantity": "task average", "artifact": "base", "against": "student_before"}
         yield names | scores.paired_difference(logs / "base", logs / "student_before")
@@ -276,11 +259,8 @@ def _paired(logs: Path, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = names | scores.paired_difference(logs / CHAT, logs / "base")
         yield row | {"ratio": ratio["ratio"], "ratio_interval": ratio["interval"]}
     for name, against in HELD_OUT_PAIRS:
-        if not {f"held_out-{name}", f"held_out-{against}"} <= measured.keys():
-            continue
-        rows, other_rows = measured[f"held_out-{name}"], measured[f"held_out-{against}"]
-        if scores.has_tokens(rows):
-            difference = scores.loss_difference(rows, other_rows)
+        if {name, against} <= held_out.keys() and scores.has_tokens(held_out[name]):
+            difference = scores.loss_difference(held_out[name], held_out[against])
             yield {"quantity": "held-out loss", "artifact": name, "against": against} | difference
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from common.errors import UserError
 from common.provenance import DataSource
 from eval.report import Choice, view
-from eval.report.benchmarks import asked_in
+from eval.report.choices import asked_in
 from export import card_terms, card_view
 from export.card_prompt import check_system, encoding_of, modelfile, read_prompt, recommended
 from export.card_templates import TEMPLATES, rendered

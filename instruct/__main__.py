@@ -3,9 +3,7 @@
 Each verb makes the stage's config of its arguments and runs the stage into `--out`; a second run finds it done.
 """
 
-import argparse
-
-from common.cli import run
+from common.cli import command, run
 
 
 def main(arguments: list[str]) -> None:
@@ -14,7 +12,7 @@ def main(arguments: list[str]) -> None:
     from instruct.conversations import cli
     from instruct.train_cli import add_verbs
 
-    parser = argparse.ArgumentParser(prog="python -m instruct", description="Conversations to a chat checkpoint.")
+    parser = command("instruct", "Conversations to a chat checkpoint.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     cli.add_verb(subparsers)
     add_verbs(subparsers)

@@ -86,7 +86,7 @@ CHOICES = revised(
         what="files of FineWeb-2",
         value=f"the first {_FILES}, as of each of the other sets",
         reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].files", _FILES), ("corpus.sources[0].files.files", _FILES)),
+        fields=(("corpus.sources[0].max_files", _FILES),),
     ),
     without=("system prompt",),
 )

@@ -165,7 +165,7 @@ def pipeline(r: Recipe) -> list[Stage]:
         Stage("gpu_steps", r.gpu_steps, "chat"),
         *r.extra,
         Stage("evaluation", r.evaluation, "world", "corpus", *models),
-        Stage("report", r.report, "world", "corpus", "conversations", *models, "evaluation", *_names(r.extra)),
+        Stage("report", r.report, "world", "conversations", "corpus", *models, *_names(r.extra), "evaluation"),
         Stage("dist", r.dist, "gguf", "coreml", "report", "licences"),
     )
 

@@ -131,7 +131,7 @@ CHOICES = (
         what="files of FineWeb-2",
         value=f"the first {TEXT_FILES}",
         reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].files", TEXT_FILES), ("corpus.sources[0].files.files", TEXT_FILES)),
+        fields=(("corpus.sources[0].max_files", TEXT_FILES),),
     ),
     Choice(
         what="tokens of the distillation",

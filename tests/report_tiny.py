@@ -17,8 +17,8 @@ from common.device import Machine
 from common.store.keys import FORMAT
 
 CHECKPOINTS = ("teacher", "student_before", "base", "chat")
-INPUTS = ("world", "corpus", "conversations", *CHECKPOINTS, "gguf", "coreml", "evaluation")
-BUILT_FROM = ("corpus", *CHECKPOINTS[:3], "conversations", "chat", "gguf", "coreml", "evaluation")
+INPUTS = ("world", "conversations", "corpus", *CHECKPOINTS, "gguf", "coreml", "evaluation")
+BUILT_FROM = INPUTS[1:]
 MACHINE = Machine(
     device="cpu",
     compute_dtype="bfloat16",

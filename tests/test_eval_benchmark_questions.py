@@ -10,7 +10,7 @@ from text_tiny import workspace
 from common.errors import UserError
 from eval.tasks.harness import Harness
 from eval.tasks.items import Item, read_benchmarks
-from eval.tasks.select_items import choose_items
+from eval.tasks.question_rows import choose_items
 from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 
 BENCHMARKS = {"jcommonsenseqa": 12, "jmmlu": 8, "jsquad": 8, "jemhopqa": 8, "niilc": 8, "mgsm_ja": 8}
@@ -88,7 +88,9 @@ def test_a_folder_without_benchmarks_to_score(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     row = {"task_id": "1", "prompt": "def f():", "canonical_solution": "  pass"}
     (folder / "jhuman-eval.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match="test items of JCommonsenseQA"):
+    with pytest.raises(UserError) as caught:
         benchmark_questions(BenchmarkQuestionsConfig(benchmarks=tmp_path / "benchmarks"), workspace(tmp_path / "out"))
-    with pytest.raises(UserError, match="items_per_benchmark of at least 1"):
+    assert "JCommonsenseQA" in caught.value.wanted
+    with pytest.raises(UserError) as caught:
         BenchmarkQuestionsConfig(items_per_benchmark=0)
+    assert "items_per_benchmark" in caught.value.wanted

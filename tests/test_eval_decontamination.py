@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from common.errors import UserError
 from eval.decontamination import DecontaminationConfig, Decontaminator, normal_form
 from eval.decontamination.long_texts import LongTexts, is_long
 from eval.decontamination.normal_form import _table, document_of, is_marked
@@ -85,7 +85,6 @@ SMALL = st.text("ab", min_size=1, max_size=30)
     tenths=st.integers(1, 10),
 )
 def test_ngrams_against_sets_of_strings(texts: list[str], document: str, planted: int, size: int, tenths: int) -> None:
-    config = DecontaminationConfig(ngram_characters=size, min_overlap=tenths / 10)
     texts = [text for text in texts if len(text) >= size]
     assume(texts)
     document += texts[planted % len(texts)] * (planted % 2)
@@ -100,7 +99,9 @@ def test_ngrams_against_sets_of_strings(texts: list[str], document: str, planted
         most = max(len(own & ngrams(document, start, start + 2 * len(text))) for start in stretches)
         if 10 * most >= tenths * len(own):
             shares[number] = most
-    found = LongTexts({text: number for number, text in enumerate(texts)}, config).find(document_of(document).codes)
+    numbered = {text: number for number, text in enumerate(texts)}
+    search = LongTexts(numbered, ngram_characters=size, min_overlap=tenths / 10)
+    found = search.find(document_of(document).codes)
     assert (found is None) == (not shares)
     assert found is None or shares[found] == max(shares.values())
 
@@ -109,21 +110,19 @@ def test_what_only_looks_like_an_ngram_counts_for_nothing() -> None:
     # The table of truth values is as full as it gets, and lets some strangers through; one would be enough.
     draw = random.Random(0)
     known, stranger = "".join(draw.choices("春夏秋冬朝昼", k=136)), "".join(draw.choices("東西南北上下", k=20_000))
-    find = LongTexts({known: 0}, DecontaminationConfig(min_overlap=0.001)).find
+    find = LongTexts({known: 0}, ngram_characters=10, min_overlap=0.001).find
     assert find(document_of(stranger).codes) is None and find(document_of(stranger + known[:10]).codes) == 0
 
 
 def test_a_share_is_not_rounded_up() -> None:
     letters = "abcdefghijklmnopqrstuvwxy"
-    find = LongTexts({letters: 0}, DecontaminationConfig(ngram_characters=1, min_overlap=0.56)).find
+    find = LongTexts({letters: 0}, ngram_characters=1, min_overlap=0.56).find
     assert [find(document_of(letters[:length]).codes) for length in (14, 13)] == [0, None]
 
 
 def test_long_is_having_many_ngrams() -> None:
-    config = DecontaminationConfig(ngram_characters=3, min_characters=6)
-    assert [is_long(text, config) for text in ("abcdef", "abcde", "aaaaaa", "ababab", "abcabcabc", "")] == [
-        *(True, False, False, True, False, False)
-    ]
+    texts = {"abcdef": True, "abcde": False, "aaaaaa": False, "ababab": True, "abcabcabc": False, "": False}
+    assert {text: is_long(text, ngram_characters=3, min_characters=6) for text in texts} == texts
 
 
 LETTERS = st.characters(categories=("Lo", "Lu", "Nd"))
@@ -135,7 +134,7 @@ LONG = st.lists(
 @given(question=LONG, other=LONG, before=TRICKY, behind=TRICKY, as_context=st.booleans())
 def test_any_planted_item_is_found(question: str, other: str, before: str, behind: str, as_context: bool) -> None:
     planted = item("", context=question) if as_context else item(question)
-    assume(is_long(normal_form(question), CONFIG))
+    assume(is_long(normal_form(question), ngram_characters=10, min_characters=10))
     assume(normal_form(other) not in normal_form(before + question + behind))
     # A line end on both sides, since a mark at the edge would join the item.
     assert finder(right=[planted], wrong=[item(other)]).find(f"{before}\n{question}\n{behind}") == "right"
@@ -276,7 +275,7 @@ def test_it_survives_the_way_to_another_process() -> None:
 def test_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text(json.dumps({"question": QUESTION}), encoding="utf-8")
     assert Decontaminator.from_folder(tmp_path, CONFIG).find(QUESTION) == "questions"
-    with pytest.raises(UserError):
+    with refuses("not-found", got="no such folder"):
         Decontaminator.from_folder(tmp_path / "absent", CONFIG)
 
 
@@ -294,7 +293,8 @@ def test_from_a_folder(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_settings(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="decontamination"):
+    ((name, value),) = wrong.items()
+    with refuses("out-of-range", wanted=name, got=f"{value:g}"):
         DecontaminationConfig(**wrong)  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from report_tiny import (
     BUILT_FROM,
     CHECKPOINTS,
@@ -24,7 +25,6 @@ from report_tiny import (
     write_manifest,
 )
 
-from common.errors import UserError
 from common.store import Workspace
 from common.store.artifacts import list_files
 from eval.phones import unread_rows
@@ -268,12 +268,12 @@ def test_a_source_names_its_format_where_formats_differ(build: dict[str, Path], 
 def test_headlines_are_the_numbers_of_the_sections(build: dict[str, Path], tmp_path: Path) -> None:
     found = {line.label: line for line in headlines(write_report(build, tmp_path / "out"))}
     assert found["Task average of the base"].value == "68.0"
-    assert found["Held-out loss of the base"].note == "1.42 before distillation"
+    assert found["Held-out loss of the base"].note.startswith("1.42 nats")
     assert found["Kept by the chat model"].value == "90"
     assert (found["Smallest file"].value, found["Smallest file"].unit) == ("4.69", "MB")
     assert found["Same next token as the checkpoint"].value == "93.1"
     assert found["Time to build"].value == "7 min 17 s"
-    assert found["Time to build"].note == "from corpus to evaluation; memory at the peak 2.26 GB"
+    assert found["Time to build"].note == "from conversations to evaluation; memory at the peak 2.26 GB"
 
 
 def test_every_markdown_table_is_rectangular(build: dict[str, Path], tmp_path: Path) -> None:
@@ -344,8 +344,22 @@ def test_pages_can_be_drawn_again_from_the_json(build: dict[str, Path], tmp_path
 
 def test_a_missing_measurement_is_a_clear_error(build: dict[str, Path], tmp_path: Path) -> None:
     (build["evaluation"] / "held_out.json").unlink()
-    with pytest.raises(UserError, match=r"held_out\.json"):
+    with refuses("not-found", wanted="held_out.json"):
         assemble(CONFIG, build, machine=MACHINE.to_json())
+
+
+def test_a_stage_of_a_recipes_own_is_listed(build: dict[str, Path], tmp_path: Path) -> None:
+    own = tmp_path / "build" / "extra_stage"
+    write_manifest(own, {"parameters": 7}, seconds=9000.0)
+    (tmp_path / "out").mkdir()
+    inputs = (build[name] for name in INPUTS)
+    report(CONFIG, Workspace(folder=tmp_path / "out", machine=MACHINE), *inputs, own, None)
+    content = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [row["stage"] for row in content["built_from"]] == [*BUILT_FROM[:-1], "extra_stage", "evaluation"]
+    assert content["built_from"][-2]["parameters"] == 7
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert any(text == "extra_stage" for text, _ in page.texts)
+    assert "| extra_stage | 7 |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\\", "")
 
 
 def luminance(colour: str) -> float:
@@ -389,9 +403,9 @@ def test_chosen_numbers_are_not_called_published_and_those_that_no_longer_agree_
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     numbers = "".join(text for text, _ in page.texts)
     assert "published: its card" in numbers and "chosen: two daystaken from another script" in numbers
-    assert numbers.count("In this build otherwise: base.steps 2") == numbers.count("In this build") == 1
+    assert numbers.count("Different in this build: base.steps 2") == numbers.count("Different in this build") == 1
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    row = r"| steps | 8,000 (in this build otherwise: base.steps 2) | chosen: two days (taken from another script) |"
+    row = r"| steps | 8,000 (different in this build: base.steps 2) | chosen: two days (taken from another script) |"
     assert row in text and "| published: its card |" in text
     old = [{name: row[name] for name in ("what", "value", "source", "reason")} for row in content["choices"]]
     assert "two days" in render.render_html(content | {"choices": old}), "a report of an older build"

@@ -10,7 +10,7 @@ from report_tiny import HOSTILE, INPUTS, MACHINE, Page, corpus_details, corpus_s
 
 from common.store import Workspace
 from eval.report import ReportConfig, report
-from eval.report.data_cards import data_cards
+from eval.report.data import data_cards
 
 WEB, OWN = corpus_sources()
 

@@ -51,7 +51,7 @@ class Parts:
         write_sources(self.gguf, SOURCES)
         (self.coreml / PACKAGE).mkdir()
         (self.coreml / PACKAGE / "Manifest.json").write_text("{}")
-        report(ReportConfig(recipe="mini"), workspace(self.report), **build)
+        report(ReportConfig(recipe="mini"), workspace(self.report), *build.values())
 
     def release(self, name: str, card: CardConfig = CARD, **parts: Any) -> Path:
         """A folder as `dist` leaves it."""

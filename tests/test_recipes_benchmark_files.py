@@ -15,7 +15,7 @@ from text_tiny import workspace
 
 from common.errors import UserError
 from common.sources import download
-from eval.report.benchmarks import BENCHMARKS
+from eval.report.choices import BENCHMARKS
 from recipes.stages.benchmark_files import REGISTRY_FILE, BenchmarkFilesConfig, benchmark_files
 from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
 

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.provenance import Terms
 from common.rows import data_files, read_rows
 from common.store import Workspace, artifact_key
-from eval.tasks.question_rows import CHOICE_SHAPES, TASK_FOLDERS
+from eval.tasks.question_rows import CHOICE_SHAPES, TASK_FOLDER
 from instruct.conversations.lmsys_rows import LmsysConfig
 from instruct.conversations.local import files_of, read_chat
 from instruct.conversations.tally import Tally
@@ -103,10 +103,10 @@ def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (question(answers=["A"]), r"got 'A' beside '高い', '青い' in question q-1"),
-        (question(choices=[]), r"got '高い' beside none in question q-1"),
-        (question(choices="高い山"), r"got '高い' beside none in question q-1"),
-        (question(choices=3), r"got '高い' beside none in question q-1"),
+        (question(answers=["A"]), r"got 'A' .*'高い', '青い'.* q-1"),
+        (question(choices=[]), r"got '高い' .* q-1"),
+        (question(choices="高い山"), r"got '高い' .* q-1"),
+        (question(choices=3), r"got '高い' .* q-1"),
         (question(shape="riddle"), r"wanted questions of a shape out of .*multiple_choice.*; got .*riddle"),
     ],
 )
@@ -121,7 +121,7 @@ def test_questions_that_no_task_can_ask_are_told_before_training(
 
 
 def test_the_shapes_with_choices_are_those_of_the_task_files() -> None:
-    texts = {path.stem: path.read_text(encoding="utf-8") for folder in TASK_FOLDERS for path in folder.glob("*.yaml")}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in TASK_FOLDER.glob("*.yaml")}
     included = {
         name: re.findall(r"^include: (?:\S*/)?(\w+)\.yaml$", text, re.MULTILINE) for name, text in texts.items()
     }

@@ -1,7 +1,7 @@
 """The form in which texts are compared: NFKC, case folded, letters and digits only; fast for whole documents.
 
 Normalising by the library costs more than everything else together. It is needed only where one character joins
-another or becomes several: a table of single characters says where, and does the rest. It knows no benchmark.
+another or becomes several: a table of single characters says where, and handles the rest.
 """
 
 import re
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from common.ngrams import code_points
 
-# What the table says of a code point: the one that stands for it, 0 for none, or one of these.
-_MARK = np.uint32(1 << 22)  # none, but it is a question mark
-_HARD = np.uint32(1 << 31)  # added to the rest: it may join the one before it, or become several
-_TABLE_END = 0x34000  # behind it Unicode has neither letters nor digits, nor anything that normalising changes
+# An entry of the table: the code point that replaces this one, 0 for none, or one of these.
+_MARK = np.uint32(1 << 22)  # dropped, but it is a question mark
+_HARD = np.uint32(1 << 31)  # a flag on the entry: it may join the one before it, or become several
+_TABLE_END = 0x34000  # from here on Unicode has no letters or digits, and nothing that normalising changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Document:
     codes: NDArray[np.uint32]
     """Its code points."""
     mark_ends: NDArray[np.intp]
-    """How many of them stand before each question mark that is left out."""
+    """Number of code points before each question mark that is left out."""
     ends: NDArray[np.intp]
-    """How many stand before each sign, space or line end that is left out, and before the end."""
+    """Number of code points before each sign, space or line end that is left out, and before the end."""
 
     def slice(self, start: int, end: int) -> str:
         """Characters from `start` (from the first where it is negative) up to `end`."""
@@ -41,11 +41,11 @@ def document_of(text: str) -> Document:
     table = _table()
     codes = table.take(code_points(text))
     if codes.size and codes.max() >= _HARD:
-        # What is hard even now joins nothing: it stands for itself.
+        # What is hard even now joins nothing: it replaces itself.
         codes = table.take(code_points(_case_folded(text))) & ~_HARD
     kept = (codes - np.uint32(1)) < _MARK - np.uint32(1)  # 0 wraps round
     left_out = np.flatnonzero(~kept)
-    # As many are kept before the j-th that is left out as its place less j.
+    # Before the j-th that is left out, its position minus j are kept.
     before = left_out - np.arange(left_out.size)
     normal = codes.compress(kept)
     return Document(normal, before[codes[left_out] == _MARK], np.append(before, normal.size))
@@ -57,7 +57,7 @@ def normal_form(text: str) -> str:
 
 
 def is_marked(question: str) -> bool:
-    """Whether a question mark stands behind the last letter or digit."""
+    """Whether a question mark follows the last letter or digit."""
     return "?" in re.split(r"[^\W_]", _case_folded(question))[-1]
 
 
@@ -72,7 +72,7 @@ def _table() -> NDArray[np.uint32]:
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             joining.add(int(parts[1], 16))
-    # All at once, a line each: one call instead of 200,000. Nothing joins a line feed.
+    # All at once, one a line: one call instead of 200,000. Nothing joins a line feed.
     codes = [code for code in range(_TABLE_END) if chr(code) != "\n"]
     table = np.zeros(0x110000, np.uint32)
     for code, normal in zip(codes, unicodedata.normalize("NFKC", "\n".join(map(chr, codes))).split("\n"), strict=True):

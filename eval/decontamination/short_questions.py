@@ -1,4 +1,4 @@
-"""Questions that are found by their words, where a document closes them. It knows no n-gram and no file."""
+"""Finds short questions by their words, where a document ends them as questions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.ngrams import code_points
-from eval.decontamination.config import SHORTEST, DecontaminationConfig
 from eval.decontamination.normal_form import Document, normal_form
 from eval.tasks.items import Item
 
+SHORTEST = 2
+"""Characters of the shortest question that is searched for at all."""
 _CODE_BITS = np.uint64(21)  # of a code point
-_CLOSING_BITS = np.uint32((1 << 16) - 1)  # enough of it to tell what no question closes with
+_CLOSING_BITS = np.uint32((1 << 16) - 1)  # enough of it to reject what no question ends with
 
 
 @dataclass(frozen=True, slots=True)
 class ShortQuestion:
-    """What else than its words tells a question."""
+    """What identifies a question besides its words."""
 
     result: int
     """What `find` returns for it."""
@@ -25,26 +26,33 @@ class ShortQuestion:
     choices: tuple[str, ...]
 
     @classmethod
-    def of(cls, item: Item, result: int, config: DecontaminationConfig) -> "ShortQuestion":
-        """Takes as much of each answer and choice as is looked for."""
+    def of(cls, item: Item, result: int, *, near_characters: int) -> "ShortQuestion":
+        """Keeps the first `near_characters` of each answer and choice."""
         answers, choices = (
-            tuple({normal[: config.near_characters]: None for normal in map(normal_form, texts) if normal})
+            tuple({normal[:near_characters]: None for normal in map(normal_form, texts) if normal})
             for texts in (item.answers, item.choices)
         )
         return cls(result, answers, choices)
 
     def is_given_away(self, surroundings: str) -> bool:
-        """Whether an answer or two choices stand there."""
+        """Whether an answer or two choices occur there."""
         num_choices = sum(choice in surroundings for choice in self.choices)
         return num_choices >= 2 or any(answer in surroundings for answer in self.answers)
 
 
 class ShortQuestions:
-    """Looks for many questions at once, by their last characters first."""
+    """Searches for many questions in one pass, by their last characters first.
 
-    def __init__(self, questions: Mapping[str, Sequence[ShortQuestion]], config: DecontaminationConfig) -> None:
-        """Takes the questions by their words in normal form, at least two characters each."""
-        self._questions, self._config = questions, config
+    Args:
+        questions: by their words in normal form, at least `SHORTEST` characters each.
+        min_alone_characters: length from which a question counts without its answer.
+        near_characters: how far from a shorter one its answer or choices are searched for.
+    """
+
+    def __init__(
+        self, questions: Mapping[str, Sequence[ShortQuestion]], *, min_alone_characters: int, near_characters: int
+    ) -> None:
+        self._questions, self._alone, self._near = questions, min_alone_characters, near_characters
         self._lengths = sorted({len(words) for words in questions}, reverse=True)
         codes = code_points("".join(questions))
         ends = np.cumsum([len(words) for words in questions], dtype=np.intp)
@@ -53,11 +61,11 @@ class ShortQuestions:
         self._keys = np.unique(_last_characters(codes, ends))
 
     def find(self, document: Document, ends: NDArray[np.intp]) -> int | None:
-        """The result of the first question that closes at one of the ends; of several at one end, of the longest."""
+        """The result of the first question that ends at one of `ends`; of several at one end, of the longest."""
         if not self._questions or not ends.size or document.codes.size < SHORTEST:
             return None
         ends = ends[self._may_close.take(document.codes.take(ends - 1) & _CLOSING_BITS)]
-        # At the first characters this reaches round to the last ones; the words decide below.
+        # At the first characters this wraps to the last ones; the words decide below.
         keys = _last_characters(document.codes, ends)
         rows = np.minimum(np.searchsorted(self._keys, keys), self._keys.size - 1)
         for end in ends[self._keys[rows] == keys].tolist():
@@ -69,11 +77,11 @@ class ShortQuestions:
         return None
 
     def _counts(self, question: ShortQuestion, document: Document, start: int, end: int) -> bool:
-        if end - start >= self._config.min_alone_characters or end - start == document.codes.size:
+        if end - start >= self._alone or end - start == document.codes.size:
             return True
-        near = self._config.near_characters
+        before, after = document.slice(start - self._near, start), document.slice(end, end + self._near)
         # The space keeps the two sides apart: no text in normal form holds one.
-        return question.is_given_away(f"{document.slice(start - near, start)} {document.slice(end, end + near)}")
+        return question.is_given_away(f"{before} {after}")
 
 
 def _last_characters(codes: NDArray[np.uint32], ends: NDArray[np.intp]) -> NDArray[np.uint64]:

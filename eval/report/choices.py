@@ -1,12 +1,12 @@
-"""A recipe's numbers as cards and reports print them: published for the model that is reproduced, or chosen here.
+"""What a report states about its sources: the recipe's numbers with where they come from, the benchmarks' terms.
 
-A number that stands in the code or the script of another model is chosen, with that code as its source: whoever wrote
-the recipe decided that it should hold here too. A text does not follow a number that somebody changes in a recipe, so a
-choice names the fields that it tells of, and `differences` holds them against the manifests of a build.
+A number of a recipe is published for the model that is reproduced, or chosen here. A number from the code or the script
+of another model counts as chosen, with that code as its source. A text does not follow a number that a user changes in
+a recipe, so a choice names the config fields that it describes, and `differences` compares them with the manifests.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,70 +22,71 @@ class Choice:
     what: str
     """What the number is, such as "peak learning rate of the distillation"."""
     value: str
-    """The number with its unit, as a reader would say it."""
+    """The number with its unit, as text."""
     published: bool = False
-    """Whether its publishers state it for the very model that is reproduced; else it was chosen here."""
+    """Whether its publishers state it for the model that is reproduced; otherwise it was chosen here."""
     source: str | None = None
-    """Where it is published; of a chosen number, what it was taken from, such as another model's script."""
+    """Where it is published; for a chosen number, what it was taken from, such as another model's script."""
     reason: str | None = None
     """Why it was chosen."""
     fields: tuple[tuple[str, Scalar], ...] = ()
-    """Fields that `value` tells of, as `artifact.field`, with their values: ("base.steps", 8000). A list counts by its
-    length."""
+    """Fields that `value` describes, as `artifact.field`, with their values: ("base.steps", 8000). The value of a list
+    is its length."""
 
     def __post_init__(self) -> None:
         if self.published and not self.source:
             raise UserError(
+                "contradiction",
                 wanted=f"a source of {self.what}, which is called published",
                 got="none",
-                next_step="Set `source` of this choice in the recipe, or leave out `published`.",
+                next_step="set `source` of this choice in the recipe, or leave out `published`",
             )
         if not self.published and not self.reason:
             raise UserError(
+                "contradiction",
                 wanted=f"the reason why {self.what} was chosen, or published=True with a source",
                 got="a source alone" if self.source else "neither",
-                next_step="Set `reason` of this choice in the recipe; a `source` may stand beside it.",
+                next_step="set `reason` of this choice in the recipe, with or without a `source`",
             )
 
 
 def revised(choices: Iterable[Choice], *changed: Choice, without: Sequence[str] = ()) -> tuple[Choice, ...]:
-    """The choices of a recipe that was made from another one's: some replaced by their `what`, some left out.
+    """The choices of a recipe that derives from another: some replaced by their `what`, some left out.
 
     Raises:
-        UserError: there is no choice of that name, so that nothing would be replaced.
+        UserError: no choice has that name, so that nothing would be replaced.
     """
     choices, new = tuple(choices), {choice.what: choice for choice in changed}
     known = {choice.what for choice in choices}
     for what in (*new, *without):
         if what not in known:
             raise UserError(
+                "unknown-name",
                 wanted=f"the name of a choice out of {', '.join(sorted(known))}",
                 got=what,
-                next_step="Correct its `what` in the recipe.",
+                next_step="correct its `what` in the recipe",
             )
     return tuple(new.get(choice.what, choice) for choice in choices if choice.what not in without)
 
 
 def differences(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Scalar]]:
-    """What a build has other than the choice says: {field, says, built}. A field that no manifest holds is left out.
+    """Where a build differs from the choice: {field, says, built}. A field that no manifest holds is left out.
 
     Args:
         choice: with its `fields`.
         manifests: by artifact.
     """
-    return list(_differences(choice, manifests))
-
-
-def _differences(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Scalar]]:
+    found: list[dict[str, Scalar]] = []
     for field, said in choice.fields:
         artifact, _, name = field.partition(".")
-        built = _found(manifests.get(artifact, {}).get("config"), name)
+        built = _value(manifests.get(artifact, {}).get("config"), name)
         if built is not None and built != said:
-            yield {"field": field, "says": said, "built": built}
+            found.append({"field": field, "says": said, "built": built})
+    return found
 
 
-def _found(config: Any, name: str) -> Scalar | None:
-    """A number or a word of a manifest's config by its dotted name; a path, for one, is neither."""
+def _value(config: Any, name: str) -> Scalar | None:
+    """A number or a word of a manifest's config by its dotted name, None for anything else, such as a path."""
     for part in re.split(r"\.|\[(\d+)\]\.?", name):
         if not part:
             continue
@@ -97,3 +98,44 @@ def _found(config: Any, name: str) -> Scalar | None:
     if isinstance(config, list):
         return len(cast(list[Any], config))
     return config if isinstance(config, Scalar) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """One published benchmark."""
+
+    name: str
+    publisher: str
+    """Its repository on GitHub, `owner/name`."""
+    licence: str
+    note: str | None = None
+    """Further terms of its publisher."""
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+        return f"https://github.com/{self.publisher}"
+
+
+BENCHMARKS = {
+    "jcommonsenseqa": Benchmark(name="JCommonsenseQA", publisher="yahoojapan/JGLUE", licence="CC BY-SA 4.0"),
+    "jmmlu": Benchmark(
+        name="JMMLU",
+        publisher="nlp-waseda/JMMLU",
+        licence="CC BY-SA 4.0",
+        note="Of japanese_history and world_history (STEP Corp.) commercial use is allowed only for research on and "
+        "evaluation of language models.",
+    ),
+    "jsquad": Benchmark(name="JSQuAD", publisher="yahoojapan/JGLUE", licence="CC BY-SA 4.0"),
+    "jemhopqa": Benchmark(name="JEMHopQA", publisher="aiishii/JEMHopQA", licence="CC BY-SA 4.0"),
+    "niilc": Benchmark(name="NIILC", publisher="mynlp/niilc-qa", licence="CC BY-SA 4.0"),
+    "mgsm_ja": Benchmark(name="MGSM, Japanese", publisher="google-research/url-nlp", licence="CC BY 4.0"),
+}
+"""Published benchmarks by the names of their tasks, with the terms that their repositories state (2026-11-24;
+`recipes/stages/benchmark_files.toml` has the commits)."""
+
+
+def asked_in(tasks: Iterable[Mapping[str, Any]]) -> list[Benchmark]:
+    """The benchmarks among a report's rows of `tasks`, each once, in the order of `BENCHMARKS`."""
+    asked = {row["task"].partition("/")[0] for row in tasks}
+    return [benchmark for task, benchmark in BENCHMARKS.items() if task in asked]

@@ -1,7 +1,6 @@
-"""What the artifacts say about themselves: manifests and metrics of a build as parts of the report's JSON.
+"""Manifests and metrics of a build as parts of the report's JSON.
 
-Reads files only. Of a manifest's config it takes nothing: a config may name local paths, and no path enters a report.
-It draws nothing and knows no markup.
+Takes nothing from a manifest's config: a config may name local paths, and no path enters a report.
 """
 
 import hashlib
@@ -19,20 +18,30 @@ from eval.report.plots import thin
 CURVE_POINTS = 240
 """Points kept of a training curve: as many as a plot can show."""
 TRAINED = ("teacher", "student_before", "base", "chat")
-"""Artifacts that a training loop made, in the order of their making."""
+"""Model folders, in the order of the pipeline."""
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.~/])~?/(?:[^\s/:;,'\"]+/)*([^\s/:;,'\"]+)")
+_SHAPE_FIELDS = {
+    "architecture": "model_type",
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocabulary_rows": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+"""Fields of a row's `geometry`, and of config.json."""
 _MACHINE_FIELDS = ("cpu", "gpu", "memory_bytes", "os", "device", "compute_dtype", "threads")
 
 
 def load_manifests(folders: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
-    """Manifest by artifact name, in the given order; an input that the recipe leaves out is absent."""
+    """Manifests by artifact name, in the given order, without the inputs that the recipe leaves out."""
     return {name: read_manifest(folder) for name, folder in folders.items() if folder is not None}
 
 
 def machines(manifests: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The machine of this stage and every other machine that an artifact was made on, with the names of those stages.
+    """The machine of this stage, then each other machine that an artifact was made on, with `stages`, their names.
 
-    Only what the report may tell is taken over: no host, user or path, whatever else a manifest holds.
+    Only named fields are taken: no host, user or path, whatever else a manifest holds.
     """
     found = [{**_allowed(here), "stages": ["report"]}]
     for name, manifest in manifests.items():
@@ -51,20 +60,19 @@ def _allowed(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def built_from(folders: Mapping[str, Path | None], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a stage: {stage, key, parameters, geometry, tokens, seconds, resumed, peak_bytes}; null where it has none.
+    """A row for each stage: {stage, key, parameters, geometry, tokens, seconds, resumed, peak_bytes}, or null.
 
-    `seconds` and `peak_bytes` are those of the stage's last start, which is not all of it where `resumed` is true.
+    `seconds` and `peak_bytes` are those of the stage's last start, which is not the whole stage where `resumed`.
     """
     rows: list[dict[str, Any]] = []
     for name, manifest in manifests.items():
-        facts, folder = manifest["facts"], folders[name]
-        assert folder is not None
+        facts = manifest["facts"]
         rows.append(
             {
                 "stage": name,
                 "key": manifest["key"],
                 "parameters": facts.get("parameters"),
-                "geometry": _geometry(folder / "config.json") if name in TRAINED else None,
+                "geometry": _geometry(folders[name]) if name in TRAINED else None,
                 "tokens": facts.get("tokens"),
                 "seconds": manifest["seconds"],
                 "resumed": manifest["resumed"],
@@ -74,25 +82,16 @@ def built_from(folders: Mapping[str, Path | None], manifests: Mapping[str, Mappi
     return rows
 
 
-def _geometry(config_json: Path) -> dict[str, Any] | None:
-    """Layers, width, heads and logit rows of a model folder."""
-    if not config_json.is_file():
+def _geometry(folder: Path | None) -> dict[str, Any] | None:
+    """The shape of a model as its config.json states it, of any family; null where a field is absent."""
+    if folder is None or not (folder / "config.json").is_file():
         return None
-    config = json.loads(config_json.read_text(encoding="utf-8"))
-    names = {
-        "architecture": "model_type",
-        "layers": "num_hidden_layers",
-        "hidden": "hidden_size",
-        "heads": "num_attention_heads",
-        "kv_heads": "num_key_value_heads",
-        "vocabulary_rows": "vocab_size",
-        "positions": "max_position_embeddings",
-    }
-    return {ours: config.get(theirs) for ours, theirs in names.items()}
+    config = read_json(folder / "config.json")
+    return {ours: config.get(theirs) for ours, theirs in _SHAPE_FIELDS.items()}
 
 
 def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, validation_loss, ..}."""
+    """A row for each training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, validation_loss, ..}."""
     copied = ("method", "steps", "tokens", "corpus_tokens", "tokens_per_s", "validation_loss", "best_step", "t_final")
     return [
         {
@@ -108,13 +107,11 @@ def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def curves(folders: Mapping[str, Path | None]) -> list[dict[str, Any]]:
-    """A row a training stage: {stage, loss, t, validation_loss}, each a list of [step, value], thinned by means."""
+    """A row for each training stage: {stage, loss, t, validation_loss}, lists of [step, value], thinned by means."""
     rows: list[dict[str, Any]] = []
     for name in TRAINED:
         folder = folders.get(name)
-        if folder is None:
-            continue
-        records = read_metrics(folder)
+        records = [] if folder is None else read_metrics(folder)
         if not records:
             continue
         row: dict[str, Any] = {"stage": name}
@@ -127,10 +124,10 @@ def curves(folders: Mapping[str, Path | None]) -> list[dict[str, Any]]:
 
 
 def artifacts(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a file for phones: {path, format, encoding, bytes, sha256, bits_per_weight}, named as in dist/<recipe>/.
+    """A row for each file for phones: {path, format, encoding, bytes, sha256, bits_per_weight}, named as in dist/.
 
-    A Core ML package is a folder: its `bytes` is the sum over its files, and its `sha256` that of its lines in
-    SHA256SUMS: `grep PACKAGE/ SHA256SUMS | sha256sum`.
+    A Core ML package is a folder: `bytes` is the sum over its files, and `sha256` that of its lines in SHA256SUMS:
+    `grep PACKAGE/ SHA256SUMS | sha256sum`.
     """
     rows: list[dict[str, Any]] = []
     if "gguf" in manifests:
@@ -167,7 +164,7 @@ def _package(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_paths(content: Any) -> Any:
-    """The same JSON, absolute paths in reasons and warnings cut to their last part: these quote error messages."""
+    """The same JSON with absolute paths in reasons and warnings cut: these quote error messages."""
     if isinstance(content, Mapping):
         fields = cast(Mapping[str, Any], content)
         return {
@@ -180,7 +177,9 @@ def without_paths(content: Any) -> Any:
 
 
 def cut_paths(value: Any) -> Any:
-    """A text, or each text of a list, its absolute paths cut to their last part; anything else as it is."""
+    """The same JSON with the absolute paths in all texts and names of fields cut to their last part."""
+    if isinstance(value, Mapping):
+        return {cut_paths(name): cut_paths(item) for name, item in cast(Mapping[str, Any], value).items()}
     if isinstance(value, list):
         return [cut_paths(item) for item in cast(list[Any], value)]
     return _ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
@@ -190,11 +189,12 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        UserError: there is no such file, or it is broken.
+        UserError: the file is absent or broken.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
+        code = "not-found" if isinstance(error, FileNotFoundError) else "damaged"
         raise UserError(
-            wanted=f"a JSON file at {path}", got=str(error), next_step=f"delete {path.parent} and build it again"
+            code, wanted=f"a JSON file at {path}", got=str(error), next_step=f"delete {path.parent} and build it again"
         ) from error

@@ -1,8 +1,8 @@
-"""The geometry of the report's plots: curves and ticks as numbers, in parts of the plot area.
+"""The geometry of the report's plots: curves and ticks as numbers, relative to the plot area.
 
-`Plot.of(...)` turns points into SVG path strings in a box of 1000 by 1000 units, origin at the top left, and ticks into
-percent. The template stretches that box over the width there is and sets the tick labels as ordinary text, so that they
-keep their size on a phone. It knows no stage, no colour and no markup.
+`plot_of` turns points into SVG path strings in a box of 1000 by 1000 units, origin at the top left, and ticks into
+percent. The template stretches that box over the available width and sets the tick labels as ordinary text, so that
+they keep their size on a phone. Independent of stages, colours and markup.
 """
 
 import itertools
@@ -19,16 +19,16 @@ class Curve:
     """Points of one line."""
 
     label: str
-    """What the legend says; empty for a line that needs no name."""
+    """Text of the legend; empty for a line without one."""
     points: Sequence[Point]
     """(x, y); points with a y that is not finite are left out."""
     kind: str = "line"
-    """`line`, `faint` (a line behind the others) or `dots`: the template's class for it."""
+    """`line`, `faint` (a line behind the others) or `dots`: its class in the template."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tick:
-    """One labelled place on an axis."""
+    """One labelled position on an axis."""
 
     label: str
     percent: float
@@ -47,16 +47,16 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """Everything that a template needs to draw one plot."""
+    """The data of one plot for a template."""
 
     title: str
     summary: str
-    """What the plot shows, in words, for those who cannot see it."""
+    """A description of the plot, for readers who cannot see it."""
     paths: tuple[Path, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     wide: bool
-    """Shown larger than its neighbours where there is room."""
+    """Whether it is larger than the other plots where there is space."""
 
 
 def plot_of(
@@ -67,7 +67,7 @@ def plot_of(
     y_range: tuple[float, float] | None = None,
     wide: bool = False,
 ) -> Plot:
-    """Lays curves out over common axes; `y_range` overrides the range of the data. At least one point is needed."""
+    """Places curves on common axes; `y_range` replaces the range of the data. At least one point is needed."""
     finite = [
         Curve(label=curve.label, points=[point for point in curve.points if math.isfinite(point[1])], kind=curve.kind)
         for curve in curves
@@ -110,14 +110,14 @@ def nice_ticks(low: float, high: float, *, count: int) -> list[float]:
 
 
 def tick_label(mark: float, marks: Sequence[float]) -> str:
-    """A tick's text: as many decimals as the gap between the marks needs, thousands with a thin comma."""
+    """A tick's text: as many decimals as the gap between the marks needs, with thousands separators."""
     gap = abs(marks[1] - marks[0]) if len(marks) > 1 else abs(mark) or 1.0
     decimals = max(0, -math.floor(math.log10(gap) + 1e-9)) if gap < 1 else 0
     return f"{mark:,.{decimals}f}"
 
 
 def thin(points: Sequence[Point], *, at_most: int) -> list[Point]:
-    """No more than `at_most` points: means of consecutive groups, so that no spike is invented or hidden by luck."""
+    """At most `at_most` points: means of consecutive groups, so that no spike is added or lost by chance."""
     if len(points) <= at_most:
         return list(points)
     bounds = [round(index * len(points) / at_most) for index in range(at_most + 1)]
@@ -141,10 +141,10 @@ def _percent(value: float, low: float, high: float) -> float:
 
 def _path(curve: Curve, x_range: Point, y_range: Point) -> str:
     scale = BOX_UNITS / 100
-    places = [
+    positions = [
         f"{_percent(x, *x_range) * scale:.1f} {BOX_UNITS - _percent(y, *y_range) * scale:.1f}" for x, y in curve.points
     ]
     if curve.kind == "dots":
         # A dot is a line of no length with round ends: it stays round when the box is stretched.
-        return "".join(f"M{place}h0" for place in places)
-    return "M" + "L".join(places)
+        return "".join(f"M{position}h0" for position in positions)
+    return "M" + "L".join(positions)

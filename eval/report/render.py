@@ -1,9 +1,9 @@
 """`report.json` as a page: `report.html`, self-contained and without scripts, and `report.md`.
 
-    python -m eval.report.render REPORT.json OUT_FOLDER
+    python -m eval.report.render REPORT.json DIR
 
 draws both again from a report's JSON. Everything that a template prints is escaped: a model's output is text, never
-markup. It measures nothing and reads nothing but the JSON and its templates.
+markup. Reads only the JSON and the templates.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from common.cli import run
 from common.disk import replace_text
-from eval.report import data_view, view, wording
-from eval.report.benchmarks import asked_in
+from eval.report import data, view, wording
+from eval.report.choices import asked_in
 from eval.report.collect import read_json
 from eval.report.headlines import headlines
 
@@ -24,13 +24,13 @@ HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
 
 
 def render_html(report: view.Report) -> str:
-    """The whole page as one file: style and drawings inside, no request to anywhere."""
+    """The page as one file with its style and drawings, which loads nothing else."""
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     return _environment().get_template(HTML_TEMPLATE).render(**_context(report), style=style)
 
 
 def render_markdown(report: view.Report) -> str:
-    """The same as Markdown tables, without the plots."""
+    """The same content as Markdown tables, without the plots."""
     return _environment().get_template(MARKDOWN_TEMPLATE).render(**_context(report))
 
 
@@ -44,7 +44,6 @@ def _context(report: view.Report) -> dict[str, object]:
     return {
         "report": report,
         "label": view.label,
-        "stage_labels": view.STAGE_LABELS,
         "method_labels": view.METHOD_LABELS,
         "has_benchmarks": view.has_benchmarks,
         "benchmarks": asked_in(report["tasks"]),
@@ -56,8 +55,8 @@ def _context(report: view.Report) -> dict[str, object]:
         "phones": view.phone_table(report),
         "samples": view.samples(report),
         "comparisons": view.comparisons(report),
-        "data_parts": data_view.data_parts(report),
-        "notes": data_view.notes,
+        "data_parts": data.data_parts(report),
+        "notes": data.notes,
     }
 
 
@@ -69,27 +68,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (
-        wording.number,
-        wording.count,
-        wording.short_count,
-        wording.size,
-        wording.duration,
-        wording.percent,
-        wording.percent_interval,
-        wording.signed,
-        wording.sentence,
-        wording.markdown,
-    ):
-        environment.filters[function.__name__] = function
+    numbers = ("number", "count", "short_count", "size", "duration", "percent", "percent_interval", "signed")
+    environment.filters.update({name: getattr(wording, name) for name in (*numbers, "sentence", "markdown")})
     return environment
 
 
 def main(arguments: list[str]) -> None:
     """Parses the command line and draws the pages."""
     parser = argparse.ArgumentParser(prog="python -m eval.report.render", description="Draw a report's pages again.")
-    parser.add_argument("report", type=Path, help="a report.json")
-    parser.add_argument("out", type=Path, help="folder for report.html and report.md")
+    parser.add_argument("report", type=Path, metavar="REPORT.json", help="the report's content")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder for report.html and report.md")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     write_pages(read_json(options.report), options.out)

@@ -1,8 +1,7 @@
-"""The stage `report`: what was built, how good it is and what it weighs, computed afterwards from the manifests.
+"""The stage `report`: what was built, how good it is and how large, computed afterwards from the manifests.
 
-Reads the manifests, metrics and data cards of the build and the evaluation's JSON, and writes `report.json` first, then
-`report.html` and `report.md` drawn from it. No stage writes into a report. It measures nothing: what the evaluation
-did not measure is null here, with its reason.
+Reads manifests, metrics and data cards of the build and the evaluation's JSON. Writes `report.json`, then `report.html`
+and `report.md` from it. It measures nothing: what the evaluation did not measure is null, with the reason.
 """
 
 import json
@@ -14,17 +13,29 @@ from typing import Any
 from common.disk import replace_text
 from common.store import Workspace, read_manifest, stage
 from eval.report import collect
-from eval.report.benchmarks import BENCHMARKS
-from eval.report.choices import Choice, differences
-from eval.report.data_cards import data_cards
+from eval.report.choices import BENCHMARKS, Choice, differences
+from eval.report.data import data_cards
 from eval.report.render import write_pages
 
 Rows = Sequence[Mapping[str, Any]]
+MEASURED = ("tasks", "fidelity", "phones", "samples", "paired", "held_out")
+"""Files of the evaluation, `<name>.json`, and the sections of report.json that they become."""
+_GAPS = (
+    ("scores", "tasks", "value", "artifact", "reason"),
+    ("fidelity", "fidelity", "kl", "artifact", "reason"),
+    ("held-out loss", "held_out", "loss", "artifact", "reason"),
+    ("speed", "speed", "decode_tok_per_s", "artifact", "reason"),
+    ("memory on a phone, measured", "phones", "measured_bytes", "artifact", "measured_reason"),
+    ("whether it fits", "phones", "limit_bytes", "phone", "limit_source"),
+)
+"""(what is not measured, section, field that is null then, field of what it is about, field of the reason)."""
+
+_NO_SPEED = {"prefill_tok_per_s": None, "decode_tok_per_s": None, "reason": "this build measures no speed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Licence:
-    """Under which terms one part of the build stands."""
+    """The terms of one part of the build."""
 
     what: str
     """The part: texts, a model, the code."""
@@ -34,56 +45,37 @@ class Licence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """What the report says that no manifest knows."""
+    """Content of the report that is in no manifest."""
 
     recipe: str | None = None
     """The recipe's name, as in dist/<recipe>/."""
     title: str | None = None
-    """The page's heading; None takes what the files' names begin with."""
+    """The page's heading; None takes the common beginning of the files' names."""
     licences: tuple[Licence, ...] = ()
-    """Terms of everything that went in."""
+    """Terms of all inputs."""
     choices: tuple[Choice, ...] = ()
-    """The recipe's numbers that a reader may ask about, published ones and chosen ones."""
+    """The recipe's numbers that a reader may ask about, published and chosen."""
 
 
 @stage(version=7)
-def report(
-    config: ReportConfig,
-    workspace: Workspace,
-    world: Path,
-    corpus: Path,
-    conversations: Path | None,
-    teacher: Path | None,
-    student_before: Path | None,
-    base: Path | None,
-    chat: Path,
-    gguf: Path,
-    coreml: Path,
-    evaluation: Path,
-) -> dict[str, Any]:
+def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
-    The inputs are the artifacts that the report tells of, and `world`, whose manifest names the benchmarks that could
-    not be asked.
+    Args:
+        config: see ReportConfig.
+        workspace: where.
+        inputs: artifacts in the order of the build, each under the name in its manifest; absent ones are None. `corpus`,
+            `chat`, `gguf`, `coreml` and `evaluation` are needed. Of `world` only the benchmarks that could not be asked
+            are reported.
 
     Returns:
         `artifacts`, the number of files for phones, and `not_measured`, the number of gaps, each with a reason.
 
     Raises:
-        UserError: an input without a whole manifest, or an evaluation file that is missing or broken.
+        UserError: an input without a complete manifest, or an evaluation file that is absent or broken.
     """
-    folders: dict[str, Path | None] = {
-        "corpus": corpus,
-        "teacher": teacher,
-        "student_before": student_before,
-        "base": base,
-        "conversations": conversations,
-        "chat": chat,
-        "gguf": gguf,
-        "coreml": coreml,
-        "evaluation": evaluation,
-    }
-    left_out = read_manifest(world)["facts"].get("left_out", {})
+    folders = {str(read_manifest(folder)["name"]): folder for folder in inputs if folder is not None}
+    left_out = read_manifest(folders.pop("world"))["facts"].get("left_out", {}) if "world" in folders else {}
     content = assemble(config, folders, machine=workspace.machine.to_json(), left_out=left_out)
     replace_text(workspace.folder / "report.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
     write_pages(content, workspace.folder)
@@ -92,7 +84,7 @@ def report(
 
 def assemble(
     config: ReportConfig,
-    folders: Mapping[str, Path | None],
+    folders: Mapping[str, Path],
     *,
     machine: Mapping[str, Any],
     left_out: Mapping[str, str] | None = None,
@@ -100,15 +92,14 @@ def assemble(
     """The content of report.json.
 
     Args:
-        config: what no manifest knows.
+        config: content that is in no manifest.
         folders: artifact folders by name, in the order of the build.
-        machine: what this stage computes on, as `Machine.to_json` tells it.
-        left_out: why, by the names of published benchmarks that were at hand and could not be asked.
+        machine: what this stage computes on, from `Machine.to_json`.
+        left_out: published benchmarks that were there and could not be asked, with the reasons.
     """
     manifests = collect.load_manifests(folders)
     here, *others = collect.machines(manifests, machine)
     evaluation = folders["evaluation"]
-    assert evaluation is not None
     files = collect.artifacts(manifests)
     order = [*collect.TRAINED, *(file["path"] for file in files)]
     measured = {name: _in_order(collect.read_json(evaluation / f"{name}.json"), order) for name in MEASURED}
@@ -123,59 +114,37 @@ def assemble(
         "curves": collect.curves(folders),
         **measured,
         "task_average": [row for row in measured["tasks"] if row["task"] == "average"],
-        "speed": [
-            {
-                "artifact": file["path"],
-                "prefill_tok_per_s": None,
-                "decode_tok_per_s": None,
-                "reason": "this build measures no speed",
-            }
-            for file in files
-        ],
+        "speed": [{"artifact": file["path"], **_NO_SPEED} for file in files],
         "data": data_cards(folders),
         "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
         "choices": [_choice(choice, manifests) for choice in config.choices],
     }
-    content["not_measured"] = [*_unasked(left_out or {}), *_gaps(content, manifests)]
+    content["not_measured"] = list(_gaps(content, manifests, left_out or {}))
     return collect.without_paths(content)
 
 
 def _choice(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A choice, and in `differs` what this build has otherwise: a recipe of another size keeps the choices' text."""
-    told = {field: getattr(choice, field) for field in ("what", "value", "published", "source", "reason")}
-    return told | {"differs": differences(choice, manifests)}
+    """A choice, and in `differs` where this build has another value: a recipe of another size keeps the text."""
+    fields = ("what", "value", "published", "source", "reason")
+    return {field: getattr(choice, field) for field in fields} | {"differs": differences(choice, manifests)}
 
 
 def _stem(files: Rows) -> str | None:
-    """What the GGUF files' names have in common: BaseName-SizeLabel-FineTune, without the encoding."""
+    """The common beginning of the GGUF files' names: BaseName-SizeLabel-FineTune, without the encoding."""
     ggufs = [file for file in files if file["format"] == "GGUF"]
     return ggufs[0]["path"].removesuffix(f"-{ggufs[0]['encoding']}.gguf") if ggufs else None
 
 
-MEASURED = ("tasks", "fidelity", "phones", "samples", "paired", "held_out")
-"""Files of the evaluation, `<name>.json` each, and the sections that they become."""
-
-
-def _unasked(left_out: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The benchmarks that no task asks, as gaps."""
-    for task, reason in left_out.items():
-        yield {"what": f"scores in {BENCHMARKS[task].name}", "of": [], "reason": reason}
-
-
-def _gaps(content: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is null in the report: {what, of: artifacts or phones, reason}, a line a kind of number and reason."""
+def _gaps(
+    content: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """What is null in the report: {what, of: artifacts or phones, reason}, one for each kind of number and reason."""
+    for task, why in left_out.items():
+        yield {"what": f"scores in {BENCHMARKS[task].name}", "of": [], "reason": why}
     skipped = manifests.get("coreml", {}).get("facts", {}).get("skipped")
     if skipped:
         yield {"what": "Core ML package", "of": [], "reason": skipped}
-    kinds = (
-        ("scores", "tasks", "value", "artifact", "reason"),
-        ("fidelity", "fidelity", "kl", "artifact", "reason"),
-        ("held-out loss", "held_out", "loss", "artifact", "reason"),
-        ("speed", "speed", "decode_tok_per_s", "artifact", "reason"),
-        ("memory on a phone, measured", "phones", "measured_bytes", "artifact", "measured_reason"),
-        ("whether it fits", "phones", "limit_bytes", "phone", "limit_source"),
-    )
-    for what, section, field, of, reason in kinds:
+    for what, section, field, of, reason in _GAPS:
         by_reason: dict[str, dict[str, None]] = {}
         for row in content[section]:
             if row[field] is None:

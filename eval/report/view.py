@@ -1,7 +1,6 @@
-"""From the report's JSON to what a page shows: score table, plots, phones, samples. One answer for all templates.
+"""From report.json to what a page shows: score table, plots, phones, samples; shared by all templates.
 
-Pure functions of the JSON that `report.json` holds; whoever has that file can draw the page again. They know no folder
-and no markup.
+Pure functions of the content of report.json, from which the page can be drawn again.
 """
 
 import re
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.report import wording
-from eval.report.benchmarks import BENCHMARKS
+from eval.report.choices import BENCHMARKS
 from eval.report.plots import Curve, Plot, Point, plot_of, smooth
 
 Report = Mapping[str, Any]
@@ -30,9 +29,9 @@ STAGE_LABELS = {
     "evaluation": "Evaluation",
 }
 AVERAGE = "average"
-"""What the evaluation calls the row of the task average."""
+"""The evaluation's name for the row of the task average."""
 TASK_AVERAGE = "task average"
-"""What the paired comparisons call it."""
+"""The paired comparisons' name for it."""
 TASK_LABELS = {task: benchmark.name for task, benchmark in BENCHMARKS.items()}
 """Published benchmarks by the names of their tasks."""
 METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
@@ -50,11 +49,11 @@ class ScoreTable:
     average: Mapping[str, Row]
     """Row of `task_average` by artifact."""
     stopped: bool
-    """Whether any artifact tells how often its answers stopped by themselves."""
+    """Whether the share of answers that ended by themselves is known of any artifact."""
     unmeasured: tuple[tuple[str, str], ...]
-    """(names of artifacts without any score, why)."""
+    """(names of artifacts without a score, reason)."""
     fewer: str | None
-    """A sentence on the artifacts that were asked fewer questions than others; None where there are none."""
+    """A note on the artifacts that were asked fewer questions than others; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +66,11 @@ class PhoneTable:
     rows: tuple[Mapping[str, Any], ...]
     """{phone, limit_bytes, limit_measured, cells: row of `phones` by artifact}."""
     sources: tuple[tuple[str, str], ...]
-    """What each part of a prediction rests on."""
+    """(part of a prediction, its source)."""
 
 
 def label(report: Report, artifact: str) -> str:
-    """A short name for a column: a stage's label, or a file's encoding."""
+    """A short name: a stage's label (its own name where a recipe added it), or a file's encoding."""
     files = {file["path"]: file for file in report["artifacts"]}
     if artifact in files:
         return files[artifact]["encoding"] if files[artifact]["format"] == "GGUF" else files[artifact]["format"]
@@ -91,7 +90,7 @@ def lead(report: Report) -> str:
     files = [file["format"] for file in report["artifacts"]]
     num_ggufs, num_packages = files.count("GGUF"), files.count("Core ML")
     if not stage(report, "teacher"):
-        return f"A model of {student} parameters, exported and measured; it was not trained here."
+        return f"A model of {student} parameters, exported and measured; not trained here."
     made = [f"{num_ggufs} GGUF file{'s' * (num_ggufs != 1)}"] * (num_ggufs > 0) + ["a Core ML package"] * num_packages
     return (
         f"A Japanese chat model of {student} parameters, distilled from a teacher of {teacher} "
@@ -101,17 +100,17 @@ def lead(report: Report) -> str:
 
 
 def has_benchmarks(report: Report) -> bool:
-    """Whether a task is a published benchmark: its form is not, and the page says so."""
+    """Whether a task is a published benchmark, which is asked here in an unpublished form."""
     return any(row["task"] in TASK_LABELS for row in report["tasks"])
 
 
 def differing(choice: Row) -> str:
-    """What this build has other than a choice says: `base.steps 2, base.rows_per_step 4`."""
+    """Where this build differs from a choice: `base.steps 2, base.rows_per_step 4`."""
     return ", ".join(f"{each['field']} {each['built']}" for each in choice.get("differs") or ())
 
 
 def score_table(report: Report) -> ScoreTable:
-    """Scores of every artifact side by side, tasks in the order of the evaluation, groups below their task."""
+    """Scores of all artifacts, tasks in the order of the evaluation, groups below their task."""
     tasks = report["tasks"]
     order = list(dict.fromkeys(row["artifact"] for row in tasks))
     measured = [name for name in order if any(row["artifact"] == name and row["value"] is not None for row in tasks)]
@@ -120,7 +119,7 @@ def score_table(report: Report) -> ScoreTable:
         if row["task"] == AVERAGE or row["value"] is None:
             continue
         task, _, group = row["task"].partition("/")
-        place = rows.setdefault(
+        line = rows.setdefault(
             (row["task"], row["metric"]),
             {
                 "label": _words(group) if group else TASK_LABELS.get(task, _words(task)),
@@ -130,8 +129,8 @@ def score_table(report: Report) -> ScoreTable:
                 "cells": {},
             },
         )
-        place["cells"][row["artifact"]] = row
-        place["chance"] = row["chance"] if place["chance"] is None else place["chance"]
+        line["cells"][row["artifact"]] = row
+        line["chance"] = row["chance"] if line["chance"] is None else line["chance"]
     unmeasured: dict[str, list[str]] = {}
     for name in order:
         if name not in measured:
@@ -149,14 +148,14 @@ def score_table(report: Report) -> ScoreTable:
 
 
 def _fewer(items: Mapping[str, int]) -> str | None:
-    """What a reader has to know where artifacts, by name, answered different numbers of questions."""
+    """A note where artifacts, by name, answered different numbers of questions."""
     most = max(items.values(), default=0)
     few = [f"{name} ({count:,})" for name, count in items.items() if count < most]
     if not few:
         return None
     return (
         f"Asked fewer questions than the {most:,} of the others: {', '.join(few)}. "
-        "A difference between these scores and the others' may lie in the questions alone."
+        "The questions alone may explain a difference between these scores and the others."
     )
 
 
@@ -167,7 +166,7 @@ def _words(name: str) -> str:
 
 
 def loss_plots(report: Report) -> list[Plot]:
-    """Distillation first and larger: its loss and t over steps; then a loss plot of every other training stage."""
+    """Distillation first and larger, with its loss and t over steps; then the loss of each other training stage."""
     plots: list[Plot] = []
     for curve in sorted(report["curves"], key=lambda curve: not curve["t"]):
         name = STAGE_LABELS[curve["stage"]]
@@ -209,19 +208,12 @@ def _loss_plot(name: str, loss: list[Point], validation: list[Point], wide: bool
 
 
 def phone_table(report: Report) -> PhoneTable:
-    """Phones down, files across; the limit of a phone is the one that holds for any app."""
+    """Predictions by phone and file; a phone's limit is the one that applies to any app."""
     rows: dict[str, dict[str, Any]] = {}
     for row in report["phones"]:
-        place = rows.setdefault(
-            row["phone"],
-            {
-                "phone": row["phone"],
-                "limit_bytes": row["limit_bytes"],
-                "limit_measured": row["limit_measured"],
-                "cells": {},
-            },
-        )
-        place["cells"][row["artifact"]] = row
+        fields = ("phone", "limit_bytes", "limit_measured")
+        line = rows.setdefault(row["phone"], {**{field: row[field] for field in fields}, "cells": {}})
+        line["cells"][row["artifact"]] = row
     return PhoneTable(
         columns=tuple(dict.fromkeys(row["artifact"] for row in report["phones"])),
         context_tokens={row["artifact"]: row["context_tokens"] for row in report["phones"]},
@@ -231,7 +223,7 @@ def phone_table(report: Report) -> PhoneTable:
 
 
 def _phone_sources(report: Report) -> Iterator[tuple[str, str]]:
-    """(part of a prediction, its source); the format beside the part where the formats differ in it."""
+    """(part of a prediction, its source), with the format where formats differ."""
     formats = {file["path"]: file["format"] for file in report["artifacts"]}
     by_part: dict[str, dict[str, str]] = {}
     for row in report["phones"]:
@@ -246,34 +238,25 @@ def samples(report: Report) -> list[dict[str, Any]]:
     """Answers grouped by conversation: {messages, answers: rows of `samples`}."""
     grouped: dict[str, dict[str, Any]] = {}
     for row in report["samples"]:
-        place = grouped.setdefault(repr(row["messages"]), {"messages": row["messages"], "answers": []})
-        place["answers"].append(row)
+        sample = grouped.setdefault(repr(row["messages"]), {"messages": row["messages"], "answers": []})
+        sample["answers"].append(row)
     return list(grouped.values())
 
 
 def comparisons(report: Report) -> list[dict[str, str]]:
-    """Paired comparisons as text: {quantity, of, against, value, interval}; a share kept is a line of its own."""
+    """Paired comparisons as text: {quantity, of, against, value, interval}; a ratio is a separate line."""
     lines: list[dict[str, str]] = []
     for row in report["paired"]:
         is_average = row["quantity"] == TASK_AVERAGE
         scale, decimals, unit = (100, 1, "points") if is_average else (1, 3, "nats")
+        quantity = _words(row["quantity"])
         names = {"of": label(report, row["artifact"]), "against": label(report, row["against"])}
-        ends = " to ".join(wording.signed(scale * end, decimals=decimals) for end in row["interval"])
-        lines.append(
-            {
-                "quantity": _words(row["quantity"]),
-                **names,
-                "value": f"{wording.signed(scale * row['difference'], decimals=decimals)} {unit}",
-                "interval": ends,
-            }
+        difference, *ends = (
+            wording.signed(scale * value, decimals=decimals) for value in (row["difference"], *row["interval"])
         )
+        lines.append({"quantity": quantity, **names, "value": f"{difference} {unit}", "interval": " to ".join(ends)})
         if row.get("ratio") is not None:
-            lines.append(
-                {
-                    "quantity": f"{_words(row['quantity'])}, kept",
-                    **names,
-                    "value": f"{wording.percent(row['ratio'])} %",
-                    "interval": wording.percent_interval(row["ratio_interval"]),
-                }
-            )
+            kept = {"value": f"{wording.percent(row['ratio'])} %"}
+            kept["interval"] = wording.percent_interval(row["ratio_interval"])
+            lines.append({"quantity": f"{quantity}, kept", **names, **kept})
     return lines

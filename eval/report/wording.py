@@ -1,12 +1,11 @@
 """How the report writes numbers: sizes, durations, shares and intervals as text, and text that is safe inside Markdown.
 
-Pure functions of plain values; `None` becomes a dash, so that a template never prints a number that was not measured.
-They know no stage.
+Pure functions of plain values. `None` becomes a dash, so that no template prints a number that was not measured.
 """
 
 from collections.abc import Sequence
 
-NOT_MEASURED = "–"  # noqa: RUF001 - an en dash is what a table prints for "nothing here"
+NOT_MEASURED = "–"  # noqa: RUF001 - an en dash marks an empty cell of a table
 
 
 def number(value: float | None, *, digits: int = 3) -> str:
@@ -26,30 +25,26 @@ def count(value: float | None) -> str:
 
 def short_count(value: float | None) -> str:
     """A count to three digits with its multiple: 3.41M, 152k."""
-    if value is None:
-        return NOT_MEASURED
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{letter}" if abs(value) < size * 999.5 else f"{value / size:,.0f}{letter}"
-    return f"{value:,.0f}"
+    return _scaled(value, {1e12: "T", 1e9: "B", 1e6: "M", 1e3: "k", 0.0: ""})
 
 
 def size(value_bytes: float | None) -> str:
-    """Bytes in decimal units, as file managers and stores on phones show them."""
-    if value_bytes is None:
+    """Bytes in decimal units, as phones show them."""
+    return _scaled(value_bytes, {1e12: " TB", 1e9: " GB", 1e6: " MB", 1e3: " kB", 0.0: " B"})
+
+
+def _scaled(value: float | None, units: dict[float, str]) -> str:
+    """Three digits in the largest unit that is not above the value, by what these digits show: 999.5k is 1M."""
+    if value is None:
         return NOT_MEASURED
-    for unit_bytes, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value_bytes) >= unit_bytes * 0.9995:
-            return (
-                f"{value_bytes / unit_bytes:.3g} {unit}"
-                if abs(value_bytes) < 999.5 * unit_bytes
-                else (f"{value_bytes / unit_bytes:,.0f} {unit}")
-            )
-    return f"{value_bytes:,.0f} B"
+    unit = next(unit for unit in units if abs(value) >= unit * 0.9995)
+    if unit and abs(value) < unit * 999.5:
+        return f"{value / unit:.3g}{units[unit]}"
+    return f"{value / (unit or 1):,.0f}{units[unit]}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person would say them: 0.4 s, 42 s, 3 min 05 s, 2 h 10 min."""
+    """Seconds in readable units: 0.4 s, 42 s, 3 min 05 s, 2 h 10 min."""
     if seconds is None:
         return NOT_MEASURED
     if seconds < 9.95:
@@ -75,19 +70,19 @@ def percent_interval(interval: Sequence[float] | None, *, decimals: int = 1) -> 
 
 
 def signed(value: float | None, *, decimals: int = 3) -> str:
-    """A difference with its sign; a true minus, not a hyphen."""
+    """A difference with its sign; a minus sign, not a hyphen."""
     if value is None:
         return NOT_MEASURED
     return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def sentence(text: str) -> str:
-    """Text with its first letter large and the others as they are."""
+    """Text with a capital first letter and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def markdown(text: object) -> str:
-    """Text as one line that Markdown shows literally: no markup, no HTML, no table cell is opened or closed by it."""
+    """Text as one line that Markdown shows literally: it opens or closes no markup, HTML or table cell."""
     escaped = str(text).replace("\\", "\\\\")
     for character in "`*_[]|#":
         escaped = escaped.replace(character, "\\" + character)

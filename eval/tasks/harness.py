@@ -1,9 +1,9 @@
 """lm-evaluation-harness as the engine: our task files and any `Runtime`, nothing from the network.
 
-`Harness` loads the YAML files of a task folder over `DIR/questions.jsonl` once and runs them on any number of
-artifacts. In the plain form a task's text is the prompt; in the chat form it is the user's message, and the artifact's
-own template makes the prompt. lm-eval builds the requests, filters the answers and scores each item; intervals and
-averages are ours (`eval.tasks.scores`), as it averages neither over groups nor over shapes. It knows no stage.
+`Harness` loads the task files over `DIR/questions.jsonl` once and runs them on any number of artifacts. In the plain
+form a task's text is the prompt; in the chat form it is the user's message, and the artifact's own template makes the
+prompt. lm-eval builds the requests, filters the answers and scores each item; intervals and averages come from
+`eval.tasks.scores`, since lm-eval averages neither over groups nor over shapes.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import Any
 
 import datasets
@@ -28,10 +27,10 @@ from lm_eval.tasks import TaskManager
 
 from eval.runtimes import Runtime
 from eval.tasks import scores
-from eval.tasks.model import HarnessModel
+from eval.tasks.harness_model import HarnessModel
 from eval.tasks.question_rows import question_rows, task_files
 
-# lm-eval compiles a task's template anew for each item, which takes longer than a small model's answer.
+# lm-eval compiles a task's template again for each item, which takes longer than a small model's answer.
 lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
 AVERAGE = "average"
@@ -47,10 +46,10 @@ class Harness:
 
     Args:
         data: folder with `questions.jsonl`.
-        tasks: names to run; without them, all that the questions are for.
+        tasks: names to run; None takes all that have questions.
 
     Raises:
-        UserError: an unknown task, or a data folder without usable questions.
+        UserError: an unknown task, or no usable questions.
     """
 
     def __init__(self, data: Path, *, tasks: Sequence[str] | None = None) -> None:
@@ -59,7 +58,7 @@ class Harness:
         self._candidates = {str(row["id"]): _candidates(row) for row in rows}
         self._temporary = tempfile.TemporaryDirectory(prefix="tasks-")
         folder = Path(self._temporary.name)
-        # All rows get all fields: datasets takes its schema from what it sees, and a user's rows may lack some.
+        # All rows get all fields: datasets infers its schema from the rows, and a user's rows may lack some.
         lines = [json.dumps({field: row.get(field, empty) for field, empty in _FIELDS.items()}) for row in rows]
         (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
         kwargs = {"data_files": {"test": str(folder / "questions.jsonl")}, "cache_dir": str(folder / "cache")}
@@ -67,7 +66,7 @@ class Harness:
             # JSON is YAML; `include` is lm-eval's own way to change one setting of a task.
             config = {"include": str(path.absolute()), "dataset_kwargs": kwargs}
             (folder / f"{name}.yaml").write_text(json.dumps(config), encoding="utf-8")
-        with _by_itself():
+        with _offline():
             manager = TaskManager(include_path=str(folder), include_defaults=False)
             self._tasks_and_groups: Any = manager.load(manager.all_subtasks)
         self._loaded: dict[str, Any] = self._tasks_and_groups["tasks"]
@@ -79,9 +78,7 @@ class Harness:
     def __enter__(self) -> "Harness":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._temporary.cleanup()
 
     def run(
@@ -93,8 +90,8 @@ class Harness:
             runtime: the artifact, opened.
             artifact: its name in the rows.
             form: "plain" or "chat".
-            limit: only the first so many items of a task, taken from its groups and directions in turn.
-            log: folder for `<task>.jsonl`, a line an item.
+            limit: maximum number of items of a task, taken from its groups and directions in turn.
+            log: folder for `<task>.jsonl`, one line for each item.
 
         Returns:
             Rows `artifact, task, form, metric, value, n, interval, chance, extraction_failures, stopped_share`: for
@@ -105,7 +102,7 @@ class Harness:
         samples = None
         if limit is not None:
             samples = {name: _first(task.task_docs, limit) for name, task in self._loaded.items()}
-        with _by_itself():
+        with _offline():
             results: Any = evaluate(
                 model,
                 self._tasks_and_groups,
@@ -125,7 +122,7 @@ class Harness:
             if log is not None:
                 _write_log(log / f"{name}.jsonl", items)
         rows.append(_row(AVERAGE, "mean", by_task) | {"chance": None})
-        if form == "plain":  # a base model goes on after its answer: the end of the line cuts it
+        if form == "plain":  # a base model continues after its answer: the end of the line cuts it
             rows = [row | {"stopped_share": None} for row in rows]
         return [{"artifact": artifact, "task": row.pop("task"), "form": form} | row for row in rows]
 
@@ -137,10 +134,10 @@ class Harness:
             for index in _first(task.task_docs, count)
         ]
 
-    def _item(self, task: str, place: int, sample: dict[str, Any], model: HarnessModel) -> dict[str, Any]:
-        """One line of the log, with what the rows need besides."""
+    def _item(self, task: str, index: int, sample: dict[str, Any], model: HarnessModel) -> dict[str, Any]:
+        """One line of the log, with the additional fields that the rows need."""
         doc, answers = sample["doc"], sample["filtered_resps"]
-        generation = model.generations.get((task, place))
+        generation = model.generations.get((task, index))
         if generation is None:
             likelihoods = [likelihood for likelihood, _ in answers]
             output = doc["choices"][likelihoods.index(max(likelihoods))]
@@ -160,7 +157,7 @@ class Harness:
 
 
 def _candidates(row: dict[str, Any]) -> int | None:
-    """How many answers a guesser would choose from: the options, or what the passage offers; None if anything goes."""
+    """Number of answers to guess among: the choices, or what the passage offers; None if any answer is possible."""
     if row.get("choices"):
         return len(row["choices"])
     if row.get("candidates"):
@@ -187,7 +184,7 @@ def _first_filter(results: dict[str, Any], task: str) -> list[dict[str, Any]]:
 
 
 def _rows(task: str, metric: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The task's own row, then one for each of its groups."""
+    """The task's row, then one for each of its groups."""
     yield _row(task, metric, {task: items})
     for group in dict.fromkeys(item["group"] for item in items if item["group"]):
         yield _row(f"{task}/{group}", metric, {task: [item for item in items if item["group"] == group]})
@@ -211,7 +208,7 @@ def _row(task: str, metric: str, items_by_shape: dict[str, list[dict[str, Any]]]
 
 
 def _chance(items: list[dict[str, Any]]) -> float | None:
-    """What guessing reaches: one of the candidates, or always the commonest number; None where neither makes sense."""
+    """Score of guessing: one of the candidates, or always the most common number; None where neither applies."""
     if all(item["candidates"] for item in items):
         return fmean(1 / item["candidates"] for item in items)
     if all(re.fullmatch(r"-?[0-9][0-9,.]*", answer) for item in items for answer in item["answers"]):
@@ -228,8 +225,8 @@ def _write_log(path: Path, items: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _by_itself() -> Generator[None]:
-    """lm-eval and datasets without the network, which even a local file makes them ask, without bars and advice."""
+def _offline() -> Generator[None]:
+    """lm-eval and datasets without the network, which they use even for a local file, without bars and advice."""
     logger = logging.getLogger("lm_eval")
     level, bar = logger.level, lm_eval.api.task.tqdm
     offline, no_bars = datasets.config.HF_HUB_OFFLINE, datasets.are_progress_bars_disabled()

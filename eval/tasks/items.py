@@ -1,8 +1,7 @@
-"""The published benchmark files, read into one shape: what is asked, about what, among what, and what is right.
+"""Reads published benchmark files into one shape: question, passage, choices and answers.
 
-For finding benchmark items in training text, test and few-shot items alike. It knows no prompt, no score and no
-network: the files lie in a folder, named as their publishers name them, in any version. Everything is read, items
-that scoring leaves out too.
+Used to find benchmark items in training text, so every item is read: test items, few-shot examples, and items that
+scoring leaves out. The files are in a folder, named as their publishers name them, in any version.
 """
 
 import csv
@@ -21,9 +20,10 @@ from common.errors import UserError
 from common.rows import Row, parse
 
 T = TypeVar("T")
+Reader = Callable[[Path], Iterator["Item"]]
 
 TURN_BREAK = "\n\u2029"
-"""Between the turns of one question; the second character, a paragraph separator, stands in no file."""
+"""Between the turns of one question; the second character, a paragraph separator, occurs in no file."""
 _LAYOUT = (
     "jglue/jcommonsenseqa*.json, jglue/jsquad*.json, jmmlu/*.csv, jemhopqa/*train*.json and *dev*.json, niilc/*.xml, "
     "mgsm/mgsm_ja.tsv, mgsm_en.tsv and exemplars_ja.json, jhumaneval/jhuman-eval*.jsonl, "
@@ -38,32 +38,32 @@ class Item:
     """One item of a benchmark."""
 
     id: str
-    """`<file>:<the item's own id, or its number>`; the file tells train from test and version from version."""
+    """`<file>:<the item's own id, or its number>`; the file shows the split and the version."""
     question: str
-    """What is asked; turns are parted by `TURN_BREAK`."""
+    """What is asked; `TURN_BREAK` separates turns."""
     context: str | None
     """The passage that the question is about."""
     choices: tuple[str, ...]
-    """What there is to choose from, as text."""
+    """The choices as text."""
     answers: tuple[str, ...]
     """Right answers as text; the first is the publisher's own."""
 
 
 class _Damage(Exception):
-    """Something in a file that is not as published; the message says where in the file and what."""
+    """Something in a file that is not as published; the message says where and what."""
 
 
 def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
     """The items of every known file in the folder and the folders below it.
 
     Args:
-        folder: holds the published files, each benchmark in a folder of its name, or is such a folder itself.
+        folder: holds the published files, each benchmark in a folder of its name, or is one of these folders.
 
     Returns:
-        Items by benchmark, of those benchmarks that are there; items of all its files, train and test, together.
+        For each benchmark that is there, the items of all its files, train and test.
 
     Raises:
-        UserError: no known file there, or one that is damaged.
+        UserError: no known file, or a damaged one.
     """
     found: dict[str, list[Item]] = {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
@@ -76,35 +76,33 @@ def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
         found.setdefault(name, []).extend(replace(item, id=f"{prefix}:{item.id}") for item in _read(path, reader))
     if not found:
         raise UserError(
+            "not-found",
             wanted=f"benchmark files in {folder}: any of {_LAYOUT}",
             got="none of these" if folder.is_dir() else "no such folder",
-            next_step="Name the folder that holds the benchmarks' folders, with the files as published.",
+            next_step="name the folder that holds the benchmarks' folders, with the files as published",
         )
     return {name: found[name] for name in dict.fromkeys(name for _, name, _ in _KINDS) if name in found}
 
 
-def _kind_of(folder: Path, path: Path) -> tuple[str, Callable[[Path], Iterator[Item]]] | None:
+def _kind_of(folder: Path, path: Path) -> tuple[str, Reader] | None:
     """Benchmark and reader of a file, by its path from the folder's own name on."""
     relative = f"/{folder.resolve().name}/{path.relative_to(folder).as_posix()}".lower().removesuffix(".gz")
     return next(((name, reader) for glob, name, reader in _KINDS if fnmatchcase(relative, glob)), None)
 
 
-def _read(path: Path, reader: Callable[[Path], Iterator[Item]]) -> list[Item]:
+def _read(path: Path, reader: Reader) -> list[Item]:
     try:
         items = list(reader(path))
+        if not items:
+            raise _Damage("no item")
     except (_Damage, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _damaged(path, str(error)) from error
-    if not items:
-        raise _damaged(path, "no item")
+        raise UserError(
+            "damaged",
+            wanted=f"the benchmark file {path} as published",
+            got=str(error),
+            next_step="copy or download the file again, or remove it",
+        ) from error
     return items
-
-
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(
-        wanted=f"the benchmark file {path} as published",
-        got=what,
-        next_step="Copy or download the file again, or remove it.",
-    )
 
 
 def _bytes(path: Path) -> bytes:
@@ -121,7 +119,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path, fields: dict[str, type]) -> Iterator[tuple[int, Row]]:
-    """Number and object of each line that is not blank; every field is there and of its type."""
+    """Number and object of each line that is not blank, with every field present and of its type."""
     for number, line in enumerate(_bytes(path).splitlines(keepends=True), start=1):
         if line.isspace():
             continue
@@ -152,7 +150,7 @@ def _field(row: Any, name: str, kind: type[T], place: str) -> T:
 
 
 def _texts(values: Any, name: str, place: str) -> tuple[str, ...]:
-    """A list of texts, perhaps absent."""
+    """A list of texts, which may be absent."""
     if values is None:
         return ()
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
@@ -170,7 +168,7 @@ def _jcommonsenseqa(path: Path) -> Iterator[Item]:
 
 
 def _jsquad(path: Path) -> Iterator[Item]:
-    """The context comes without its article's title, which stands before it, parted by [SEP]."""
+    """The context without its article's title, which precedes it, separated by [SEP]."""
     for article in _field(_document(path), "data", list, "the file"):
         place = f"article {article.get('title')}" if isinstance(article, dict) else "an article"
         for paragraph in _field(article, "paragraphs", list, place):
@@ -230,7 +228,7 @@ def _mgsm(path: Path) -> Iterator[Item]:
 
 
 def _mgsm_exemplars(path: Path) -> Iterator[Item]:
-    """Worked examples; question and answer come without the cue that opens each."""
+    """Worked examples; question and answer without the cue that opens each."""
     rows = _document(path)
     if not isinstance(rows, dict):
         raise _Damage("not an object of exemplars")
@@ -247,7 +245,7 @@ def _jhumaneval(path: Path) -> Iterator[Item]:
 
 
 def _jmtbench(path: Path) -> Iterator[Item]:
-    """Questions of two turns; reference answers lie beside the file or in a folder there, and may be wanting."""
+    """Questions of two turns; reference answers are in the same folder or one below it, and may be absent."""
     references: dict[int, list[str]] = {}
     for file in sorted(path.parent.glob("reference_answer*")):
         for one in [file] if file.is_file() else sorted(file.glob("*.jsonl*")):
@@ -278,8 +276,8 @@ def _questions(path: Path) -> Iterator[Item]:
         yield Item(str(row["id"]), row["question"], context, choices, answers)
 
 
-# What a lower-case path must look like, the benchmark, the reader; the first that fits counts. A star spans folders.
-_KINDS: tuple[tuple[str, str, Callable[[Path], Iterator[Item]]], ...] = (
+# Pattern of a lower-case path, benchmark, reader; the first match counts. A star spans folders.
+_KINDS: tuple[tuple[str, str, Reader], ...] = (
     ("*/jcommonsenseqa*.json", "jcommonsenseqa", _jcommonsenseqa),
     ("*/jsquad*.json", "jsquad", _jsquad),
     ("*/jmmlu*/*.csv", "jmmlu", _jmmlu),

@@ -1,30 +1,47 @@
-"""`questions.jsonl`: the rows that tasks ask, checked before a model is loaded or trained for them.
+"""`questions.jsonl`, the one form in which tasks are asked: rows read and checked, or made from benchmarks' test items.
 
-It knows the task files by their names, and loads no library that runs them.
+The task files `questions/*.yaml` ask published benchmarks zero-shot: the likelihood of a choice's text, the exact match
+of a short answer. These are forms of our own, and each file says so; scores in them do not compare with published ones.
+Benchmarks that need a sandbox (JHumanEval) or a judge (JMT-Bench) are left out. Loads no library that runs a task.
 """
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.rows import Row, data_files, read_rows
+from eval.tasks.items import Item
 
-TASK_FOLDERS = (Path(__file__).parent / "questions", Path(__file__).parent / "benchmarks")
+TASK_FOLDER = Path(__file__).parent / "questions"
 """lm-eval's YAML files over `questions.jsonl`, each named after its task: our own shapes, and published benchmarks."""
 CHOICE_SHAPES = ("multiple_choice", "jcommonsenseqa", "jmmlu")
-"""Whose questions are answered by the likeliest of their choices."""
+"""Shapes of questions that are answered by the likeliest of their choices."""
+_TEST_FILES = {
+    "jcommonsenseqa": ("valid",),
+    "jmmlu": ("",),
+    "jsquad": ("valid",),
+    "jemhopqa": ("dev_ver1.2", "dev"),
+    "niilc": ("test",),
+    "mgsm_ja": ("mgsm_ja",),
+}
+"""Parts of the names of test files by benchmark; the first that matches a file counts. JGLUE's test half is not
+published, and its authors use the validation files; NIILC's dev file is what published settings show as examples."""
+_NO_ANSWER = "-"
+"""NIILC's answer of an item that was withdrawn."""
 
 
 def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> list[Row]:
-    """The questions of a folder, in order; of a shape with choices, each with its answer among them.
+    """The questions of a folder, in order; in a shape with choices, the answer is one of them.
 
     Args:
         folder: holds `questions.jsonl`.
         shapes: those that will be asked, and are checked; None checks all.
 
     Raises:
-        UserError: no questions, too many rows that are none, or a question whose answer cannot be chosen.
+        UserError: no questions, too many invalid rows, or a question whose answer cannot be chosen.
     """
     rows = list(read_rows(data_files(folder, "questions"), fields={"shape": str, "question": str, "answers": list}))
     for row in rows:
@@ -34,35 +51,103 @@ def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> lis
         choices = choices if isinstance(choices, list) else []
         if row["answers"][0] not in choices:
             raise UserError(
+                "contradiction",
                 wanted=f"the answer among the choices of a question of shape {row['shape']}",
-                got=f"{row['answers'][0]!r} beside {', '.join(map(repr, choices)) or 'none'} in question {row['id']}",
-                next_step="correct that row of the questions.",
+                got=f"{row['answers'][0]!r} with {', '.join(map(repr, choices)) or 'no choices'} in {row['id']}",
+                next_step="correct that row of the questions",
             )
     return rows
 
 
 def task_files(shapes: set[str], tasks: Sequence[str] | None = None) -> dict[str, Path]:
-    """Files of the tasks that were asked for, else of all whose shape the questions have.
+    """Files of the named tasks by name; without names, of all tasks whose shape the questions have.
 
     Raises:
         UserError: an unknown task, one without questions, or no question of a known shape.
     """
-    paths = (path for folder in TASK_FOLDERS for path in sorted(folder.glob("*.yaml")))
-    files = {path.stem: path for path in paths if not path.name.startswith("_")}
+    files = {path.stem: path for path in sorted(TASK_FOLDER.glob("[!_]*.yaml"))}
+    known, there = ", ".join(files), ", ".join(sorted(shapes)) or "no rows"
     for name in tasks or ():
         if name not in files:
-            raise UserError(wanted=f"tasks out of {', '.join(files)}", got=name, next_step="name some of these.")
+            raise UserError("unknown-name", wanted=f"tasks out of {known}", got=name, next_step="name some of these")
         if name not in shapes:
             raise UserError(
+                "empty",
                 wanted=f"questions of shape {name}",
-                got=f"questions.jsonl with {', '.join(sorted(shapes))}",
-                next_step="leave the task out or add such questions.",
+                got=f"questions.jsonl with {there}",
+                next_step="leave the task out or add such questions",
             )
     found = {name: path for name, path in files.items() if (name in tasks if tasks else name in shapes)}
     if not found:
         raise UserError(
-            wanted=f"questions of a shape out of {', '.join(files)}",
-            got=f"questions.jsonl with {', '.join(sorted(shapes)) or 'no rows'}",
-            next_step="add such questions.",
+            "empty",
+            wanted=f"questions of a shape out of {known}",
+            got=f"questions.jsonl with {there}",
+            next_step="add such questions",
         )
     return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """The items of one benchmark."""
+
+    benchmark: str
+    items: tuple[Item, ...]
+    available: int
+    """Test items that can be asked, chosen or not."""
+
+
+def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> tuple[list[Chosen], dict[str, str]]:
+    """The test items of each benchmark that is there and can be scored.
+
+    Args:
+        items: by benchmark, as `read_benchmarks` returns them.
+        limit: maximum number for each benchmark; a smaller limit takes a part of what a larger one takes. None takes
+            all.
+
+    Returns:
+        The chosen items, and for each benchmark that is there without its test items, why it is left out.
+    """
+    chosen: list[Chosen] = []
+    left_out: dict[str, str] = {}
+    for name, marks in _TEST_FILES.items():
+        there = list(items.get(name, ()))
+        usable = _usable(there, marks)
+        if usable:
+            by_digest = sorted(usable, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+            chosen.append(Chosen(benchmark=name, items=tuple(by_digest[:limit]), available=len(usable)))
+        elif there:
+            files = ", ".join(sorted({_file(item) for item in there}))
+            of_test = any(mark in _file(item) for item in there for mark in marks)
+            wanted = "items with an answer" if of_test else f"a file with {' or '.join(marks)} in its name"
+            left_out[name] = f"wanted {wanted}, got {files}"
+    return chosen, left_out
+
+
+def benchmark_rows(chosen: Iterable[Chosen]) -> Iterator[dict[str, Any]]:
+    """Rows `id, shape, group, context, question, choices, answers`; the shape is the benchmark's name."""
+    for benchmark in chosen:
+        for item in benchmark.items:
+            yield {
+                "id": f"{benchmark.benchmark}/{item.id}",
+                "shape": benchmark.benchmark,
+                "group": None,
+                "context": item.context,
+                "question": item.question,
+                "choices": [choice.strip() for choice in item.choices],
+                "answers": [answer.strip() for answer in item.answers if answer != _NO_ANSWER],
+            }
+
+
+def _usable(items: list[Item], marks: tuple[str, ...]) -> list[Item]:
+    for mark in marks:
+        found = [item for item in items if mark in _file(item)]
+        if found:
+            return [item for item in found if set(item.answers) - {_NO_ANSWER}]
+    return []
+
+
+def _file(item: Item) -> str:
+    """The name of its file, without the suffix."""
+    return item.id.rpartition(":")[0].rpartition("/")[2]

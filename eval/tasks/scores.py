@@ -1,8 +1,8 @@
-"""Statistics of task scores: intervals, the task average, the paired comparison of two artifacts.
+"""Statistics of task scores and losses: intervals, the task average, the paired comparison of two artifacts.
 
-An item is a dict of one line of a task's log: `id`, `group` (or None), `score`. A cell is a shape and a group: items
-that are averaged first. The task average is the unweighted mean over the shapes of the mean over their groups. Pure
-functions of such items; it knows no model and no lm-eval.
+An item is one line of a task's log: `id`, `group` (or None), `score`. A cell is a shape and a group, whose items are
+averaged first. The task average is the unweighted mean over the shapes of the mean over their groups. Pure functions,
+independent of models and lm-eval.
 
 Legend: N items of a cell, K artifacts side by side, R bootstrap resamples.
 """
@@ -30,7 +30,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     share, z2 = successes / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # Exactly 0 and 1 at the ends, where the two terms cancel but for rounding.
+    # Exactly 0 and 1 at the ends, where the two terms cancel except for rounding.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
@@ -46,9 +46,9 @@ def by_cell(items_by_shape: Mapping[str, Iterable[Item]]) -> dict[Cell, list[Ite
 def mean_with_interval(scores: Mapping[Cell, Sequence[float]]) -> tuple[float, tuple[float, float]]:
     """Mean over groups, then shapes, and its 95 % interval.
 
-    Each cell's own interval (Wilson for right or wrong, else normal) enters by its distance from the cell's mean, the
-    distances added in squares with the cell's weight: method of variance estimates recovery, which unlike a bootstrap
-    keeps a width where every item is right.
+    Each cell's interval (Wilson for right or wrong, else normal) enters by its distance from the cell's mean; the
+    squares of the weighted distances are added. This is the method of variance estimates recovery, which unlike a
+    bootstrap keeps a width where every item is right.
     """
     mean, below, above = 0.0, 0.0, 0.0
     for weight, values in zip(_weights(list(scores)), scores.values(), strict=True):
@@ -69,7 +69,7 @@ def _cell_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _weights(cells: Sequence[Cell]) -> list[float]:
-    """Each cell's weight: shapes weigh the same, and so do the groups of one shape."""
+    """Each cell's weight: all shapes have the same, and so have the groups of one shape."""
     shapes = [shape for shape, _ in cells]
     return [1 / len(set(shapes)) / shapes.count(shape) for shape in shapes]
 
@@ -112,7 +112,7 @@ def paired_ratio(log_a: Path, log_b: Path) -> dict[str, Any]:
 
 
 def has_tokens(rows: Sequence[tuple[float, float]]) -> bool:
-    """Whether rows of (sum, tokens) measure anything."""
+    """Whether any row of (sum, tokens) has a token."""
     return any(tokens > 0 for _, tokens in rows)
 
 
@@ -136,7 +136,7 @@ def loss_difference(rows_a: Sequence[tuple[float, float]], rows_b: Sequence[tupl
 
 
 def _weighted_mean(sums: Sequence[float], tokens: Sequence[float]) -> tuple[float, list[float]]:
-    """Sum of sums over sum of tokens, and its 95 % interval when the rows are drawn anew."""
+    """Sum of sums over sum of tokens, and its 95 % interval over resampled rows."""
     both_N2 = np.asarray([pair for pair in zip(sums, tokens, strict=True) if pair[1] > 0], dtype=np.float64)
     mean_K, samples_RK = _bootstrap({("rows", None): both_N2})
     return float(mean_K[0] / mean_K[1]), list(_middle(samples_RK[:, 0] / samples_RK[:, 1]))
@@ -156,7 +156,7 @@ def _paired(log_a: Path, log_b: Path) -> dict[Cell, Floats]:
 
 
 def _bootstrap(values: Mapping[Cell, Floats], *, seed: int = 0) -> tuple[Floats, Floats]:
-    """Weighted mean over cells of values [N, K]: itself [K], and with the items of each cell drawn anew [R, K]."""
+    """Weighted mean over cells of values [N, K]: itself [K], and with the items of each cell resampled [R, K]."""
     generator = np.random.default_rng(seed)
     width = next(iter(values.values())).shape[1]
     mean_K, samples_RK = np.zeros(width), np.zeros((RESAMPLES, width))

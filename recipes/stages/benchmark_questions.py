@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import UserError
 from common.store import Workspace, stage
 from eval.tasks.items import read_benchmarks
-from eval.tasks.select_items import choose_items, question_rows
+from eval.tasks.question_rows import benchmark_rows, choose_items
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ def benchmark_questions(config: BenchmarkQuestionsConfig, workspace: Workspace) 
             next_step="add at least one of these benchmarks",
         )
     with (workspace.folder / "questions.jsonl").open("w", encoding="utf-8") as file:
-        for row in question_rows(chosen):
+        for row in benchmark_rows(chosen):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     questions = {each.benchmark: {"asked": len(each.items), "available": each.available} for each in chosen}
     return {"questions": questions, "left_out": left_out}

@@ -19,7 +19,7 @@ from common.metrics import progress
 from common.provenance import DataSource, Terms, write_sources
 from common.sources import Found, HubFiles, HubModel, fetch, found_files
 from common.sources.integrity import require_whole, tensor_shapes
-from common.sources.select_models import INDEX_FILE
+from common.sources.select import INDEX_FILE
 from common.store import Workspace, stage
 
 SPARE_BYTES = 2**30

@@ -1,35 +1,28 @@
-"""Rows of one shape out of `questions.jsonl`, for the task files beside this module.
+"""The rows of one shape in `questions.jsonl`, for the task files in this folder: `process_docs: !function utils.SHAPE`.
 
-lm-eval loads it by its path when a task file names `utils.<shape>`; it knows no other library and no product module.
+lm-eval loads this module by its path, so it imports nothing of this product.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 
-def multiple_choice(dataset: Any) -> Any:
-    """The questions with choices."""
-    return _of_shape(dataset, "multiple_choice")
+def _only(shape: str) -> Callable[[Any], Any]:
+    def rows(dataset: Any) -> Any:
+        return dataset.select([index for index, found in enumerate(dataset["shape"]) if found == shape])
+
+    return rows
 
 
-def short_answer(dataset: Any) -> Any:
-    """The questions with a short answer, of both groups."""
-    return _of_shape(dataset, "short_answer")
+multiple_choice = _only("multiple_choice")
+short_answer = _only("short_answer")
+reading = _only("reading")
+arithmetic = _only("arithmetic")
+translation = _only("translation")
 
-
-def reading(dataset: Any) -> Any:
-    """The questions about a passage."""
-    return _of_shape(dataset, "reading")
-
-
-def arithmetic(dataset: Any) -> Any:
-    """The word problems."""
-    return _of_shape(dataset, "arithmetic")
-
-
-def translation(dataset: Any) -> Any:
-    """The sentences to translate, in both directions."""
-    return _of_shape(dataset, "translation")
-
-
-def _of_shape(dataset: Any, shape: str) -> Any:
-    return dataset.select([index for index, found in enumerate(dataset["shape"]) if found == shape])
+jcommonsenseqa = _only("jcommonsenseqa")
+jmmlu = _only("jmmlu")
+jsquad = _only("jsquad")
+jemhopqa = _only("jemhopqa")
+niilc = _only("niilc")
+mgsm_ja = _only("mgsm_ja")

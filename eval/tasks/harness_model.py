@@ -1,7 +1,7 @@
 """Any `Runtime` as a model of lm-evaluation-harness, in the plain or the chat form.
 
-lm-eval speaks in strings, a runtime in ids of its own tokenizer: here one becomes the other. Greedy decoding only. It
-knows no task.
+lm-eval passes strings, a runtime takes ids of its own tokenizer: this module converts between them. Greedy decoding
+only. Independent of the tasks.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ class HarnessModel(LM):
         self._runtime, self._chat = runtime, chat
         self._rendered: dict[str, list[int]] = {}
         self.generations: dict[tuple[str, int], Generation] = {}
-        """What was generated, by task and number of the document."""
+        """Generated answers by task and number of the document."""
 
     @property
     def tokenizer_name(self) -> str:
-        return ""  # names lm-eval's request cache, which we leave off
+        return ""  # names lm-eval's request cache, which is off
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The prompt as text; its ids, which the text alone would not give back, are kept."""
+        """The prompt as text; its ids are kept, since encoding the text would not restore them."""
         assert add_generation_prompt, "tasks with gen_prefix are not for the chat form"
         ids = self._runtime.render(chat_history)
         text = self._runtime.decode(ids, skip_special=False)
@@ -82,7 +82,7 @@ class HarnessModel(LM):
         return [texts[index] for index in range(len(requests))]
 
     def _prompt(self, text: str) -> list[int]:
-        """Ids of a rendered conversation, or of a plain prompt; nothing at all is a document's beginning."""
+        """Ids of a rendered conversation, or of a plain prompt; an empty prompt is the start of a document."""
         if self._chat:
             return self._rendered[text]
         return self._runtime.encode(text) or [self._runtime.document_end_id]
@@ -90,8 +90,9 @@ class HarnessModel(LM):
     def _pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
         """Context and continuation ids.
 
-        A plain text is encoded whole, as in training. Where that merges across the boundary, the last common token of
-        the context and of all its continuations is the boundary instead: they are compared on the same characters.
+        A plain text is encoded whole, as in training. Where a token then crosses the boundary, the boundary moves back
+        to the last token that the context and all its continuations share, so that all are compared on the same
+        characters.
         """
         if self._chat:
             return [(self._rendered[context], self._runtime.encode(text)) for context, text in texts]
