@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults, command, run
+from common.cli import command, run
 from common.store import run_alone
 
 
@@ -34,7 +34,6 @@ def _add_tokenizer(subparsers: Any) -> None:
         "tokenizer",
         help="train a byte-level BPE tokenizer",
         description="Writes a Hugging Face tokenizer folder: Qwen2's pre-tokenizer, ChatML.",
-        formatter_class=HelpWithDefaults,
     )
     text = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet or .txt with a `text`, or a folder with text.jsonl"
     verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help=text)
