@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import resident_bytes, say
-from common.cli import HelpWithDefaults, require_at_least_one
+from common.cli import require_at_least_one
 from common.duplicates import NearDuplicatesConfig
 from common.errors import UserError
 from common.metrics import peak_bytes, reset_peak
@@ -36,7 +36,6 @@ def add_verb(verbs: Any) -> None:
         "corpus",
         help="cleaning: megabytes a second on one core, and memory",
         description=__doc__,
-        formatter_class=HelpWithDefaults,
     )
     verb.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="text to clean")
     verb.add_argument("--small", type=int, default=10, metavar="MB", help="size of the smaller generated input")

@@ -24,7 +24,7 @@ from bench.measure import (
     say,
 )
 from common.chunk_passes import chunks
-from common.cli import HelpWithDefaults, require_at_least_one
+from common.cli import require_at_least_one
 from common.fused_linear_loss import TeacherHead, fused_linear_loss, head_product, logit_buffer, product_dtype
 from distill.methods import LossPass, method, pass_name, require_kernel
 
@@ -36,7 +36,7 @@ _DENSE_TENSORS_FP32 = 6
 
 def add_verb(verbs: Any) -> None:
     """Register `loss`."""
-    verb = verbs.add_parser("loss", help="head and loss, forward and backward", formatter_class=HelpWithDefaults)
+    verb = verbs.add_parser("loss", help="head and loss, forward and backward")
     add_common(verb)
     verb.add_argument("--tokens", type=int, default=1024, metavar="N", help="tokens of the batch")
     verb.add_argument("--hidden", type=int, default=1536, metavar="N", help="hidden size of the student")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.loss import released_taid_loss
 from bench.measure import PRECISIONS, add_common, device_here, peak_above, resolve_chunk_tokens, say, turns
 from common.checkpoint import new_model
-from common.cli import HelpWithDefaults, require_at_least_one
+from common.cli import require_at_least_one
 from common.device import Machine, MatmulProbe, cpu_name, os_name
 from common.errors import UserError
 from common.launch import Distributed
@@ -51,7 +51,7 @@ TINY = dict(zip(_FIELDS, (64, 128, 2, 1, 1), strict=True))
 
 def add_verb(verbs: Any) -> None:
     """Register `step`."""
-    verb = verbs.add_parser("step", help="whole optimizer steps", formatter_class=HelpWithDefaults)
+    verb = verbs.add_parser("step", help="whole optimizer steps")
     add_common(verb)
     verb.add_argument("--text", type=Path, metavar="FILE", help=".jsonl or .jsonl.gz with a `text`; needs --tokenizer")
     verb.add_argument("--tokenizer", type=Path, metavar="DIR", help="a tokenizer folder, in place of --vocabulary")

@@ -128,15 +128,8 @@ def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError, *more)
 
 
-def new_model(
-    config_json: dict[str, Any], *, dtype: torch.dtype = torch.float32, device_map: str | None = None
-) -> "PreTrainedModel":
-    """An untrained model; the caller seeds torch.
-
-    Args:
-        config_json: the content of a Hugging Face `config.json`.
-        dtype: number format of the weights.
-        device_map: where transformers makes each part; None takes torch's default device.
+def new_model(config_json: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
+    """An untrained model from the content of a Hugging Face `config.json`; the caller seeds torch.
 
     Raises:
         UserError: a config that transformers refuses.
@@ -146,14 +139,7 @@ def new_model(
     fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
     try:
         config = AutoConfig.for_model(config_json["model_type"], **fields)
-        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-        model: Any
-        if device_map is None:
-            model = AutoModelForCausalLM.from_config(config, **options)
-        else:  # without a state, transformers draws every weight on its own device
-            model = AutoModelForCausalLM.from_pretrained(
-                None, config=config, state_dict={}, device_map=device_map, **options
-            )
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         head_weight(model)
     except _refusals(AssertionError, RuntimeError) as error:
         raise UserError(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from common.cli import HelpWithDefaults
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
@@ -113,17 +112,12 @@ _FLAGS: dict[type, tuple[_Flag, ...]] = {
 _TITLES = ("run", "optimizer", "TAID", "CTKD", "responses that the student generates itself (rollouts)")
 
 
-class _HelpWithSettings(HelpWithDefaults, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the epilog."""
-
-
 def add_verbs(subparsers: Any) -> None:
     """Register `init` and `train`."""
     verb = subparsers.add_parser(
         "init",
         help="write an untrained model folder",
         description="Writes a Hugging Face model folder with random weights, and the tokenizer.",
-        formatter_class=HelpWithDefaults,
     )
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     verb.add_argument("--config", type=Path, required=True, metavar="CONFIG.json", help="a Hugging Face config.json")
@@ -136,7 +130,6 @@ def add_verbs(subparsers: Any) -> None:
         help="pre-train, or distil a teacher",
         description="Without --teacher it pre-trains with cross-entropy, with one it distils by TAID.",
         epilog=_settings_help(),
-        formatter_class=_HelpWithSettings,
     )
     verb.add_argument("--student", required=True, help="model folder to start from", **folder)
     verb.add_argument("--corpus", required=True, help=f"a folder of {_MAKERS}", **folder)

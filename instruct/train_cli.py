@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
@@ -18,7 +17,6 @@ def add_verbs(subparsers: Any) -> None:
         "train",
         help="tune a checkpoint on conversations",
         description="The loss counts the assistant's turns only; --replay mixes pre-training text in.",
-        formatter_class=HelpWithDefaults,
     )
     add, folder, count = verb.add_argument, {"type": Path}, {"type": int, "metavar": "N"}
     conversations = "a folder of `python -m instruct conversations`"

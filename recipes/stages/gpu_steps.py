@@ -6,6 +6,7 @@ weights, made where they compute: the cost of a step does not depend on them. No
 
 import contextlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -247,6 +248,27 @@ class _Run:
 
 def random_teacher(config: InitConfig, machine: Machine) -> "PreTrainedModel":
     """An untrained model, made in the dtype and on the devices that compute it: in float32 it would not fit there."""
+    device_map = spread_map(machine)
     torch.manual_seed(config.seed)
+    if device_map is not None:
+        return spread_model(config, machine, device_map)
     with machine.torch_device:
-        return new_model(config.fields(), dtype=machine.torch_dtype, device_map=spread_map(machine)).eval()
+        return new_model(config.fields(), dtype=machine.torch_dtype).eval()
+
+
+def spread_model(config: InitConfig, machine: Machine, device_map: str) -> "PreTrainedModel":
+    """An untrained model over several devices, placed by accelerate as `common.checkpoint.load_model` does."""
+    with torch.device("meta"):
+        shapes = new_model(config.fields())
+    logging.disable(logging.WARNING)  # transformers reports every weight that it draws as missing
+    try:
+        return type(shapes).from_pretrained(
+            None,
+            config=shapes.config,
+            state_dict={},  # nothing is loaded: each weight is drawn on its own device
+            dtype=machine.torch_dtype,
+            attn_implementation="sdpa",
+            device_map=device_map,
+        ).eval()
+    finally:
+        logging.disable(logging.NOTSET)
