@@ -3,10 +3,9 @@
 Every side computes in the same precision, in turns, and what is reported are medians. It knows no recipe.
 """
 
-import argparse
 import json
 
-from common.cli import run
+from common.cli import command, run
 from common.heap import retain_freed_memory
 
 
@@ -15,7 +14,7 @@ def main(arguments: list[str]) -> None:
     from bench import corpus, loss, step
     from bench.measure import device_here
 
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks, paired in one run.")
+    parser = command("bench", "Benchmarks, paired in one run.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="BENCHMARK")
     for module in (loss, step, corpus):
         module.add_verb(verbs)

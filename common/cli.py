@@ -1,19 +1,20 @@
-"""How every command explains its options, and how it ends: its exit code and, where the user can mend something, one
-clear line.
+"""Shared entry of all commands: parser, help style, errors and exit codes.
 
-A package's `__main__.py` closes with `run(main)`. UserError, a file that cannot be read or written and a full disk
-become `error: wanted ..; got ..; next: ..` on stderr and exit 2, Ctrl-C exits 130; anything else is a defect of ours
-and keeps its traceback. It knows no command and no argument.
+A package's `__main__.py` builds its parser with `command` and ends with `run(main)`. UserError, a file that cannot be
+read or written and a full disk become `error: wanted ..; got ..; next: ..` on stderr and exit code 2, Ctrl-C becomes
+130; any other exception is a defect of this product and keeps its traceback.
 """
 
 import argparse
+import difflib
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from common.disk import full_disk_error
-from common.errors import UserError
+from common.errors import UserError, require_at_least
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -21,33 +22,71 @@ EXIT_BROKEN_PIPE = 141
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to an option's help where it says something.
+    """The help style of all commands: each default once, and line breaks of a description or epilog kept.
 
-    That an option is None or a switch is off does not: there the words tell, by "(default: ..)" or in a sentence, what
-    happens without it.
+    For an option that is None or False by default, the help text itself says what happens without it, by
+    "(default: ..)" or in a sentence.
     """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_it = action.default is None or action.default is False or "(default:" in (action.help or "")
-        return action.help if says_it else super()._get_help_string(action)
+        explicit = action.default is None or action.default is False or "(default:" in (action.help or "")
+        return action.help if explicit else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "\n".join(indent + line for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
 
 
-def require_at_least_one(**counts: int) -> None:
-    """UserError for an option, by name, that is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(wanted=f"--{name.replace('_', '-')} of at least 1", got=str(count), next_step="mend it")
+class Command(argparse.ArgumentParser):
+    """A parser with this help style, also for its verbs, which answer an unknown option with their own usage."""
+
+    def __init__(self, *, formatter_class: Any = HelpWithDefaults, **options: Any) -> None:
+        super().__init__(formatter_class=formatter_class, **options)
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base has overloads
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        arguments = list(sys.argv[1:] if args is None else args)
+        known = [name for action in self._actions for name in action.option_strings]
+        # Before argparse reports a misspelt required option as missing. The arguments after a verb are its own.
+        for argument in takewhile(lambda argument: argument != "--", arguments):
+            if self._subparsers is not None and not argument.startswith("-"):
+                break
+            if argument.startswith("--") and not any(name.startswith(argument.partition("=")[0]) for name in known):
+                self._refuse(argument, known)
+        parsed, unknown = super().parse_known_args(arguments, namespace)
+        if unknown:
+            self._refuse(unknown[0], known)
+        return parsed, unknown
+
+    def _refuse(self, argument: str, known: list[str]) -> NoReturn:
+        name = argument.partition("=")[0]
+        nearest = difflib.get_close_matches(name, known, n=1)
+        kind = "option" if name.startswith("-") else "argument"
+        self.error(f"unknown {kind} {name}" + (f"; the nearest option is {nearest[0]}" if nearest else ""))
+
+
+def command(module: str, description: str, **options: Any) -> Command:
+    """The parser of `python -m MODULE`; `options` are those of `argparse.ArgumentParser`."""
+    return Command(prog=f"python -m {module}", description=description, **options)
+
+
+def require_at_least_one(**counts: int | None) -> None:
+    """UserError ("out-of-range") for the first option that is below 1, by its flag: micro_batch_rows is
+    --micro-batch-rows. None is skipped."""
+    require_at_least(1, next_step="correct it", **{f"--{name.replace('_', '-')}": n for name, n in counts.items()})
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Call `main` with the command line's arguments and exit with what it returns (None is 0)."""
+    """Call `main` with the command line's arguments and exit with its result (None is 0)."""
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
+        _end("interrupted; the same command continues from here", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. Without this, the interpreter complains once more at exit.
+        # The reader (`| head`) has closed the pipe. Without this line the interpreter reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
     except Exception as error:
@@ -59,7 +98,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """`error` in the form that a user can act on, or None where only we can: then the traceback is what helps."""
+    """`error` in a form that a user can act on; None for a defect, whose traceback helps instead."""
     if isinstance(error, UserError):
         return error
     disk_full = full_disk_error(error)
@@ -67,6 +106,7 @@ def as_user_error(error: Exception) -> UserError | None:
         return disk_full
     if isinstance(error, OSError) and error.filename is not None:
         return UserError(
+            "not-found" if isinstance(error, FileNotFoundError) else "no-access",
             wanted=f"a file to read or a place to write at {os.fsdecode(error.filename)}",
             got=error.strerror or type(error).__name__,
             next_step="check the path and its permissions and start again",

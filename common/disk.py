@@ -1,13 +1,12 @@
-"""What the store and the commands ask of the disk: is it full, is a write on it for good, what is a file's checksum.
+"""Disk access for the store and the commands: free space, checksums, writes that survive a power cut, and a lock."""
 
-It knows files and folders, and no artifact.
-"""
-
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from common.errors import UserError
@@ -20,11 +19,11 @@ _known_sha256: dict[tuple[int, int, int, int], str] = {}
 
 
 def full_disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
-    """A UserError with the path and its free bytes when `error`, or what caused it, is a full disk; else None.
+    """A UserError with the path and its free bytes if `error`, or a cause of it, is a full disk; else None.
 
     Args:
-        error: what a write raised.
-        path: the folder that was being written, for a write whose error names no file.
+        error: the exception of a failed write.
+        path: the folder that was written to, for errors that name no file.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -33,9 +32,10 @@ def full_disk_error(error: BaseException, path: Path | None = None) -> UserError
             named = cause.filename if isinstance(cause, OSError) else None
             place = Path(os.fsdecode(named)) if named is not None else path or Path.cwd()
             return UserError(
+                "no-space",
                 wanted=f"room on the disk for {place}",
                 got=f"a full disk: {free_bytes(place):,} bytes free",
-                next_step="free some space and start again; what was finished is kept",
+                next_step="free some space and start again; finished artifacts are kept",
             )
         cause = cause.__cause__ or cause.__context__
     return None
@@ -56,7 +56,7 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes; computed once in a process as long as the file keeps its size and time."""
+    """Hex sha256 of a file's bytes; computed once a process while the file keeps its size and time."""
     stat = path.stat()
     # By inode, not by name: a stage's files are hashed before its folder gets its final name.
     identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
@@ -67,13 +67,13 @@ def sha256_of(path: Path) -> str:
 
 
 def remember_sha256(path: Path, sha256: str) -> None:
-    """Tell `sha256_of` what is known of a file as it is now, so that gigabytes need not be read again."""
+    """Record a known checksum of the present file for `sha256_of`, so that gigabytes are not read again."""
     stat = path.stat()
     _known_sha256[stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns] = sha256
 
 
 def flush_to_disk(folder: Path, *, without: str) -> None:
-    """fsync `folder` and all under it but its folder `without`: after this a power cut loses none of it."""
+    """fsync `folder` and everything under it except its folder `without`: a power cut after it loses nothing."""
     for root, folders, names in os.walk(folder):
         if Path(root) == folder and without in folders:
             folders.remove(without)
@@ -92,10 +92,10 @@ def flush_one(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a whole file at once: a reader sees the old text or the new, and a power cut leaves one of them.
+    """Replace a file atomically: a reader sees the old text or the new, and a power cut leaves one of them.
 
     Raises:
-        OSError: it cannot be written; nothing is left beside it.
+        OSError: it cannot be written; no temporary file remains.
     """
     require_no_folder(path)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -112,6 +112,42 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def require_no_folder(path: Path) -> None:
-    """Raises IsADirectoryError where `path`, which is to become a file, is a folder."""
+    """Raises IsADirectoryError if `path`, the name of a file to write, is a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, on_wait: Callable[[str], None]) -> Generator[None]:
+    """Hold the lock file `path` during the block. The system releases it when the holder dies, even by SIGKILL.
+
+    Args:
+        path: the lock file, in a folder that exists; removed afterwards.
+        on_wait: called once, with the holder's process id, before waiting for another process.
+    """
+    handle = _acquire(path, on_wait)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path, on_wait: Callable[[str], None]) -> int:
+    reported = False
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not reported:
+                on_wait(os.pread(handle, 20, 0).decode())
+                reported = True
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # The previous holder has removed its file: a lock on a file without a name would protect nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)

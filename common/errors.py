@@ -16,7 +16,7 @@ Code = Literal[
     "damaged",  # truncated or changed content: a checksum, a size or an index differs
     "mismatch",  # two artifacts do not fit together: tokenizer, shapes, positions
     "empty",  # nothing usable is left, or nothing was given
-    "not-finite",  # a loss, a gradient or a logit is infinite or NaN
+    "not-finite",  # a loss, a gradient, a logit or a setting is infinite or NaN
     "no-space",  # the disk is too small
     "no-memory",  # main memory or GPU memory is too small
     "no-network",  # a server does not answer

@@ -1,8 +1,6 @@
-"""The shapes of the models that recipes name, and what follows from them alone: weights, and which of them multiply.
+"""The shape of a model from its config.json, and what follows from the shape alone: parameters, tensors, FLOPs.
 
-A geometry comes from a `config.json`: that of a folder of SOURCES, that of a recipe which trains its own model, one of
-`KNOWN`, read at the publisher's, or, for a model of another name, the one that its repository has. So a plan can be
-made before anything is downloaded, and of recipes with known models without a network. It loads no model.
+Shapes of known models of the hub are in `KNOWN`, so that a plan needs no network. No model is loaded.
 """
 
 import json
@@ -20,7 +18,7 @@ _FAMILIES = ("qwen2", "qwen3", "llama")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """What decides about the tensors of a Qwen2, Qwen3 or Llama-family model; `tensors` has their names in a GGUF."""
+    """The fields of config.json that decide the tensors of a Qwen2, Qwen3 or Llama model."""
 
     hidden_size: int
     intermediate_size: int
@@ -28,11 +26,11 @@ class ModelShape:
     num_attention_heads: int
     num_key_value_heads: int
     padded_vocab_size: int
-    """Rows of the embedding."""
+    """`vocab_size` of config.json: rows of the embedding, which may be more than the tokenizer's ids."""
     tie_word_embeddings: bool
-    """The head is the embedding."""
+    """Whether the head is the embedding."""
     head_dim: int
-    """Features of a head; heads times it need not be `hidden`."""
+    """Features of a head; heads x head_dim need not be hidden_size."""
     qkv_bias: bool
     """Whether query, key and value have biases, as in Qwen2."""
     qk_norms: bool
@@ -110,9 +108,22 @@ class ModelShape:
         return sum(math.prod(shape) for _, shape in self.tensors())
 
     def block_matrices(self) -> int:
-        """Weights of the blocks' matrices: each multiplies every token once. Embedding and head are apart."""
+        """Weights of the blocks' matrices: each multiplies every token once. Embedding and head are not counted."""
         shapes = [shape for name, shape in self.tensors() if name.startswith("blk.") and len(shape) == 2]
         return sum(math.prod(shape) for shape in shapes)
+
+
+def forward_flops(shape: ModelShape, *, vocab_size: int, sequence_tokens: int) -> float:
+    """FLOPs of one token's forward pass, head included.
+
+    Args:
+        shape: the model.
+        vocab_size: columns of the logits that are computed.
+        sequence_tokens: length of the packed row. One document is taken to fill it, so a token attends to half of it
+            on average; shorter documents need less.
+    """
+    attention = 2 * 2 * (sequence_tokens / 2) * shape.attention * shape.num_hidden_layers
+    return 2 * (shape.block_matrices() + vocab_size * shape.hidden_size) + attention
 
 
 _QWEN25_32B = ModelShape(
@@ -176,8 +187,8 @@ KNOWN = {
 """Models of the hub by name, as their publishers' config.json describes them."""
 
 
-def geometry_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> ModelShape:
-    """The geometry of a model of the hub.
+def shape_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> ModelShape:
+    """The shape of a model of the hub.
 
     Args:
         model: its name; the revision counts where the name is not known here.

@@ -1,13 +1,13 @@
-"""Where a model's data came from, under which terms: a list that travels from the data cards into every model folder.
+"""Where a model's data came from and under which terms: a list that travels from data cards into every model folder.
 
 A training stage calls `propagate_sources` once for each kind of data that it reads. `data_sources.json` in its folder
-then names what the model learnt from, directly or through the checkpoints that it was started or taught from;
-exporters read it with `read_sources`. It judges no licence and knows no stage.
+then names what the model learnt from, directly or through the checkpoints from which it was started or taught.
+Exporters read it with `read_sources`. Independent of stages; it judges no licence.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +21,10 @@ CARD_FILE = "data_card.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """Under which terms a source may be used."""
+    """The terms of use of a source."""
 
     name: str
-    """What the source is called in cards and reports; never a path."""
+    """What cards and reports call the source; never a path."""
     licence: str | None = None
     """SPDX identifier or the publisher's own name; None = not stated."""
     url: str | None = None
@@ -32,14 +32,15 @@ class Terms:
     attribution: str | None = None
     """The line that the licence asks for."""
     obligations: tuple[str, ...] = ()
-    """What whoever passes on data or model must do, a sentence each."""
+    """Duties of users who pass on the data or a model made of it, a sentence each, in English."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.name.startswith(("/", "~")):
             raise UserError(
+                "wrong-format",
                 wanted="a source's name, such as org/name or that of a file",
                 got=self.name or "an empty one",
-                next_step="Name the source; absolute paths do not belong into cards and reports.",
+                next_step="name the source; absolute paths do not belong in cards and reports",
             )
 
 
@@ -48,22 +49,27 @@ class DataSource(Terms):
     """One source of the data that a model learnt from."""
 
     stage: str
-    """The kind of data it was part of: `corpus` or `conversations`."""
+    """The kind of data: `corpus`, `conversations`, or `model` for a published checkpoint."""
     revision: str | None = None
     """Commit or version of the source; None = not known."""
     rows_out: int | None = None
     """Its rows in the finished data, all splits together; None = not counted."""
     tokens_out: int | None = None
-    """Its tokens in the finished data, likewise."""
+    """Its tokens in the finished data, all splits together; None = not counted."""
+
+    @property
+    def terms(self) -> Terms:
+        """The terms alone."""
+        return Terms(**{field.name: getattr(self, field.name) for field in fields(Terms)})
 
 
 def write_terms(folder: Path, terms: Terms) -> None:
-    """Write `terms.json` beside files of data: under which terms they stand, whoever reads them."""
+    """Write `terms.json` into a folder of data: the terms of all data files in it."""
     (folder / TERMS_FILE).write_text(json.dumps(asdict(terms), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_terms(folder: Path) -> Terms | None:
-    """The terms that a folder of data says of itself; None where it says nothing.
+    """The terms in a folder of data; None where it has no `terms.json`.
 
     Raises:
         UserError: a file that holds no terms.
@@ -77,19 +83,19 @@ def read_terms(folder: Path) -> Terms | None:
         return Terms(**values)
     except (ValueError, TypeError) as error:
         raise UserError(
+            "wrong-format",
             wanted=f"name, licence, url, attribution and obligations in {path}",
             got=str(error),
-            next_step="Correct the file, or delete it.",
+            next_step="correct the file, or delete it",
         ) from error
 
 
 def propagate_sources(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:
-    """Write `data_sources.json` into a model folder: what its checkpoints carried already, then the data's sources.
+    """Write `data_sources.json` into a model folder: the sources of its checkpoints, then those of its data.
 
-    A source is named once a stage: the same name and revision again replaces what an earlier folder said of it. A card
-    that names its own `stage` is believed, since text and conversations may be trained on by the same loop. To
-    carry two kinds of data, call twice and give `target` itself as a checkpoint the second time. Where nothing is known
-    of any source, no file is written.
+    Each source is there once a stage: a later entry of the same name and revision replaces an earlier one. A card
+    that names its own `stage` overrides the argument, since one loop trains on text and on conversations. To add a
+    second kind of data, call again with `target` as a checkpoint. Without any known source no file is written.
 
     Args:
         target: the model folder, before its manifest is written.
@@ -106,7 +112,7 @@ def propagate_sources(target: Path, stage: str, data_folder: Path | None, *check
 
 
 def is_text(folder: Path) -> bool:
-    """Whether a folder's data card is one of text: a card of conversations says so, and a folder without one nothing.
+    """Whether a folder has a data card of text; a card of conversations names its stage.
 
     Raises:
         UserError: a data card that cannot be read.
@@ -125,10 +131,8 @@ def read_sources(folder: Path) -> list[DataSource]:
 
 
 def merged(*lists: Iterable[DataSource]) -> list[DataSource]:
-    """Each source once: at the place where it is named first, as the last list describes it."""
-    found: dict[tuple[str, str, str | None], DataSource] = {}
-    for source in chain(*lists):
-        found[source.stage, source.name, source.revision] = source
+    """Each source once: in the place of its first entry, with the content of its last one."""
+    found = {(source.stage, source.name, source.revision): source for source in chain(*lists)}
     return list(found.values())
 
 
@@ -148,7 +152,7 @@ def _read(path: Path, *, stage: str | None = None) -> list[DataSource]:
     own_stage = content.get("stage", stage)
     try:
         return [_parsed(entry, own_stage) for entry in content.get("sources", [])]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
@@ -163,40 +167,23 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
+        "damaged",
         wanted=f"a list of sources in {path}",
         got=f"{type(error).__name__}: {error}",
-        next_step="Build or copy the folder again.",
+        next_step="build or copy the folder again",
     )
 
 
 def _parsed(entry: Mapping[str, Any], stage: Any) -> DataSource:
-    obligations = entry.get("obligations", [])
-    if not isinstance(obligations, list):
-        raise TypeError("obligations that are no list")
-    return DataSource(
-        name=_text(entry["name"]),
-        licence=_optional_text(entry.get("licence")),
-        url=_optional_text(entry.get("url")),
-        attribution=_optional_text(entry.get("attribution")),
-        obligations=tuple(_text(obligation) for obligation in cast(list[Any], obligations)),
-        stage=_text(entry["stage"] if stage is None else stage),
-        revision=_optional_text(entry.get("revision")),
-        rows_out=_optional_count(entry.get("rows_out")),
-        tokens_out=_optional_count(entry.get("tokens_out")),
-    )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where a text belongs")
-    return value
-
-
-def _optional_text(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _optional_count(value: Any) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise TypeError(f"{value!r} where a number of rows or tokens belongs")
+    """One entry; other fields of a data card are ignored. A field of another type is a TypeError."""
+    values = {field.name: entry[field.name] for field in fields(DataSource) if entry.get(field.name) is not None}
+    if stage is not None:
+        values["stage"] = stage
+    obligations = values.pop("obligations", [])
+    for name, value in values.items():
+        kind = int if name in ("rows_out", "tokens_out") else str
+        if type(value) is not kind:  # True is no number here
+            raise TypeError(f"{value!r} as {name}")
+    if not isinstance(obligations, list) or not all(isinstance(each, str) for each in cast(list[Any], obligations)):
+        raise TypeError("obligations that are no list of sentences")
+    return DataSource(**values, obligations=tuple(cast(list[str], obligations)))

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults, run
+from common.cli import HelpWithDefaults, command, run
 from common.store import run_alone
 
 Subparsers = Any  # argparse's own class for this is private
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     from distill.corpus.cli import add_verb
     from distill.train_cli import add_verbs
 
-    parser = argparse.ArgumentParser(prog="python -m distill", description="Text and a teacher to a base checkpoint.")
+    parser = command("distill", "Text and a teacher to a base checkpoint.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_verb(subparsers)
     _add_tokenizer(subparsers)

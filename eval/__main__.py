@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults, run
+from common.cli import command, run
 from common.disk import replace_text, require_no_folder
 from common.errors import UserError, require_at_least
 from common.rows import read_rows
@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and runs one verb."""
-    parser = argparse.ArgumentParser(prog="python -m eval", description="Artifacts to numbers.")
+    parser = command("eval", "Artifacts to numbers.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs = {
         "tasks": ("Answer questions with one artifact and score the answers.", _tasks_options, _tasks),
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         "phones": ("Predict the memory that iOS charges to an app.", _phones_options, _phones),
     }
     for name, (summary, add_options, function) in verbs.items():
-        verb = subparsers.add_parser(name, help=summary, description=summary, formatter_class=HelpWithDefaults)
+        verb = subparsers.add_parser(name, help=summary, description=summary)
         add_options(verb)
         verb.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the numbers go")
         verb.set_defaults(function=function)

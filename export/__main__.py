@@ -8,35 +8,33 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from common.cli import run
+from common.cli import command, run
 
 
 def main(arguments: list[str]) -> int:
     """Parses the command line and runs one verb; 1 where a dry run found something in the way."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export", description="Export a checkpoint for a phone; publish a release."
-    )
+    parser = command("export", "Export a checkpoint for a phone; publish a release.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (
         ("gguf", "GGUF files for llama.cpp"),
         ("coreml", "a Core ML package with the KV cache as state"),
     ):
-        command = verbs.add_parser(verb, help=what, description=f"Write {what}.")
-        command.add_argument(
+        export = verbs.add_parser(verb, help=what, description=f"Write {what}.")
+        export.add_argument(
             "checkpoint", type=Path, help="model folder: a Qwen2, Qwen3 or Llama-family Hugging Face model"
         )
-        command.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist yet")
-        command.add_argument("--licence", help="of the model, an SPDX expression; default: what its data states")
+        export.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist yet")
+        export.add_argument("--licence", help="of the model, an SPDX expression; default: what its data states")
         if verb == "gguf":
-            command.add_argument(
+            export.add_argument(
                 "--encoding",
                 nargs="+",
                 action="extend",
                 help="F16, Q8_0, Q5_K_M or Q4_K_M, a file each; default: F16, Q8_0 and Q4_K_M",
             )
         else:
-            command.add_argument("--weights", default="float16", help="float16, the default")
-            command.add_argument("--context", type=int, default=2048, help="tokens of the KV cache; default: 2048")
+            export.add_argument("--weights", default="float16", help="float16, the default")
+            export.add_argument("--context", type=int, default=2048, help="tokens of the KV cache; default: 2048")
     _add_publish(verbs.add_parser("publish", help="a finished release to the hub; a dry run by default"))
     options = parser.parse_args(arguments)
     if options.verb == "publish":

@@ -27,7 +27,7 @@ import torch
 
 from common.errors import UserError
 from common.provenance import DataSource, read_sources, write_sources
-from common.store import Workspace, stage
+from common.store import Workspace, not_here, stage
 from common.tokenizer import Tokenizer
 from export.coreml_model import KEY_CACHE, VALUE_CACHE, Decoder, causal_mask, step
 from export.licences import Licence, licence_of
@@ -70,21 +70,21 @@ class CoremlConfig:
             )
 
 
-@stage(version=2)
+@stage(version=2, can_run=lambda config: _absent())
 def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
     """Writes the package, in `tokenizer/` the tokenizer and config files that an app reads beside it, and the list of
     the checkpoint's data sources where it has one.
 
     Returns:
         `file`, `bytes`, `weights`, `context_tokens`, `parameters`, `architecture`, `float32_parts`, `inputs`, `outputs`
-        and `states` (name -> shape, -1 where it varies); or `skipped`, the reason why this platform makes none.
+        and `states` (name -> shape, -1 where it varies); or `skipped` and `not_here`, the reason why there is none.
 
     Raises:
         UserError: a checkpoint that cannot be exported, or a context longer than its positions.
     """
     reason = _absent()
     if reason:
-        return {"skipped": reason}
+        return not_here(reason) | {"skipped": reason}
     source = Checkpoint(checkpoint)
     decoder = Decoder(source, context_tokens=config.context_tokens)
     traced = _trace(decoder)

@@ -4,9 +4,7 @@ Each verb turns its arguments into the stage's config and runs it into `--out`; 
 default is the config's own. It knows no recipe.
 """
 
-import argparse
-
-from common.cli import run
+from common.cli import command, run
 
 
 def main(arguments: list[str]) -> None:
@@ -15,7 +13,7 @@ def main(arguments: list[str]) -> None:
     from instruct.conversations import cli
     from instruct.train_cli import add_verbs
 
-    parser = argparse.ArgumentParser(prog="python -m instruct", description="Conversations to a chat checkpoint.")
+    parser = command("instruct", "Conversations to a chat checkpoint.")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     cli.add_verb(subparsers)
     add_verbs(subparsers)

@@ -9,13 +9,13 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.cli import run
 from common.errors import UserError
-from recipes.loading import KNOWN, load
+from recipes.loading import KNOWN, RELEASE, load
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         os.environ["SOURCES"] = str(parsed.sources)  # whoever asks for the folder asks there, child processes too
     if parsed.list:
         for name, what in KNOWN.items():
-            say(f"{name:<12}  {what}")
+            say(f"{name:<{max(map(len, KNOWN))}}  {what}")
     elif parsed.show is not None:
         say("\n".join(shown(load(parsed.show, say=say))))
     elif parsed.fingerprints is not None:
@@ -84,54 +84,44 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Path) -> None:
     start = time.perf_counter()
-    asked, recipe = name, load(name, say=say, build_folder=build_folder)
-    # After the name is known to be good: these load torch.
+    recipe = load(name, say=say, build_folder=build_folder)
+    # After the name is known to be right: these load slowly.
     from common.store import Store
     from recipes.preflight import before_start
     from recipes.publish import publish
     from recipes.recipe import build
+    from recipes.rehearsal import figure_lines
+    from recipes.resolve import resolve
 
-    before_start(recipe, asked=asked, build_folder=build_folder, say=say, until=until)
-    done = build(recipe, Store(build_folder, report=say), until=until)
-    name, last = list(done.items())[-1]
-    where = f"{name} in {last.folder}"
-    if "dist" in done:
+    before_start(recipe, asked=name, build_folder=build_folder, say=say, until=until)
+    made = build(resolve(recipe, build_folder, until=until), Store(build_folder, report=say), until=until)
+    last = list(made.values())[-1]
+    where = f"{last.name} in {last.folder}"
+    if "dist" in made:
         published = dist_folder / recipe.name
-        publish(done["dist"], published, say=say)
+        publish(made["dist"], published, say=say)
         where = f"deliverables in {published}, report in {published / 'report.html'}"
-    _say_figures(recipe, done)
-    say(f"{'total':<16}  {time.perf_counter() - start:8.1f} s  {where}")
-
-
-def _say_figures(recipe: Any, done: Mapping[str, Any]) -> None:
-    """What a rehearsal is for: its figures, as lines of JSON."""
-    from common.model_shape import ModelShape
-    from recipes.rehearsal_figures import figure_lines
-    from recipes.stages.random_model import RandomModelConfig
-
-    if isinstance(recipe.chat, RandomModelConfig) and "dist" in done:
-        for line in figure_lines(done, ModelShape.of(recipe.chat.init.fields())):
+        for line in figure_lines(recipe, made):
             say(line)
+    say(f"{'total':<16}  {time.perf_counter() - start:8.1f} s  {where}")
 
 
 def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
     from common.sources import local_mirror
     from recipes.plan import plan_of
-    from recipes.plan_done import done_here
-    from recipes.plan_machine import room_here
-    from recipes.plan_text import plan_lines
-    from recipes.preflight import RELEASE, missing
-    from recipes.recipe import reached
+    from recipes.plan.lines import plan_lines
+    from recipes.plan.machine import available_here, build_state
+    from recipes.preflight import missing
 
     recipe, sources = load(RELEASE if name == "auto" else name, say=say), local_mirror(None)
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until)
     for line in plan_lines(plan):
         say(line)
-    done = done_here(recipe, build_folder, sources=sources)
-    left = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages)
-    here = room_here(build_folder, done_bytes=done.half_done_bytes)
+    state = build_state(recipe, build_folder, sources=sources)
+    left = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=state.finished)
+    here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(left, here, build_folder=build_folder))
-    finished = [name for name in reached(recipe, until) if name in done.stages]
+    finished = [stage.stage for stage in plan.stages if stage.stage in state.finished]
     if finished:
         say(f"Finished in {build_folder}: {', '.join(finished)}")
     unasked = "; the hub was not asked for its names" if left.downloads else ""
@@ -164,7 +154,10 @@ def _rewrite_fingerprints(stages: list[str], *, same_output: bool, reason: str |
 
     if same_output and not (reason and reason.strip()):
         raise UserError(
-            wanted="--reason TEXT beside --same-output", got="none", next_step="say why the output stays the same"
+            "empty",
+            wanted="--reason TEXT beside --same-output",
+            got="none",
+            next_step="say why the output stays the same",
         )
     changes = rewrite(stages, same_output=same_output)
     for change in changes:

@@ -25,7 +25,7 @@ ALL = "all"
 
 Entries = dict[str, dict[str, Any]]
 
-_STAGE = re.compile(r"^@stage\(version=(\d+)\)\s*\ndef (\w+)\(", re.MULTILINE)
+_STAGE = re.compile(r"^@stage\(version=(\d+)(?:, .*)?\)\s*\ndef (\w+)\(", re.MULTILINE)
 _IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n]+))", re.MULTILINE
 )

@@ -13,15 +13,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.cli import run
+from common.packing import PackedRows
 from common.store import Store
+from common.tokenizer import Tokenizer
 from recipes.loading import KNOWN, load
-
-if TYPE_CHECKING:
-    from common.packing import PackedRows
-    from common.tokenizer import Tokenizer
+from recipes.preflight import before_start
+from recipes.recipe import build, pipeline
+from recipes.resolve import resolve
 
 DATA = ("corpus", "conversations")
 """The artifacts that are shown, where a recipe has them; of the others only those before them are built."""
@@ -43,15 +43,9 @@ def main(arguments: list[str]) -> None:
     )
     parsed = parser.parse_args(arguments)
     recipe = load(parsed.recipe, say=print, build_folder=parsed.build)
-    # After the name is known to be good: these load torch.
-    from common.packing import PackedRows
-    from common.tokenizer import Tokenizer
-    from recipes.preflight import before_start
-    from recipes.recipe import build, order
-
-    *_, last = (name for name in order(recipe) if name in DATA)
+    *_, last = (stage.name for stage in pipeline(recipe) if stage.name in DATA)
     before_start(recipe, asked=parsed.recipe, build_folder=parsed.build, say=print, until=last)
-    made = build(recipe, Store(parsed.build), until=last)
+    made = build(resolve(recipe, parsed.build, until=last), Store(parsed.build), until=last)
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for name in (name for name in DATA if name in made):
         folder = made[name].folder
@@ -60,7 +54,7 @@ def main(arguments: list[str]) -> None:
             print("\n".join(shown_row(name, rows, row, tokenizer, in_colour=in_colour)))
 
 
-def shown_row(name: str, rows: "PackedRows", row: int, tokenizer: "Tokenizer", *, in_colour: bool) -> Iterator[str]:
+def shown_row(name: str, rows: PackedRows, row: int, tokenizer: Tokenizer, *, in_colour: bool) -> Iterator[str]:
     """One packed row as lines: a heading, and each document under a heading of its own.
 
     Args:
@@ -86,7 +80,7 @@ def shown_row(name: str, rows: "PackedRows", row: int, tokenizer: "Tokenizer", *
         yield weighted_text(tokenizer, ids, counts, in_colour=in_colour)
 
 
-def weighted_text(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float], *, in_colour: bool) -> str:
+def weighted_text(tokenizer: Tokenizer, ids: Sequence[int], weights: Sequence[float], *, in_colour: bool) -> str:
     """The text of `ids`, control tokens included, with a colour (or a weight in braces) where the weight changes."""
     shown = ""
     for weight, pieces in groupby(_pieces(tokenizer, ids, weights), key=lambda piece: piece[1]):
@@ -95,7 +89,7 @@ def weighted_text(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[
     return shown
 
 
-def _pieces(tokenizer: "Tokenizer", ids: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
     """Text with the weight of the token in which it begins; a token may end one character and begin the next."""
     waiting: list[int] = []
     shown, begun = 0, 0.0

@@ -7,8 +7,8 @@ publisher: read its page before you use it.
 from dataclasses import replace
 
 from eval.report import Choice, revised
-from recipes.hub_names import published
 from recipes.recipe import Recipe
+from recipes.stages.published_model import published
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
 from recipes.tinyswallow import STUDENT, tinyswallow
 

@@ -1,7 +1,7 @@
 """From what the user names to a recipe: a known name, `auto`, or a Python file of their own.
 
-A recipe file is ordinary Python with a function `recipe() -> Recipe`. Recipes load the stages, and those load torch:
-names are checked first. It builds nothing.
+A recipe file is ordinary Python with a function `recipe() -> Recipe`. Recipes load the stages, and those load torch, so
+names are checked first.
 """
 
 import hashlib
@@ -11,13 +11,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.sources import local_mirror
+from recipes.recipe import Recipe
 
-if TYPE_CHECKING:
-    from recipes.recipe import Recipe
-
+RELEASE = "tinyswallow"
 KNOWN = {
     "mini": "the embedded default: the release's code with toy numbers, no download",
     "tinyswallow": "the release: Qwen2.5-32B-Instruct distilled into 1.5B; a large GPU for days, see --plan",
@@ -28,12 +27,12 @@ KNOWN = {
 """Recipe name to what it is; `recipes/<name>.py` has a function of the same name."""
 
 
-def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("build")) -> "Recipe":
+def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("build")) -> Recipe:
     """The recipe that `wanted` names: one of KNOWN, "auto", or a path that ends in `.py`.
 
     Args:
-        say: told which recipe `auto` chose, and why.
-        build_folder: where it will be built; `auto` counts the room there, and what is left to be done.
+        say: receives the line that says which recipe `auto` chose, and why.
+        build_folder: where it will be built; `auto` counts the free disk there, and what is left to be done.
 
     Raises:
         UserError: no such recipe, or a file that does not define one; names what is wrong in it and where.
@@ -41,14 +40,11 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
     if wanted.endswith(".py"):
         return _load_file(Path(wanted))
     if wanted == "auto":
-        from common.sources import local_mirror
-        from recipes.preflight import choose, release_here
-
-        here, left = release_here(build_folder)
-        wanted, reason = choose(here, left=left, sources=local_mirror(None), build_folder=build_folder)
+        wanted, reason = _automatic(build_folder)
         say(reason)
     if wanted not in KNOWN:
         raise UserError(
+            "unknown-name",
             wanted=f"a recipe: {', '.join(KNOWN)}, auto, or a path to a .py file",
             got=repr(wanted),
             next_step="name one of these",
@@ -56,9 +52,20 @@ def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("
     return getattr(importlib.import_module(f"recipes.{wanted}"), wanted)()
 
 
-def _load_file(path: Path) -> "Recipe":
+def _automatic(build_folder: Path) -> tuple[str, str]:
+    """The name of the recipe that this machine can hold, and why."""
+    from recipes.plan.machine import available_here, build_state
+    from recipes.preflight import choose
+
+    release = load(RELEASE, say=print)
+    state = build_state(release, build_folder, sources=local_mirror(None))
+    here = available_here(build_folder, partial_bytes=state.partial_bytes)
+    return choose(release, here, state, build_folder=build_folder)
+
+
+def _load_file(path: Path) -> Recipe:
     if not path.is_file():
-        raise UserError(wanted=f"the recipe file {path}", got="no such file", next_step="correct the path")
+        raise UserError("not-found", wanted=f"the recipe file {path}", got="no such file", next_step="correct the path")
     source = path.read_bytes()
     module = _new_module(path, source)
     try:
@@ -71,10 +78,11 @@ def _load_file(path: Path) -> "Recipe":
         raise
     except Exception as error:
         raise UserError(
-            wanted=f"Python in {path} that runs", got=_where_and_what(error, path), next_step="correct the file"
+            "wrong-format",
+            wanted=f"Python in {path} that runs",
+            got=_where_and_what(error, path),
+            next_step="correct the file",
         ) from error
-    from recipes.recipe import Recipe
-
     if not isinstance(found, Recipe):
         raise _no_recipe(path, f"one that returns {type(found).__name__}")
     return found
@@ -91,6 +99,7 @@ def _new_module(path: Path, source: bytes) -> ModuleType:
 
 def _no_recipe(path: Path, got: str) -> UserError:
     return UserError(
+        "wrong-format",
         wanted=f"a function recipe() -> Recipe in {path}",
         got=got,
         next_step="define it; `from recipes.mini import mini` and dataclasses.replace are a start",

@@ -48,85 +48,86 @@ REPORT = ReportConfig(
 )
 
 
+OPTIM = OptimConfig(
+    matrices="muon",
+    learning_rate=3e-3,
+    muon_learning_rate=0.02,
+    warmup_share=0.03,
+    stable_share=0.4,
+    decay="linear",
+    floor_share=0.05,
+)
+TEACHER = DistillConfig(
+    optim=OPTIM,
+    init=InitConfig(
+        config_json=qwen2_config(
+            hidden_size=384,
+            intermediate_size=1024,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            vocab_size=2176,
+            max_position_embeddings=1024,
+        ),
+        previous_token_heads=2,
+    ),
+    rows_per_step=8,
+    micro_batch_rows=8,
+    steps=560,
+    validate_every=140,
+    checkpoint_every=140,
+)
+STUDENT_BEFORE = DistillConfig(
+    optim=OPTIM,
+    init=InitConfig(
+        config_json=qwen2_config(
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=2112,
+            max_position_embeddings=1024,
+        ),
+        previous_token_heads=2,
+    ),
+    corpus_tokens=STUDENT_TOKENS,
+    rows_per_step=8,
+    micro_batch_rows=8,
+    steps=100,
+    validate_every=50,
+    checkpoint_every=50,
+)
+BASE = replace(STUDENT_BEFORE, init=None, method="taid", taid=TaidConfig(alpha=0.02, ramp_share=0.5), steps=300)
+CHAT = InstructConfig(
+    optim=replace(OPTIM, learning_rate=1.5e-3, muon_learning_rate=0.01),
+    steps=150,
+    rows_per_step=12,
+    replay_rows_per_step=4,
+    replay_tokens=STUDENT_TOKENS,
+    validate_every=50,
+    checkpoint_every=50,
+)
+SHARES = Shares(calibration=0.01, validation=0.02, test=0.04)
+
+
 def mini() -> Recipe:
     """Every number of the embedded recipe."""
-    optim = OptimConfig(
-        matrices="muon",
-        learning_rate=3e-3,
-        muon_learning_rate=0.02,
-        warmup_share=0.03,
-        stable_share=0.4,
-        decay="linear",
-        floor_share=0.05,
-    )
-    student = DistillConfig(
-        optim=optim,
-        corpus_tokens=STUDENT_TOKENS,
-        rows_per_step=8,
-        micro_batch_rows=8,
-        steps=100,
-        validate_every=50,
-        checkpoint_every=50,
-    )
     return Recipe(
         name="mini",
         world=WORLD,
         tokenizer=TokenizerConfig(vocabulary=VOCABULARY),
+        conversations=ConversationsConfig(sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
         corpus=CorpusConfig(
             sequence_tokens=SEQUENCE_TOKENS,
-            shares=Shares(calibration=0.01, validation=0.02, test=0.04),
+            shares=SHARES,
             near_duplicates=None,
-            reason_off="made by rule: sentences recur by design, nobody is real, and questions were held out at once",
+            reason_off="synthetic: repetition is intended, no personal data, and questions were held out at once",
         ),
-        teacher=DistillConfig(
-            optim=optim,
-            init=InitConfig(
-                config_json=qwen2_config(
-                    hidden_size=384,
-                    intermediate_size=1024,
-                    num_hidden_layers=2,
-                    num_attention_heads=6,
-                    num_key_value_heads=2,
-                    vocab_size=2176,
-                    max_position_embeddings=1024,
-                ),
-                previous_token_heads=2,
-            ),
-            rows_per_step=8,
-            micro_batch_rows=8,
-            steps=560,
-            validate_every=140,
-            checkpoint_every=140,
-        ),
-        student_before=replace(
-            student,
-            init=InitConfig(
-                config_json=qwen2_config(
-                    hidden_size=256,
-                    intermediate_size=768,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    vocab_size=2112,
-                    max_position_embeddings=1024,
-                ),
-                previous_token_heads=2,
-            ),
-        ),
-        base=replace(student, method="taid", taid=TaidConfig(alpha=0.02, ramp_share=0.5), steps=300),
-        conversations=ConversationsConfig(
-            sequence_tokens=SEQUENCE_TOKENS,
-            shares=Shares(calibration=0.01, validation=0.02, test=0.04),
-        ),
-        chat=InstructConfig(
-            optim=replace(optim, learning_rate=1.5e-3, muon_learning_rate=0.01),
-            steps=150,
-            rows_per_step=12,
-            replay_rows_per_step=4,
-            replay_tokens=STUDENT_TOKENS,
-            validate_every=50,
-            checkpoint_every=50,
-        ),
+        teacher=TEACHER,
+        student_before=STUDENT_BEFORE,
+        base=BASE,
+        chat=CHAT,
         gguf=GgufConfig(stem=STEM),
         coreml=CoremlConfig(stem=STEM, context_tokens=512),
         evaluation=EvaluationConfig(),

@@ -1,8 +1,7 @@
-"""Before anything is spent: what this machine has beside what a recipe needs, everything that is missing at once.
+"""Before anything is spent: what a recipe needs against what this machine has, with everything that is missing at once.
 
-`RECIPE=auto` asks `choose` which recipe this machine can hold; `before_start` stands before every build: it names what
-is missing, and where models come from elsewhere it prints what will be spent and waits for a yes. Deciding asks nobody
-on the network and loads no torch, where no release was begun; only a build that will go there anyway asks the hub.
+`before_start` runs before every build and prints what will be spent where models come from a publisher; there it waits
+for a yes. `choose` picks the recipe of RECIPE=auto.
 """
 
 import os
@@ -10,165 +9,133 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.model_shape import config_of
-from common.sources import LOCK_FILE, local_mirror
-from recipes.plan import Needs, Plan, needs_of, plan_of
-from recipes.plan_data import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
-from recipes.plan_machine import Room, room_here
-from recipes.plan_text import short_lines
-from recipes.plan_training import fits
-from recipes.plan_work import Run, release_work
+from common.sources import local_mirror
+from instruct.conversations.lmsys import KEY_HINT, PASSPHRASE_VARIABLE
+from recipes.plan import Plan, plan_of
+from recipes.plan.cost import fits
+from recipes.plan.lines import gigabytes, short_lines
+from recipes.plan.machine import Available, BuildState, available_here, build_state
+from recipes.plan.sets import TOKEN_VARIABLE
+from recipes.recipe import Recipe
+from recipes.resolve import Unresolved, attempt
 
-if TYPE_CHECKING:
-    from recipes.plan_done import Done
-    from recipes.recipe import Recipe
-    from recipes.resolving import Refusal
-
-RELEASE, EMBEDDED = "tinyswallow", "mini"
+EMBEDDED = "mini"
 WAIT_SECONDS = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
-    """One thing that a recipe needs and this machine lacks."""
-
-    what: str
-    """In a few words."""
-    error: UserError
-
-
-def choose(
-    here: Room,
-    *,
-    left: Collection[str] | None = None,
-    sources: Path | None = None,
-    build_folder: Path | None = None,
-) -> tuple[str, str]:
+def choose(release: Recipe, here: Available, state: BuildState, *, build_folder: Path) -> tuple[str, str]:
     """The recipe's name for RECIPE=auto, and the line that says why.
 
     Args:
+        release: what is built where the machine can hold it.
         here: the machine.
-        left: the release's artifacts that are still to be made; None where it was not begun.
-        sources: the folder that stands in for the hub, or None.
+        state: what of the release is built already.
         build_folder: where it would be built.
 
     Raises:
-        UserError: a config.json in `sources` that does not read.
+        UserError: a config.json in SOURCES that cannot be parsed.
     """
-    work = release_work(sources=sources, build_folder=build_folder)
-    names = [name for _, name, _ in work.published]
+    sources = local_mirror(None)
+    names = [model.terms.name for model in release.published_models.values()]
     absent = [] if sources is None else [name for name in names if not config_of(name, sources).is_file()]
     if absent:
         return EMBEDDED, f"RECIPE=auto builds {EMBEDDED}: the release needs {' and '.join(absent)}, not in {sources}"
-    needs = needs_of(work, stages=left)
-    rows = [
+    plan = plan_of(release, build_folder=build_folder, sources=sources, done=state.finished)
+    needs, short = plan.needs, list(_short(plan, here))
+    sizes = (
         ("GPU memory", needs.gpu_bytes, sum(here.gpus_bytes)),
         ("main memory", needs.ram_bytes, here.ram_bytes),
         ("disk", needs.disk_bytes, here.disk_bytes),
-    ]
-    compared = ", ".join(f"{_gb(needed)} of {what} (here {_gb(has)})" for what, needed, has in rows if needed)
-    short = list(_short(work.gpu_runs(left), needs, here))
-    name, verdict = (EMBEDDED, f"too little {' and '.join(short)} here") if short else (RELEASE, "enough here")
-    what = "the release" if left is None else "what is left of the release"
+    )
+    compared = ", ".join(f"{gigabytes(need)} of {what} (here {gigabytes(has)})" for what, need, has in sizes if need)
+    name, verdict = (EMBEDDED, f"too little {' and '.join(short)} here") if short else (release.name, "enough here")
+    what = "what is left of the release" if state.finished else "the release"
     return name, f"RECIPE=auto builds {name}: {what} needs {compared or 'nothing more'}: {verdict}"
 
 
-def release_here(build_folder: Path) -> tuple[Room, list[str] | None]:
-    """What this machine has for the release, and which of its artifacts are left where it was begun in this folder."""
-    if not (build_folder / LOCK_FILE).is_file():
-        return room_here(build_folder), None
-    from recipes.recipe import order
-    from recipes.tinyswallow import tinyswallow  # loads torch, which a machine that has begun a release can bear
-
-    done = _done(tinyswallow(), build_folder)
-    left = [name for name in order(tinyswallow()) if name not in done.stages]
-    return room_here(build_folder, done_bytes=done.half_done_bytes), left if done.stages else None
-
-
 def before_start(
-    recipe: "Recipe",
+    recipe: Recipe,
     *,
     asked: str,
     build_folder: Path,
     say: Callable[[str], None],
     until: str | None = None,
-    anew: Collection[str] = (),
+    rebuild: Collection[str] = (),
 ) -> None:
     """Everything that comes before a recipe's first stage. A recipe that makes its own models is never asked about.
 
     Args:
         recipe: what will be built.
-        asked: what the user said: its name or file, or `auto`.
+        asked: what the user named: its name or file, or `auto`.
         build_folder: where.
-        say: told the plan in short, and what is missing, a line each.
-        until: the last artifact wanted; what only later ones need, or finished ones needed, may be missing.
-        anew: artifacts that cost what they cost, whether or not they are finished.
+        say: receives the plan in short, and what is missing, a line each.
+        until: the last artifact wanted; what only later stages need, or finished ones needed, may be missing.
+        rebuild: artifacts that are planned in full, whether or not they are finished.
 
     Raises:
-        UserError: an unknown artifact, something missing (all of it is named), or `auto` and nobody who could say no.
+        UserError: an unknown artifact, something missing (all of it is named), or `auto` and no terminal to ask on.
     """
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one asks
         return
     sources = local_mirror(None)
-    refused = _refused(recipe, build_folder, sources, until)
-    done = _done(recipe, build_folder)
-    # With the sizes that the hub has just told.
-    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done.stages.difference(anew))
-    if recipe.models:
+    _, unresolved = attempt(recipe, build_folder, sources=sources, until=until)
+    state = build_state(recipe, build_folder, sources=sources)
+    # Made after the names were resolved, so that it has the sizes that the hub has just given.
+    done = state.finished.difference(rebuild)
+    plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done)
+    if recipe.published_models:
         for line in short_lines(plan):
             say(line)
-    here = room_here(build_folder, done_bytes=done.half_done_bytes)
-    found = list(missing(plan, here, build_folder=build_folder, refused=refused))
-    for one in found:
+    here = available_here(build_folder, partial_bytes=state.partial_bytes)
+    lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
+    for one in lacks:
         say(f"missing: {one.error}")
-    if len(found) == 1:
-        raise found[0].error
-    if found:
+    if len(lacks) == 1:
+        raise lacks[0].error
+    if lacks:
         raise UserError(
+            "several",
             wanted=f"all that the recipe {recipe.name} needs",
-            got=f"{len(found)} things missing: {', '.join(one.what for one in found)}",
-            next_step="see the line on each above" + ("; RECIPE=mini needs none of it" if recipe.models else ""),
+            got=f"{len(lacks)} things missing: {', '.join(one.what for one in lacks)}",
+            next_step="see the line on each above"
+            + ("; RECIPE=mini needs none of it" if recipe.published_models else ""),
         )
-    if recipe.models and (plan.needs.gpu or plan.downloads):
+    if recipe.published_models and (plan.needs.gpu or plan.downloads):
         _ask(asked, recipe.name, say)
 
 
-def missing(plan: Plan, here: Room, *, build_folder: Path, refused: "Sequence[Refusal]" = ()) -> Iterator[Missing]:
-    """What a build needs and does not find.
+def missing(
+    plan: Plan, here: Available, *, build_folder: Path, unresolved: Sequence[Unresolved] = ()
+) -> Iterator[Unresolved]:
+    """What a build needs and does not find, each under a short name.
 
     Args:
         plan: what it costs, or what is left of it.
         here: the machine.
         build_folder: where it is built.
-        refused: names that the hub, or the folder that stands in for it, did not give.
+        unresolved: names that the hub, or the folder in its place, did not give.
     """
-    yield from (_too_little(what, plan, here, build_folder) for what in _short(plan.gpu_runs, plan.needs, here))
-    if plan.needs.gpu and here.gpus_bytes:
-        yield from _without_cuda()
+    yield from (Unresolved(what=what, error=_too_little(what, plan, here, build_folder)) for what in _short(plan, here))
+    if plan.needs.gpu and here.gpus_bytes and not _sees_cuda():
+        error = UserError(
+            "not-installed",
+            wanted="a torch that computes on the GPUs that their driver names",
+            got="one that sees none",
+            next_step="update the driver, or install the torch that is built for it into .venv",
+        )
+        yield Unresolved(what="CUDA in torch", error=error)
     yield from _closed_gates(plan)
-    yield from _without_keys(plan)
-    yield from (Missing(what=one.what, error=one.error) for one in refused)
+    yield from unresolved
 
 
-def _done(recipe: "Recipe", build_folder: Path) -> "Done":
-    """What of this build lies in its folder."""
-    from recipes.plan_done import done_here
-
-    return done_here(recipe, build_folder, sources=local_mirror(None))
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:,.0f} GB"
-
-
-def _short(runs: Sequence[Run], needs: Needs, here: Room) -> Iterator[str]:
+def _short(plan: Plan, here: Available) -> Iterator[str]:
     """What there is too little of."""
-    if needs.gpu and not all(fits(run, here.gpus_bytes) for run in runs):
+    needs = plan.needs
+    if needs.gpu and not all(fits(run, here.gpus_bytes) for run in plan.gpu_runs):
         yield "GPU memory"
     if here.ram_bytes < needs.ram_bytes:
         yield "main memory"
@@ -176,43 +143,34 @@ def _short(runs: Sequence[Run], needs: Needs, here: Room) -> Iterator[str]:
         yield "disk"
 
 
-def _too_little(what: str, plan: Plan, here: Room, build_folder: Path) -> Missing:
+def _too_little(what: str, plan: Plan, here: Available, build_folder: Path) -> UserError:
     needs = plan.needs
     match what:
         case "GPU memory":
-            enough = next((f"{fit.devices} x {_gb(fit.memory_bytes)}" for fit in plan.fits if fit.fits), "more of them")
-            error = UserError(
-                wanted=f"{_gb(needs.gpu_bytes)} of GPU memory on one GPU, or so much more on several that each holds "
-                "its part",
-                got=" and ".join(map(_gb, here.gpus_bytes)) or "no GPU",
-                next_step=f"take a machine with {enough}, lower micro_batch_rows in a recipe of your own, or build "
-                "RECIPE=mini",
+            fitting = (f"{fit.devices} x {gigabytes(fit.memory_bytes)}" for fit in plan.fits() if fit.fits)
+            return UserError(
+                "no-memory",
+                wanted=f"{gigabytes(needs.gpu_bytes)} of GPU memory on one GPU, or more on several that each hold "
+                "a part",
+                got=" and ".join(map(gigabytes, here.gpus_bytes)) or "no GPU",
+                next_step=f"take a machine with {next(fitting, 'more of them')}, lower micro_batch_rows in a recipe "
+                "of your own, or build RECIPE=mini",
             )
         case "main memory":
-            error = UserError(
-                wanted=f"{_gb(needs.ram_bytes)} of main memory, most of it for the stage {needs.ram_for}",
-                got=_gb(here.ram_bytes),
+            return UserError(
+                "no-memory",
+                wanted=f"{gigabytes(needs.ram_bytes)} of main memory, most of it for the stage {needs.ram_for}",
+                got=gigabytes(here.ram_bytes),
                 next_step="take a machine with more",
             )
         case _:
             more = f", and more for {', '.join(needs.disk_unknown)}" if needs.disk_unknown else ""
-            error = UserError(
-                wanted=f"{_gb(needs.disk_bytes)} on the disk of {build_folder}{more}",
-                got=f"{_gb(here.disk_bytes)} free, with what the build has half done",
+            return UserError(
+                "no-space",
+                wanted=f"{gigabytes(needs.disk_bytes)} on the disk of {build_folder}{more}",
+                got=f"{gigabytes(here.disk_bytes)} free, with the unfinished files of this build",
                 next_step="free some space, or build on another disk with --build DIR",
             )
-    return Missing(what=what, error=error)
-
-
-def _without_cuda() -> Iterator[Missing]:
-    """A torch that would leave the GPUs alone, and compute for weeks on the processor."""
-    if not _sees_cuda():
-        error = UserError(
-            wanted="a torch that computes on the GPUs that their driver names",
-            got="one that sees none",
-            next_step="update the driver, or install the torch that is built for it into .venv",
-        )
-        yield Missing(what="CUDA in torch", error=error)
 
 
 def _sees_cuda() -> bool:
@@ -221,51 +179,32 @@ def _sees_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _closed_gates(plan: Plan) -> Iterator[Missing]:
-    """Gated sets for which no token is set; the passphrase is asked for with the program that takes it."""
-    for gate in plan.gates:
-        if gate.variable == TOKEN_VARIABLE and not gate.is_open:
-            page = f"https://huggingface.co/datasets/{gate.name}"
-            error = UserError(
-                wanted=f"a token of an account that has accepted the terms of {gate.name} ({gate.why})",
-                got=f"no {TOKEN_VARIABLE} in the environment",
-                next_step=f"accept the terms at {page} and set {TOKEN_VARIABLE}",
-            )
-            yield Missing(what=TOKEN_VARIABLE, error=error)
-
-
-def _without_keys(plan: Plan) -> Iterator[Missing]:
-    """Encrypted sets without gpg or a passphrase: their stage would say so only after hours of cleaning text."""
+def _closed_gates(plan: Plan) -> Iterator[Unresolved]:
+    """Gated sets without a token, encrypted ones without gpg or a passphrase: their stage would refuse hours later."""
     encrypted = [gate.name for gate in plan.gates if gate.variable == PASSPHRASE_VARIABLE]
     if encrypted and shutil.which("gpg") is None:
         error = UserError(
+            "not-installed",
             wanted=f"the program gpg, to decrypt the instructions of {', '.join(encrypted)}",
             got="none on the PATH",
             next_step="install GnuPG 2.1 or newer, or put the decrypted file into the folder of SOURCES",
         )
-        yield Missing(what="gpg", error=error)
+        yield Unresolved(what="gpg", error=error)
     for gate in plan.gates:
-        if gate.variable == PASSPHRASE_VARIABLE and not gate.is_open:
-            from instruct.conversations.lmsys import KEY_HINT
-
-            error = UserError(
-                wanted=f"the passphrase of {gate.name} ({gate.why}) in the environment variable {gate.variable}",
-                got="none",
-                next_step=KEY_HINT,
-            )
-            yield Missing(what=gate.variable, error=error)
-
-
-def _refused(recipe: "Recipe", build_folder: Path, sources: Path | None, until: str | None) -> "Sequence[Refusal]":
-    """Names that the hub, or the folder that stands in for it, does not give; what it gives enters the build's lock."""
-    from recipes.recipe import names_of
-    from recipes.resolving import Resolver
-
-    return Resolver(build_folder, sources=sources).attempt(names_of(recipe, until))[1]
+        if gate.is_open:
+            continue
+        if gate.variable == TOKEN_VARIABLE:
+            wanted = f"a token of an account that has accepted the terms of {gate.name} ({gate.why})"
+            page = f"https://huggingface.co/datasets/{gate.name}"
+            next_step = f"accept the terms at {page} and set {TOKEN_VARIABLE}"
+        else:
+            wanted, next_step = f"the passphrase of {gate.name} ({gate.why})", KEY_HINT
+        got = f"no {gate.variable} in the environment"
+        yield Unresolved(what=gate.variable, error=UserError("no-access", wanted=wanted, got=got, next_step=next_step))
 
 
 def _ask(asked: str, name: str, say: Callable[[str], None]) -> None:
-    """A yes: said beforehand, by naming the recipe, or by ten seconds in which nobody stops it."""
+    """A yes: given beforehand, by naming the recipe, or by ten seconds in which nobody stops it."""
     if os.environ.get("YES") == "1":
         return
     if sys.stdin.isatty() and sys.stdout.isatty():
@@ -273,7 +212,8 @@ def _ask(asked: str, name: str, say: Callable[[str], None]) -> None:
         time.sleep(WAIT_SECONDS)
     elif asked == "auto":
         raise UserError(
-            wanted=f"a yes before {name} is built, which RECIPE=auto never takes for granted",
+            "needs-consent",
+            wanted=f"a yes before {name} is built: RECIPE=auto never assumes it",
             got="no terminal to ask on",
-            next_step=f"say RECIPE={name}, or YES=1, or RECIPE=mini",
+            next_step=f"set RECIPE={name}, or YES=1, or RECIPE=mini",
         )

@@ -7,17 +7,18 @@ the release's, the numbers are `recipes.tinyswallow`'s but for what stands here.
 
 from dataclasses import replace
 
+from common.known_sets import terms_of
 from common.sources import HubDataset
-from distill.corpus import CorpusConfig
-from distill.corpus.published import terms_of
+from distill.corpus import CorpusConfig, TextSource
 from eval.report import Choice, Licence, ReportConfig, revised
 from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from export.release import DistConfig
+from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
-from recipes.hub_names import HubConversations, HubText, published
 from recipes.recipe import Recipe
+from recipes.stages.published_model import published
 from recipes.tinyswallow import CHAT_ROWS_PER_STEP, CONTEXT_TOKENS, SEQUENCE_TOKENS, SHARES, tinyswallow
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
 
@@ -85,7 +86,7 @@ CHOICES = revised(
         what="files of FineWeb-2",
         value=f"the first {_FILES}, as of each of the other sets",
         reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].files", _FILES), ("corpus.sources[0].files.files", _FILES)),
+        fields=(("corpus.sources[0].max_files", _FILES),),
     ),
     without=("system prompt",),
 )
@@ -98,9 +99,14 @@ def qwen3() -> Recipe:
     return replace(
         base,
         name="qwen3",
-        text=tuple(_text(place, name, weight) for place, (name, weight) in enumerate(WEIGHTS.items())),
-        instructions=(HubConversations(dataset=HubDataset(name="llm-jp/magpie-sft-v1.0")),),
-        corpus=CorpusConfig(sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
+        conversations=ConversationsConfig(
+            sources=(hub_conversations("llm-jp/magpie-sft-v1.0"),), sequence_tokens=SEQUENCE_TOKENS, shares=SHARES
+        ),
+        corpus=CorpusConfig(
+            sources=tuple(_text(place, name, weight) for place, (name, weight) in enumerate(WEIGHTS.items())),
+            sequence_tokens=SEQUENCE_TOKENS,
+            shares=SHARES,
+        ),
         teacher=published(TEACHER, licence="Apache-2.0", attribution="Qwen3-Swallow, Science Tokyo and AIST"),
         student_before=published(STUDENT, licence="Apache-2.0", attribution="Qwen3, Alibaba Cloud"),
         chat=replace(base.chat, steps=CHAT_STEPS, validate_every=65, checkpoint_every=65),
@@ -136,10 +142,10 @@ def _card() -> CardConfig:
     )
 
 
-def _text(place: int, name: str, weight: float) -> HubText:
+def _text(place: int, name: str, weight: float) -> TextSource:
     dataset, _, config = name.partition(":")
-    return HubText(
-        dataset=HubDataset(name=dataset, config=config),
+    return TextSource(
+        files=HubDataset(name=dataset, config=config),
         terms=terms_of(dataset),
         weight=weight,
         japanese=place < _JAPANESE_SETS,

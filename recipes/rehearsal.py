@@ -2,10 +2,16 @@
 
 ModelShape, encodings and context are the release's; text and questions are the embedded world's, and few, because a
 model of random weights answers nothing. Where a GPU holds the 32B teacher beside the student, twenty steps of the
-distillation show its speed. The figures are printed as JSON lines (`recipes.rehearsal_figures`).
+distillation show its speed. `figure_lines` prints what was measured next to what was computed.
 """
 
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from common.model_shape import ModelShape
 from common.splits import Shares
+from common.store import Artifact
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
 from eval.evaluation import EvaluationConfig
@@ -13,7 +19,9 @@ from eval.report import Licence, ReportConfig
 from export.card import CardConfig
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
+from export.gguf_file import inspect
 from export.release import DistConfig
+from recipes.plan.gguf_bytes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 from recipes.recipe import Recipe
 from recipes.stages.gpu_steps import GpuStepsConfig
 from recipes.stages.random_model import RandomModelConfig
@@ -53,7 +61,7 @@ CORPUS = CorpusConfig(
     sequence_tokens=512,
     shares=Shares(calibration=0.01, validation=0.01, test=0.02),
     near_duplicates=None,
-    reason_off="made by rule: sentences recur by design, nobody is real, and no model learns from it",
+    reason_off="synthetic: repetition is intended, no personal data, and no model learns from it",
 )
 MODEL = RandomModelConfig(init=InitConfig(config_json=STUDENT))
 """In the place of the student, of base and of chat: what follows needs a checkpoint and not what it knows."""
@@ -112,3 +120,58 @@ def rehearsal() -> Recipe:
         report=REPORT,
         dist=DIST,
     )
+
+
+def figure_lines(recipe: Recipe, made: Mapping[str, Artifact]) -> Iterator[str]:
+    """The figures of a rehearsal's build, each as one line of JSON; none of another recipe's."""
+    if isinstance(recipe.chat, RandomModelConfig):
+        for figure in rehearsal_figures(made, ModelShape.of(recipe.chat.init.fields())):
+            yield json.dumps(figure, ensure_ascii=False)
+
+
+def rehearsal_figures(made: Mapping[str, Artifact], shape: ModelShape) -> Iterator[dict[str, Any]]:
+    """The figures of a build.
+
+    Args:
+        made: artifacts by name; of `gguf`, `coreml` and `gpu_steps` those that are there are read.
+        shape: of the model that was exported.
+
+    Yields:
+        `stage, seconds, peak_bytes` of each artifact (the process itself, without the children that run llama.cpp);
+        of each GGUF what `gguf_figures` tells; of the Core ML package `file, bytes, computed_bytes, bytes_ratio`
+        against 2 bytes a weight; of the GPU steps their facts.
+
+    Raises:
+        UserError: a GGUF file that is damaged.
+    """
+    for name, artifact in made.items():
+        yield {"stage": name} | {key: artifact.manifest[key] for key in ("seconds", "peak_bytes")}
+    if "gguf" in made:
+        yield from gguf_figures(made["gguf"], shape)
+    facts = made["coreml"].manifest["facts"] if "coreml" in made else {}
+    if "file" in facts:  # absent where coremltools has no wheel
+        computed = 2 * shape.parameters()
+        sizes = {"bytes": facts["bytes"], "computed_bytes": computed, "bytes_ratio": facts["bytes"] / computed}
+        yield {"file": facts["file"]} | sizes
+    if "gpu_steps" in made:
+        yield {"stage": "gpu_steps"} | made["gpu_steps"].manifest["facts"]
+
+
+def gguf_figures(ggufs: Artifact, shape: ModelShape) -> Iterator[dict[str, Any]]:
+    """Of each file `file, encoding, bytes`, measured and computed `tensor_bytes` with their ratio, `metadata_bytes`
+    (everything else: vocabulary, header, gaps), and `bytes_ratio`: to the computed tensors and Qwen2.5's vocabulary.
+    """
+    for file in ggufs.manifest["facts"]["files"]:
+        contents = inspect(ggufs.folder / file["file"])
+        tensor_bytes = sum(tensor.bytes for tensor in contents.tensors.values())
+        computed = computed_tensor_bytes(shape, file["encoding"])
+        yield {
+            "file": file["file"],
+            "encoding": file["encoding"],
+            "bytes": contents.bytes,
+            "tensor_bytes": tensor_bytes,
+            "computed_tensor_bytes": computed,
+            "tensor_bytes_ratio": tensor_bytes / computed,
+            "metadata_bytes": contents.bytes - tensor_bytes,
+            "bytes_ratio": contents.bytes / (computed + QWEN_VOCABULARY_BYTES),
+        }

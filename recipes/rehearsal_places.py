@@ -12,8 +12,6 @@ import torch
 
 from common.errors import UserError
 from common.model_shape import ModelShape
-from recipes.plan_training import gpu_bytes, teacher_bytes
-from recipes.plan_work import Run
 
 if TYPE_CHECKING:
     from recipes.stages.gpu_steps import GpuStepsConfig
@@ -38,24 +36,28 @@ def places_of(config: "GpuStepsConfig", student: ModelShape, memory_bytes: Seque
     Raises:
         UserError: as `choose_places`.
     """
+    from recipes.plan.cost import gpu_bytes, teacher_bytes
+
     run = planned(config, student)
     return choose_places(memory_bytes, teacher_bytes=teacher_bytes(run), least_bytes=gpu_bytes(run))
 
 
-def planned(config: "GpuStepsConfig", student: ModelShape) -> Run:
+def planned(config: "GpuStepsConfig", student: ModelShape) -> Any:
     """The steps as a plan counts them."""
+    from recipes.plan.cost import Run
+
     teacher = ModelShape.of(config.teacher.fields())
     return Run(
         stage="gpu_steps",
         student=student,
         teacher=teacher,
-        ids=min(student.padded_vocab_size, teacher.padded_vocab_size),
+        vocab_size=min(student.padded_vocab_size, teacher.padded_vocab_size),
         steps=config.steps,
         rows_per_step=config.micro_batches * config.documents,
         sequence_tokens=config.most_tokens,
         micro_batch_rows=config.documents,
         chunk_tokens=config.chunk_tokens,
-        save_bytes=0,
+        saved_dtype_bytes=0,
     )
 
 

@@ -30,7 +30,7 @@ def resized(recipe: Recipe, sizes: Mapping[str, int | float]) -> Recipe:
 
     Args:
         recipe: any recipe.
-        sizes: new values by dotted name, such as `base.steps`, `text[0].max_files` or `corpus.shares.test`.
+        sizes: new values by dotted name, such as `base.steps`, `corpus.sources[0].max_files` or `corpus.shares.test`.
 
     Raises:
         UserError: a name that is no size, or is not in the recipe.
@@ -44,23 +44,6 @@ def resized(recipe: Recipe, sizes: Mapping[str, int | float]) -> Recipe:
             )
         recipe = _with(recipe, name.split("."), value, name)
     return recipe
-
-
-def flattened(recipe: Recipe) -> dict[str, Any]:
-    """Every value of a recipe by its dotted name."""
-    return dict(_flattened(recipe, ""))
-
-
-def _flattened(value: Any, name: str) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from _flattened(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
-    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
-        yield f"{name}.length", len(value)
-        for place, item in enumerate(value):
-            yield from _flattened(item, f"{name}[{place}]")
-    else:
-        yield name, value
 
 
 def _with(part: Any, names: list[str], value: int | float, whole: str) -> Any:

@@ -8,11 +8,11 @@ are not published; those were chosen here, partly after the code of the TAID art
 
 from dataclasses import replace
 
+from common.known_sets import terms_of
 from common.optim import OptimConfig
 from common.sources import HubDataset
 from common.splits import Shares
-from distill.corpus import CorpusConfig
-from distill.corpus.published import terms_of
+from distill.corpus import CorpusConfig, TextSource
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
@@ -21,11 +21,12 @@ from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from export.release import DistConfig
-from instruct.conversations import ConversationsConfig
+from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
-from recipes.hub_names import HubConversations, HubText, PublishedModel, published
 from recipes.recipe import Recipe
+from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
+from recipes.stages.published_model import PublishedModelConfig, published
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 STEM = "Llama-TinySwallow-Reproduction-1.5B-Instruct"
@@ -130,7 +131,7 @@ CHOICES = (
         what="files of FineWeb-2",
         value=f"the first {TEXT_FILES}",
         reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].files", TEXT_FILES), ("corpus.sources[0].files.files", TEXT_FILES)),
+        fields=(("corpus.sources[0].max_files", TEXT_FILES),),
     ),
     Choice(
         what="tokens of the distillation",
@@ -197,22 +198,22 @@ CHOICES = (
 )
 
 TEXT = (
-    HubText(
-        dataset=HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"),
+    TextSource(
+        files=HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"),
         terms=terms_of("HuggingFaceFW/fineweb-2"),
         weight=WEB_WEIGHT,
         max_files=TEXT_FILES,
     ),
-    HubText(
-        dataset=HubDataset(name="wikimedia/wikipedia", config="20231101.ja"),
+    TextSource(
+        files=HubDataset(name="wikimedia/wikipedia", config="20231101.ja"),
         terms=terms_of("wikimedia/wikipedia"),
         weight=WIKIPEDIA_WEIGHT,
     ),
 )
 INSTRUCTIONS = (
-    HubConversations(dataset=HubDataset(name="tokyotech-llm/lmsys-chat-1m-synth")),
-    HubConversations(dataset=HubDataset(name="tokyotech-llm/swallow-magpie-ultra-v0.1", config="ja")),
-    HubConversations(dataset=HubDataset(name="tokyotech-llm/swallow-gemma-magpie-v0.1")),
+    hub_conversations("tokyotech-llm/lmsys-chat-1m-synth"),
+    hub_conversations("tokyotech-llm/swallow-magpie-ultra-v0.1", config="ja"),
+    hub_conversations("tokyotech-llm/swallow-gemma-magpie-v0.1"),
 )
 SHARES = Shares(calibration=HELD_OUT, validation=HELD_OUT, test=HELD_OUT)
 BASE = DistillConfig(
@@ -267,16 +268,14 @@ def tinyswallow() -> Recipe:
     """Every number of the release."""
     return Recipe(
         name="tinyswallow",
+        benchmarks=BenchmarkFilesConfig(),
         world=BenchmarkQuestionsConfig(items_per_benchmark=ITEMS),
-        text=TEXT,
-        instructions=INSTRUCTIONS,
-        decontaminate=True,
         tokenizer=None,
-        corpus=CorpusConfig(sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
+        conversations=ConversationsConfig(sources=INSTRUCTIONS, sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
+        corpus=CorpusConfig(sources=TEXT, sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
         teacher=_qwen(TEACHER),
         student_before=_qwen(STUDENT),
         base=BASE,
-        conversations=ConversationsConfig(sequence_tokens=SEQUENCE_TOKENS, shares=SHARES),
         chat=CHAT,
         gguf=GgufConfig(stem=STEM, encodings=("Q5_K_M", "Q8_0", "Q4_K_M"), licence=LICENCE),
         coreml=CoremlConfig(stem=STEM, context_tokens=CONTEXT_TOKENS, licence=LICENCE),
@@ -293,5 +292,5 @@ def tinyswallow() -> Recipe:
     )
 
 
-def _qwen(name: str) -> PublishedModel:
+def _qwen(name: str) -> PublishedModelConfig:
     return published(name, licence="Apache-2.0", attribution="Qwen2.5, Alibaba Cloud")

@@ -22,7 +22,8 @@ from distill.train import DistillConfig, distill
 from eval.heldout import held_out_losses
 from recipes.loading import load
 from recipes.preflight import before_start
-from recipes.recipe import Recipe, build, order
+from recipes.recipe import Recipe, build, pipeline
+from recipes.resolve import resolve
 from studies.run_curves import curves_of
 from studies.student_t import estimate, paired_difference
 
@@ -85,7 +86,8 @@ def compare(
         UserError: fewer than one seed, an unknown method, or what a stage refuses.
     """
     base, needs_teacher = _checked(recipe, num_seeds, methods)
-    made = build(recipe, store, until=last_shared(recipe))
+    last = last_shared(recipe)
+    made = build(resolve(recipe, store.root, until=last), store, until=last)
     corpus, teacher, start = (made[name] for name in SHARED)
     runs: list[Run] = []
     losses, tokens = _test_loss(start, corpus, store)
@@ -122,7 +124,7 @@ def _checked(recipe: Recipe, num_seeds: int, methods: Sequence[str]) -> tuple[Di
 
 def last_shared(recipe: Recipe) -> str:
     """The last artifact that a recipe builds before the runs of a study can start."""
-    *_, last = (name for name in order(recipe) if name in SHARED)
+    *_, last = (stage.name for stage in pipeline(recipe) if stage.name in SHARED)
     return last
 
 
@@ -223,7 +225,7 @@ def main(arguments: list[str]) -> None:
     _checked(recipe, options.seeds, methods)
     # A run of the study is one like the recipe's own distillation, which its plan knows.
     print(f"{options.seeds * len({BASELINE, *methods})} runs, each like the recipe's distillation `base`")
-    before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base", anew=("base",))
+    before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base", rebuild=("base",))
     study = compare(recipe, Store(options.build), num_seeds=options.seeds, methods=methods)
     page = as_markdown(study)
     out: Path = options.out or options.build / "compare"

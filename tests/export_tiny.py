@@ -7,7 +7,9 @@ so flat that top-1 agreement would measure rounding.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gguf import GGUFWriter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
@@ -23,8 +25,10 @@ from transformers import (
 )
 
 from common.device import Machine
-from common.provenance import DataSource
+from common.provenance import DataSource, write_sources
 from common.store import Workspace
+from export.card import CardConfig
+from export.release import DistConfig, dist
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,6 +38,12 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+DEFAULT_SYSTEM = "You are a swallow.\nBe brief."
+SPEAKS_FIRST = (
+    "{% if messages[0].role != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a swallow.\nBe brief.<|im_end|>\n' }}{% endif %}" + TEMPLATE
+)
+HEADERS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ '[assistant] ' }}"
 TEXTS = [
     "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
     "春の町に川がある。川の水は冷たく、山の村の人は米と魚を食べる。",
@@ -70,6 +80,8 @@ SOURCES = (
     DataSource(name="some/talks_ja", licence="Own terms | v2", stage="conversations", rows_out=77),
 )
 """Two kinds of data, one source in both, one without terms, one under its publisher's own."""
+
+OWN = DataSource(name="own.jsonl", licence="Apache-2.0", stage="corpus")
 
 _TOOL_TOKEN = "<tool_call>"
 
@@ -211,3 +223,31 @@ def divergence(reference: Tensor, other: Tensor) -> tuple[float, float]:
     log_p, log_q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
     return float(kl), float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
+
+
+def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
+    """A GGUF file with a vocabulary of four tokens, one tensor and a chat template."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(path, "qwen2")
+    writer.add_token_list(["a", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    writer.add_eos_token_id(3)
+    writer.add_eot_token_id(3)
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def release(root: Path, *sources: DataSource, title: str | None = None) -> Path:
+    """A folder as `dist` leaves it."""
+    for encoding in ("Q4_K_M", "Q8_0"):
+        path = write_gguf(root / "gguf" / f"T-{encoding}.gguf")
+        path.write_bytes(path.read_bytes() + encoding.encode())
+    write_sources(root / "gguf", sources)
+    space = workspace(root / "dist")
+    dist(DistConfig(card=CardConfig(title=title)), space, root / "gguf", None, None)
+    return space.folder

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow
 import torch
+from lmsys_tiny import ANSWERS, INSTRUCTIONS, ORIGINAL, SET, answer_row, encrypted, turn
 from pyarrow.parquet import write_table
-from test_instruct_conversations_lmsys import ANSWERS, INSTRUCTIONS, ORIGINAL, SET, answer_row, encrypted, turn
 from text_tiny import workspace, write_rows
 
 from common.checkpoint import new_model

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from common.device import Machine
+from common.store.keys import FORMAT
 
 CHECKPOINTS = ("teacher", "student_before", "base", "chat")
-INPUTS = ("world", "corpus", "conversations", *CHECKPOINTS, "gguf", "coreml", "evaluation")
-BUILT_FROM = ("corpus", *CHECKPOINTS[:3], "conversations", "chat", "gguf", "coreml", "evaluation")
+INPUTS = ("world", "conversations", "corpus", *CHECKPOINTS, "gguf", "coreml", "evaluation")
+BUILT_FROM = INPUTS[1:]
 MACHINE = Machine(
     device="cpu",
     compute_dtype="bfloat16",
@@ -80,6 +81,7 @@ def write_manifest(folder: Path, facts: dict[str, Any], *, files: dict[str, Any]
     """A manifest as the store writes it, without the checks that the store makes."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
+        "format": FORMAT,
         "name": folder.name,
         "key": hashlib.sha256(folder.name.encode()).hexdigest(),
         "function": "made.up:here",

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 
-from common.cli import HelpWithDefaults, as_user_error
-from common.errors import UserError
+from common.cli import Command, HelpWithDefaults, as_user_error, command, require_at_least_one
+from common.errors import Code, UserError
 from distill.__main__ import main as distill
 from instruct.__main__ import main as instruct
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 IMPORTS = "import errno, os, sys, time; from common.cli import run; from common.errors import UserError\n"
 
 
-def command(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ended(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `def main(arguments): <body>` under `common.cli.run`."""
     return subprocess.run(
         [sys.executable, "-c", f"{IMPORTS}def main(arguments):\n  {body}\nrun(main)", *arguments],
@@ -38,39 +39,39 @@ def command(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_result_is_the_exit_code() -> None:
-    assert command("return None").returncode == 0
-    assert command("return 3").returncode == 3
+    assert ended("return None").returncode == 0
+    assert ended("return 3").returncode == 3
 
 
 def test_arguments_are_those_after_the_program() -> None:
-    done = command("print(arguments)", "mini", "--until", "base")
+    done = ended("print(arguments)", "mini", "--until", "base")
     assert done.stdout == "['mini', '--until', 'base']\n" and done.stderr == ""
 
 
 def test_a_user_error_is_one_line_and_2() -> None:
-    done = command("print('begun'); raise UserError(wanted='a', got='b', next_step='c')")
+    done = ended("print('begun'); raise UserError(wanted='a', got='b', next_step='c')")
     assert (done.returncode, done.stdout) == (2, "begun\n")
     assert done.stderr == "error: wanted a; got b; next: c\n"
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "named"),
     [
-        ("open('/no/such/file')", "/no/such/file; got No such file or directory"),
-        ("os.mkdir('/proc/x')", "/proc/x; got "),
-        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), '/tmp/x')", "room on the disk for /tmp/x; got a full"),
-        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "room on the disk for "),
+        ("open('/no/such/file')", "/no/such/file; "),
+        ("os.mkdir('/proc/x')", "/proc/x; "),
+        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), '/tmp/x')", "/tmp/x; "),
+        ("raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "bytes free"),
         ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "bytes free"),
     ],
 )
-def test_a_file_s_error_is_one_line_and_2(body: str, said: str) -> None:
-    done = command(body)
+def test_a_file_s_error_is_one_line_and_2(body: str, named: str) -> None:
+    done = ended(body)
     assert done.returncode == 2
-    assert said in done.stderr and done.stderr.startswith("error: wanted ") and done.stderr.count("\n") == 1
+    assert named in done.stderr and done.stderr.startswith("error: wanted ") and done.stderr.count("\n") == 1
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
-    done = command("raise KeyError('loss')")
+    done = ended("raise KeyError('loss')")
     assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError: 'loss'" in done.stderr
 
 
@@ -111,7 +112,8 @@ def test_a_full_disk_is_found_behind_another_error() -> None:
             raise RuntimeError("checkpoint failed") from cause
     except RuntimeError as error:
         explained = as_user_error(error)
-    assert explained is not None and "/tmp/model.safetensors" in str(explained) and "bytes free" in explained.got
+    assert explained is not None and explained.code == "no-space"
+    assert "/tmp/model.safetensors" in explained.wanted and "bytes free" in explained.got
 
 
 def test_an_error_of_the_operating_system_without_a_file_is_ours() -> None:
@@ -119,6 +121,63 @@ def test_an_error_of_the_operating_system_without_a_file_is_ours() -> None:
     assert as_user_error(ValueError("x")) is None
     error = UserError(wanted="a", got="b", next_step="c")
     assert as_user_error(error) is error
+
+
+@pytest.mark.parametrize(("error", "code"), [(FileNotFoundError, "not-found"), (PermissionError, "no-access")])
+def test_a_path_that_cannot_be_used_is_named(error: type[OSError], code: Code) -> None:
+    with refuses(code, wanted="/tmp/x"):
+        explained = as_user_error(error(1, "why", "/tmp/x"))
+        assert explained is not None
+        raise explained
+
+
+def test_a_count_below_1_is_refused_by_its_flag() -> None:
+    require_at_least_one(steps=1, limit=None)
+    with refuses("out-of-range", wanted="--micro-batch-rows", got="0"):
+        require_at_least_one(steps=1, micro_batch_rows=0)
+
+
+def verbs() -> Command:
+    parser = command("toy", "A toy.")
+    parser.add_argument("--verbose", action="store_true")
+    verb = parser.add_subparsers(dest="verb", required=True).add_parser("train", help="train it")
+    verb.add_argument("student")
+    verb.add_argument("--steps", type=int, default=7, required=True, help="updates")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prog", "named"),
+    [
+        (["train", "s", "--stps", "3"], "toy train", ("--stps;", "--steps")),
+        (["train", "--stps=3"], "toy train", ("--stps;", "--steps")),
+        (["train", "s", "--steps", "3", "more"], "toy train", ("argument more",)),
+        (["train", "s", "--steps", "3", "-x"], "toy train", ("option -x",)),
+        (["train", "s", "--verbose", "--steps", "3"], "toy train", ("option --verbose",)),
+        (["--verbos3", "train"], "toy", ("--verbos3;", "--verbose")),
+    ],
+)
+def test_an_unknown_option_gets_the_usage_of_its_verb_and_the_nearest_option(
+    arguments: list[str], prog: str, named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        verbs().parse_args(arguments)
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and usage.startswith(f"usage: python -m {prog} [-h]")
+    assert last.startswith(f"python -m {prog}: error: ") and all(name in last for name in named)
+
+
+def test_known_options_are_read_as_argparse_reads_them() -> None:
+    parsed = verbs().parse_args(["--verb", "train", "--step", "3", "--", "--student"])
+    assert (parsed.verbose, parsed.steps, parsed.student) == (True, 3, "--student")
+
+
+def test_verbs_have_the_same_help_style(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        verbs().parse_args(["train", "--help"])
+    assert "updates (default: 7)" in capsys.readouterr().out
+    shown = command("toy", "short\nlines", epilog="words " * 40).format_help()
+    assert "\nshort\nlines\n" in shown and max(map(len, shown.splitlines())) < 120
 
 
 def test_help_shows_a_default_where_it_says_something() -> None:

@@ -1,7 +1,10 @@
-"""Checksums, whole-file writes and flushes, against hashlib and plain reads."""
+"""Checksums, whole-file writes and flushes, against hashlib and plain reads; the lock, by threads: each opens the lock
+file for itself, as a process does."""
 
 import hashlib
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,60 @@ def test_flush_reaches_every_file_and_folder_but_the_one_left_out(
 
 def test_free_space_of_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert disk.free_bytes(tmp_path / "build" / "base-12345678.partial") > 0
+
+
+def test_never_two_holders_while_the_file_comes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    inside: list[int] = []
+    overlaps: list[list[int]] = []
+    times = 40
+
+    def work(number: int) -> None:
+        for _ in range(times):
+            with disk.exclusive(path, on_wait=lambda holder: None):
+                inside.append(number)
+                if len(inside) > 1:
+                    overlaps.append(list(inside))
+                time.sleep(0.0005)
+                inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == []
+    assert not path.exists()
+
+
+def test_a_waiting_process_names_the_holder_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    waited_for: list[str] = []
+    entered = threading.Event()
+
+    def wait() -> None:
+        with disk.exclusive(path, on_wait=waited_for.append):
+            entered.set()
+
+    with disk.exclusive(path, on_wait=waited_for.append):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not waited_for:
+            time.sleep(0.001)
+        assert not entered.is_set()
+    thread.join()
+    assert waited_for == [str(os.getpid())]
+
+
+def test_a_failure_inside_releases_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with pytest.raises(RuntimeError), disk.exclusive(path, on_wait=print):
+        raise RuntimeError
+    assert not path.exists()
+
+
+def test_a_file_that_a_killed_holder_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "a.lock").write_text("99999999")
+    with disk.exclusive(tmp_path / "a.lock", on_wait=lambda holder: pytest.fail("nobody holds it")):
+        pass
+    assert not (tmp_path / "a.lock").exists()

@@ -7,9 +7,8 @@ the text that describes tools and the calls of tools, which no conversation here
 from pathlib import Path
 
 import pytest
-from export_tiny import TEMPLATE, write_tokenizer
+from export_tiny import TEMPLATE, write_gguf, write_tokenizer
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from test_export_card import write_gguf
 
 from common.tokenizer import Tokenizer
 from export.card_prompt import read_prompt

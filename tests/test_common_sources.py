@@ -2,16 +2,16 @@
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from errors_tiny import refuses
 from hub_stand_in import COMMIT, SECRET, Hub, Repo
 from huggingface_hub import constants, get_token
 
-from common.errors import UserError
+from common.errors import Code, UserError
 from common.sources import HubDataset, HubFiles, download, fetched, parse_name, resolve, select
 
 
@@ -38,10 +38,10 @@ def chosen(dataset: HubDataset, hub: Hub, tmp_path: Path) -> tuple[str, ...]:
     return files.files
 
 
-def refusal(dataset: HubDataset, sources: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
+def refusal(code: Code, dataset: HubDataset, sources: Path | None = None) -> UserError:
+    with refuses(code) as caught:
         resolve(dataset, sources=sources)
-    return str(caught.value)
+    return caught[0]
 
 
 # What a data set is called
@@ -106,8 +106,9 @@ def test_a_path_that_exists_is_no_name(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_a_mistyped_data_set_is_refused(fields: dict[str, Any], named: str) -> None:
-    with pytest.raises(UserError, match=re.escape(named)):
+    with refuses("wrong-format") as caught:
         HubDataset(**fields)
+    assert named in str(caught[0])
 
 
 # Which files
@@ -255,46 +256,56 @@ def test_only_the_folder_that_can_match_is_listed(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("repo", "fields", "said"),
+    ("repo", "fields", "code", "named"),
     [
-        ({"a.csv": b"1"}, {}, "there are the data files none"),
-        ({"train.jsonl": b"1"}, {"split": "test"}, "split test"),
-        ({"ja/train.jsonl": b"1"}, {"config": "en"}, "ja/train.jsonl"),
-        ({"train.jsonl": b"1", "train.parquet": b"1"}, {}, "of one kind"),
-        ({"train.jsonl": b"1"}, {"files": ("*.parquet",)}, "files *.parquet"),
-        ({"train.jsonl": b"1"}, {"files": ("no/*.jsonl",)}, "files no/*.jsonl"),
-        ({"train.csv": b"1"}, {"files": ("train.*",)}, "train.csv"),
-        ({"train.jsonl": b"1"}, {"files": ("t**.jsonl",)}, "t**.jsonl"),
-        ({"README.md": b"---\nconfigs: [a\n---\n"}, {}, "YAML"),
-        ({"README.md": b"---\nconfigs: [{a: 1}]\n---\n"}, {}, "config_name"),
-        ({"README.md": card([{"config_name": "x", "data_files": 3}])}, {}, "data_files"),
-        ({"README.md": card([{"config_name": "x", "data_files": [{"split": "train"}]}])}, {}, "data_files"),
-        ({"README.md": card([{"config_name": "x", "data_files": "https://h/a.jsonl"}])}, {}, "data_files"),
-        ({"README.md": card([{"config_name": "x", "data_files": "gone/*"}]), "train.jsonl": b"1"}, {}, "configs x"),
-        ({"README.md": card([{"config_name": "x"}, {"config_name": "y"}])}, {}, "none named; there are x, y"),
+        ({"a.csv": b"1"}, {}, "not-found", "none"),
+        ({"train.jsonl": b"1"}, {"split": "test"}, "not-found", "split test"),
+        ({"ja/train.jsonl": b"1"}, {"config": "en"}, "not-found", "ja/train.jsonl"),
+        ({"train.jsonl": b"1", "train.parquet": b"1"}, {}, "contradiction", "train.jsonl, train.parquet"),
+        ({"train.jsonl": b"1"}, {"files": ("*.parquet",)}, "not-found", "files *.parquet"),
+        ({"train.jsonl": b"1"}, {"files": ("no/*.jsonl",)}, "not-found", "files no/*.jsonl"),
+        ({"train.csv": b"1"}, {"files": ("train.*",)}, "wrong-format", "train.csv"),
+        ({"train.jsonl": b"1"}, {"files": ("t**.jsonl",)}, "wrong-format", "t**.jsonl"),
+        ({"README.md": b"---\nconfigs: [a\n---\n"}, {}, "wrong-format", "YAML"),
+        ({"README.md": b"---\nconfigs: [{a: 1}]\n---\n"}, {}, "wrong-format", "config_name"),
+        ({"README.md": card([{"config_name": "x", "data_files": 3}])}, {}, "wrong-format", "data_files"),
+        (
+            {"README.md": card([{"config_name": "x", "data_files": [{"split": "train"}]}])},
+            *({}, "wrong-format", "data_files"),
+        ),
+        (
+            {"README.md": card([{"config_name": "x", "data_files": "https://h/a.jsonl"}])},
+            *({}, "wrong-format", "data_files"),
+        ),
+        (
+            {"README.md": card([{"config_name": "x", "data_files": "gone/*"}]), "train.jsonl": b"1"},
+            *({}, "not-found", "configs x"),
+        ),
+        ({"README.md": card([{"config_name": "x"}, {"config_name": "y"}])}, {}, "unknown-name", "x, y"),
     ],
 )
-def test_no_clear_choice_says_what_there_is(
-    repo: dict[str, bytes], fields: dict[str, Any], said: str, hub: Hub, tmp_path: Path
+def test_no_clear_choice_lists_what_there_is(
+    repo: dict[str, bytes], fields: dict[str, Any], code: Code, named: str, hub: Hub, tmp_path: Path
 ) -> None:
     hub.repos["org/name"] = Repo(files=repo)
     dataset = HubDataset(name="org/name", **fields)
     sources = local_copy(tmp_path, "org/name", repo)
     for where in (None, sources):
-        assert said in refusal(dataset, where)
+        error = refusal(code, dataset, where)
+        assert named in f"{error.wanted} {error.got}"
 
 
 def test_of_many_configs_the_nearest_ten_are_named(hub: Hub) -> None:
     names = [f"aa{code}_Latn" for code in "abcdefghijklm"] + ["jpn_Jpan"]
     configs = [{"config_name": name, "data_files": f"data/{name}/*"} for name in names]
     hub.repos["org/name"] = Repo(files={"README.md": card(configs), "data/jpn_Jpan/0.parquet": b"1"})
-    line = refusal(HubDataset(name="org/name", config="jpn"))
-    assert "there are jpn_Jpan, " in line and "and 4 more" in line
-    assert sum(name in line for name in names) == 10
+    got = refusal("unknown-name", HubDataset(name="org/name", config="jpn")).got
+    named = [name for name in names if name in got]
+    assert len(named) == 10 and min(named, key=got.index) == "jpn_Jpan" and "4 more" in got
 
 
-def test_no_folder_in_sources_is_said(tmp_path: Path) -> None:
-    assert f"no folder {tmp_path / 'org' / 'name'}" in refusal(HubDataset(name="org/name"), tmp_path)
+def test_a_missing_folder_of_sources_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'org' / 'name'}" in refusal("not-found", HubDataset(name="org/name"), tmp_path).got
 
 
 # What the hub refuses
@@ -302,9 +313,9 @@ def test_no_folder_in_sources_is_said(tmp_path: Path) -> None:
 
 def test_unknown_names_and_revisions(hub: Hub) -> None:
     hub.repos["org/name"] = Repo(files={"train.jsonl": b"1"})
-    missing = refusal(HubDataset(name="org/other"))
-    assert "org/other" in missing and "no such data set, or a private one; there is no HF_TOKEN" in missing
-    assert "no such revision" in refusal(HubDataset(name="org/name", revision="v2"))
+    missing = refusal("not-found", HubDataset(name="org/other"))
+    assert "org/other" in missing.wanted and "no HF_TOKEN" in missing.got
+    assert "v2" in refusal("not-found", HubDataset(name="org/name", revision="v2")).wanted
     named = resolve(HubDataset(name="org/name", revision="v1"), sources=None)
     assert isinstance(named, HubFiles) and named.revision == COMMIT
 
@@ -313,28 +324,29 @@ def test_unknown_names_and_revisions(hub: Hub) -> None:
 def test_a_gated_data_set_says_what_to_accept(hides_gate: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/gated"] = Repo(files={"train.jsonl": b"1"}, gated=True, hides_gate=hides_gate)
     dataset = HubDataset(name="org/gated", files=("*.jsonl",))
-    line = refusal(dataset)
-    assert f"{os.environ['HF_ENDPOINT']}/datasets/org/gated" in line
-    assert "HF_TOKEN" in line and "there is no HF_TOKEN" in line
+    error = refusal("no-access", dataset)
+    assert f"{os.environ['HF_ENDPOINT']}/datasets/org/gated" in error.next_step
+    assert "HF_TOKEN" in error.next_step and "no HF_TOKEN" in error.got
     monkeypatch.setenv("HF_TOKEN", "hf_ofSomeoneElse")
-    assert "there is an HF_TOKEN" in refusal(dataset)
+    assert "an HF_TOKEN" in refusal("no-access", dataset).got
     monkeypatch.setenv("HF_TOKEN", SECRET + "\n")  # as `export HF_TOKEN=$(cat file)` in some shells
     assert isinstance(resolve(dataset, sources=None), HubFiles)
 
 
 def test_errors_never_show_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/gated"] = Repo(files={}, gated=True)
-    lines: list[str] = []
+    errors: list[UserError] = []
     for token in (SECRET + " x", SECRET + "ア", SECRET + "-private-token"):
         monkeypatch.setenv("HF_TOKEN", token)
-        lines.append(refusal(HubDataset(name="org/gated")))
-    assert "a value with blanks" in lines[0] and "a value with blanks" in lines[1] and "status 401" in lines[2]
+        errors.append(refusal("no-access", HubDataset(name="org/gated")))
+    assert ["in the environment variable HF_TOKEN" in error.wanted for error in errors] == [True, True, False]
+    assert "401" in errors[2].got
     monkeypatch.setenv("HF_ENDPOINT", f"http://me:{SECRET}@127.0.0.1:{hub.server_port}")
-    lines.append(refusal(HubDataset(name="org/other")))
+    errors.append(refusal("not-found", HubDataset(name="org/other")))
     monkeypatch.setenv("HF_ENDPOINT", f"http://me:{SECRET}@127.0.0.1:1")
-    lines.append(refusal(HubDataset(name="org/other")))
-    assert "no answer from 127.0.0.1:1" in lines[-1]
-    assert [line for line in lines if "neverToBeSeen" in line] == []
+    errors.append(refusal("no-network", HubDataset(name="org/other")))
+    assert "127.0.0.1:1 " in errors[-1].got
+    assert [error for error in errors if "neverToBeSeen" in str(error)] == []
 
 
 def test_a_token_of_the_hub_s_own_login_is_not_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,22 +358,22 @@ def test_a_token_of_the_hub_s_own_login_is_not_sent(hub: Hub, tmp_path: Path, mo
     assert [headers for _, _, headers in hub.asked if "Authorization" in headers] == []
 
 
-def test_no_network_says_so(hub: Hub) -> None:
+def test_no_network_is_an_error_with_two_ways_on(hub: Hub) -> None:
     hub.server_close()
     hub.shutdown()
-    line = refusal(HubDataset(name="org/name"))
-    assert "no answer" in line and "SOURCES=DIR" in line
+    error = refusal("no-network", HubDataset(name="org/name"))
+    assert f"127.0.0.1:{hub.server_port}" in error.got and "SOURCES=DIR" in error.next_step
 
 
-def test_offline_mode_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    line = refusal(HubDataset(name="org/name"))
-    assert "HF_HUB_OFFLINE" in line and "SOURCES=DIR" in line
+    error = refusal("no-network", HubDataset(name="org/name"))
+    assert "HF_HUB_OFFLINE" in error.got and "SOURCES=DIR" in error.next_step
 
 
-def test_what_is_no_hub_is_said(hub: Hub) -> None:
+def test_an_answer_of_something_else_is_recognised(hub: Hub) -> None:
     hub.page_of_a_proxy = True
-    assert "proxy" in refusal(HubDataset(name="org/name"))
+    assert "proxy" in refusal("no-network", HubDataset(name="org/name")).next_step
 
 
 # One file at a time
@@ -380,10 +392,10 @@ def bring(dataset: HubDataset, scratch: Path) -> bytes:
         return path.read_bytes()
 
 
-def refused(dataset: HubDataset, scratch: Path) -> str:
-    with pytest.raises(UserError) as caught:
+def refused(code: Code, dataset: HubDataset, scratch: Path) -> UserError:
+    with refuses(code) as caught:
         bring(dataset, scratch)
-    return str(caught.value)
+    return caught[0]
 
 
 LARGE = HubDataset(name="org/large", files=("data/*",))
@@ -441,8 +453,8 @@ def test_a_connection_may_break_often_as_long_as_it_brings_something(large: Repo
 
 def test_a_killed_download_goes_on_where_it_stopped(large: Repo, hub: Hub, tmp_path: Path) -> None:
     large.cuts = {"data/a b.parquet": [100_000, 0, 0, 0]}
-    line = refused(LARGE, tmp_path)
-    assert "100,000 bytes" in line and "3 times in a row" in line and "data/a b.parquet" in line
+    error = refused("no-network", LARGE, tmp_path)
+    assert "100,000 bytes" in error.got and "3 times" in error.got and "data/a b.parquet" in error.wanted
     hub.asked.clear()
     large.cuts.clear()
     assert bring(LARGE, tmp_path) == BODY
@@ -465,27 +477,27 @@ def test_a_status_that_may_pass_is_waited_for(status: int, large: Repo, tmp_path
     large.statuses = [status, status]
     assert bring(LARGE, tmp_path) == BODY
     large.statuses = [status] * 3
-    assert f"status {status}" in refused(LARGE, tmp_path)
+    assert f"status {status}" in refused("no-network", LARGE, tmp_path).got
     large.statuses = [418]
-    assert "status 418" in refused(LARGE, tmp_path)
+    assert "418" in refused("no-network", LARGE, tmp_path).got
     assert large.statuses == [], "what will not pass is asked once"
 
 
 def test_other_bytes_than_listed_are_refused(large: Repo, hub: Hub, tmp_path: Path) -> None:
     large.listed_sha256 = {"data/a b.parquet": "0" * 64}
-    assert "sha256" in refused(LARGE, tmp_path)
+    assert "sha256" in refused("damaged", LARGE, tmp_path).got
     assert len(hub.contents()) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     large.listed_sha256.clear()
     large.listed_bytes = {"data/a b.parquet": len(BODY) - 1}
-    assert f"{len(BODY):,} bytes, not {len(BODY) - 1:,}" in refused(LARGE, tmp_path)
+    assert f"{len(BODY):,} bytes, not {len(BODY) - 1:,}" in refused("damaged", LARGE, tmp_path).got
     large.listed_bytes.clear()
     assert bring(LARGE, tmp_path) == BODY
 
 
 def test_a_damaged_part_of_an_earlier_run_is_no_obstacle(large: Repo, hub: Hub, tmp_path: Path) -> None:
     large.cuts = {"data/a b.parquet": [100_000, 0, 0, 0]}
-    refused(LARGE, tmp_path)
+    refused("no-network", LARGE, tmp_path)
     (part,) = (path for path in tmp_path.rglob("*") if path.is_file())
     part.write_bytes(bytes(100_000))
     large.cuts.clear()
@@ -494,24 +506,24 @@ def test_a_damaged_part_of_an_earlier_run_is_no_obstacle(large: Repo, hub: Hub, 
     assert [headers.get("Range") for headers in hub.contents()] == ["bytes=100000-", None]
 
 
-def test_no_room_on_the_disk_is_said_before(
+def test_a_disk_that_is_too_small_is_named_before_the_download(
     large: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "free_bytes", lambda _: len(BODY) - 1)
-    line = refused(LARGE, tmp_path)
-    assert f"{len(BODY):,} bytes" in line and f"{len(BODY) - 1:,} bytes free" in line
+    error = refused("no-space", LARGE, tmp_path)
+    assert f"{len(BODY):,} bytes" in error.wanted and f"{len(BODY) - 1:,} bytes free" in error.got
     assert hub.contents() == []
     monkeypatch.setattr(download, "free_bytes", lambda _: len(BODY))
     assert bring(LARGE, tmp_path) == BODY
 
 
-def test_access_lost_after_resolving_is_said(large: Repo, tmp_path: Path) -> None:
+def test_access_lost_after_resolving_is_named(large: Repo, tmp_path: Path) -> None:
     files = resolve(LARGE, sources=None)
     assert isinstance(files, HubFiles)
     large.gated = True
-    with pytest.raises(UserError, match="terms"), fetched(files, files.files[0], tmp_path):
+    with refuses("no-access", next_step="org/large"), fetched(files, files.files[0], tmp_path):
         pass
     large.gated = False
     large.files.clear()
-    with pytest.raises(UserError, match="not there"), fetched(files, files.files[0], tmp_path):
+    with refuses("not-found", wanted="org/large"), fetched(files, files.files[0], tmp_path):
         pass

@@ -21,7 +21,6 @@ from common.splits import SPLITS, Shares
 from common.store import Workspace, run_alone
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, TextSource, corpus
-from distill.corpus.published import terms_of
 from distill.text.cleaning import Cleaner, CleaningConfig
 
 CONFIG = CorpusConfig(
@@ -301,12 +300,6 @@ def test_a_set_of_the_hub_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: 
     assert (mine["name"], mine["licence"], mine["weight"]) == ("own", None, 1.0)
     with pytest.raises(UserError, match="2 weights, one for each FILE"):
         main([str(argument) for argument in (*command[:-4], 3, "--out", tmp_path / "other")])
-
-
-def test_terms_of_an_unknown_set_are_not_made_up() -> None:
-    terms = terms_of("someone/something")
-    assert (terms.licence, terms.obligations, terms.attribution) == (None, (), None)
-    assert terms_of("HuggingFaceFW/fineweb-2").licence == "ODC-By-1.0"
 
 
 # --- the cluster's way ------------------------------------------------------------------------------------------------

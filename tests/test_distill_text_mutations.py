@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from text_tiny import TEXTS
+from text_tiny import TEXTS, mutated
 
 from common.duplicates import NearDuplicatesConfig
 from common.errors import UserError
@@ -21,20 +21,6 @@ ROWS = [
     {"id": f"d{number}", "text": f"{number}番。{TEXTS[number % len(TEXTS)]}", "answers": [[0, 2]]}
     for number in range(24)
 ]
-NASTY = (
-    b"\x00",
-    b"\xff\xfe",
-    b"\\ud800",
-    b"\xed\xa0\x80",
-    b'"',
-    b"\\",
-    b"{",
-    b"]",
-    b"\r",
-    b"\n",
-    b"\xe3\x81",
-    b"1e999",
-)
 
 
 def whole(kind: str) -> bytes:
@@ -50,30 +36,6 @@ def whole(kind: str) -> bytes:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink, row_group_size=8)
         return sink.getvalue().to_pybytes()
     return data
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """One to four cuts, flips, insertions, repetitions or losses."""
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(len(changed) + 1)
-        length = rng.choice((1, 3, 40, len(changed) // 3))
-        match rng.randrange(6):
-            case 0:
-                del changed[place:]
-            case 1:
-                changed[place : place + length] = rng.randbytes(min(length, 200))
-            case 2:
-                changed[place:place] = rng.choice(NASTY)
-            case 3:
-                del changed[place : place + length]
-            case 4:
-                changed[place:place] = changed[place : place + length]
-            case _:
-                changed[place : place + 1] = rng.choice(NASTY)
-        if not changed:
-            break
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, TALKS, blocks, commands, rows_of, run
+from docs_tiny import ROOT, TALKS, blocks, commands, rows_of, run
 from text_tiny import VOCABULARY, tiny_tokenizer
 from training_tiny import model_folder
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, TEXTS, blocks, commands, rows_of, run
+from docs_tiny import ROOT, TEXTS, blocks, commands, rows_of, run
 from text_tiny import read_gzip, tiny_tokenizer
 
 from common.splits import SPLITS

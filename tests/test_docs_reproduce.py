@@ -13,7 +13,7 @@ import pytest
 from eval.report.choices import differences
 from recipes.loading import KNOWN, load
 from recipes.plan import plan_of
-from recipes.plan_training import gpus
+from recipes.plan.cost import gpus
 from recipes.tinyswallow import BASE, CHAT, TEXT_FILES, tinyswallow
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def test_the_plan_that_it_shows_is_printed_without_a_download() -> None:
     assert blocks("bash") == ["make plan\n"]  # of which this is the second half, without the set-up
     command = [sys.executable, "-m", "recipes", "auto", "--plan"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    for word in ("Operations", "H100", "lmsys/lmsys-chat-1m", "Apache-2.0", "assumed", "computed"):
+    for word in ("FLOPs", "H100", "lmsys/lmsys-chat-1m", "Apache-2.0", "assumed", "computed"):
         assert word in done.stdout, word
 
 
@@ -36,7 +36,7 @@ def test_the_figures_that_it_repeats_are_the_plans(tmp_path: Path) -> None:
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
     hours = {gpu.name.split(" ")[0]: plan.hours(gpu) for gpu in gpus()}
     assert round(hours["H100"]) == round(hours["H200"])
-    fits = ", ".join(f"{fit.devices} x {fit.memory_bytes / 1e9:.0f}" for fit in plan.fits if fit.fits)
+    fits = ", ".join(f"{fit.devices} x {fit.memory_bytes / 1e9:.0f}" for fit in plan.fits() if fit.fits)
     figures = {
         "training on one H200 or H100, hours": f"{hours['H200']:.0f}",
         "training on A100s, hours": f"{hours['A100']:.0f}",
@@ -63,13 +63,13 @@ def test_its_python_runs(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(teacher, encoding="utf-8")
     mine, card = load(str(file), say=print), tinyswallow().dist.card
-    model, release = mine.models["teacher"], tinyswallow()
-    assert model.terms.licence == "Apache-2.0" and "14B" in model.model.name and mine.name not in KNOWN
+    model, release = mine.published_models["teacher"], tinyswallow()
+    assert model.terms.licence == "Apache-2.0" and "14B" in model.terms.name and mine.name not in KNOWN
     assert mine.dist.card is not None and card is not None
-    assert model.model.name in mine.dist.card.base_models and "14B" in str(mine.dist.card.description_ja)
+    assert model.terms.name in mine.dist.card.base_models and "14B" in str(mine.dist.card.description_ja)
     assert mine.dist.card.title == mine.gguf.stem == mine.coreml.stem != release.gguf.stem
     said = {choice.what: choice.value for choice in mine.report.choices}
-    assert mine.report.choices == mine.dist.card.choices and said["teacher"] == model.model.name
+    assert mine.report.choices == mine.dist.card.choices and said["teacher"] == model.terms.name
     built = {"gguf": {"config": {"stem": mine.gguf.stem}}}
     assert not any(differences(choice, built) for choice in mine.report.choices)
 
@@ -85,8 +85,9 @@ def test_a_node_without_internet_is_told_every_source() -> None:
     (offline,) = [block for block in blocks("bash not run") if "--until benchmarks" in block]
     fetched = dict(re.findall(r"^hf download (\S+) (.*)$", offline, re.MULTILINE))
     recipe = tinyswallow()
-    sets = {source.dataset.name for source in (*recipe.text, *recipe.instructions)} | {"lmsys/lmsys-chat-1m"}
-    assert fetched.keys() == sets | {model.model.name for model in recipe.models.values()}
+    sources = (*recipe.corpus.sources, *recipe.conversations.sources)
+    sets = {source.files.name for source in sources} | {"lmsys/lmsys-chat-1m"}
+    assert fetched.keys() == sets | {model.terms.name for model in recipe.published_models.values()}
     for name, options in fetched.items():
         assert options.endswith(f"--local-dir sources/{name}")
         assert ("--repo-type dataset" in options) == (name in sets)

@@ -14,9 +14,9 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import torch
+from docs_tiny import NOT_LINKED, ROOT, blocks, commands, run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_docs import NOT_LINKED, ROOT, blocks, commands, run
 from torch import Tensor
 
 from distill import taid

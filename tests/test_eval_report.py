@@ -352,8 +352,8 @@ def test_a_stage_of_a_recipes_own_is_listed(build: dict[str, Path], tmp_path: Pa
     own = tmp_path / "build" / "extra_stage"
     write_manifest(own, {"parameters": 7}, seconds=9000.0)
     (tmp_path / "out").mkdir()
-    inputs = (build[name] for name in INPUTS)
-    report(CONFIG, Workspace(folder=tmp_path / "out", machine=MACHINE), *inputs, own, None)
+    *inputs, evaluation = (build[name] for name in INPUTS)
+    report(CONFIG, Workspace(folder=tmp_path / "out", machine=MACHINE), *inputs, None, own, evaluation)
     content = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert [row["stage"] for row in content["built_from"]] == [*BUILT_FROM[:-1], "extra_stage", "evaluation"]
     assert content["built_from"][-2]["parameters"] == 7

@@ -9,10 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from export_tiny import TEMPLATE
-from gguf import GGUFWriter
+from export_tiny import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 from jinja2 import Environment
 
 from common.errors import UserError
@@ -25,33 +23,10 @@ from export.card_terms import hub_licence, needs_llama_name, owed_texts, text_fo
 from export.licences import Licence
 
 ROOT = Path(__file__).parents[1]
-DEFAULT_SYSTEM = "You are a swallow.\nBe brief."
-SPEAKS_FIRST = (
-    "{% if messages[0].role != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a swallow.\nBe brief.<|im_end|>\n' }}{% endif %}" + TEMPLATE
-)
-HEADERS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ '[assistant] ' }}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
 QUESTION = [{"role": "user", "content": "元気？"}]
 TALK = [*QUESTION, {"role": "assistant", "content": " はい。\n"}, {"role": "user", "content": "よかった"}]
 BEGUN = [*QUESTION, {"role": "assistant", "content": "は"}]
-
-
-def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
-    """A GGUF file with a vocabulary of four tokens, one tensor and a chat template."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = GGUFWriter(path, "qwen2")
-    writer.add_token_list(["a", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    writer.add_eos_token_id(3)
-    writer.add_eot_token_id(3)
-    if template is not None:
-        writer.add_chat_template(template)
-    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def read(tmp_path: Path, template: str | None) -> Prompt:

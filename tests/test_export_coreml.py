@@ -198,7 +198,9 @@ def test_without_coremltools_the_stage_tells_why(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     facts = coreml(config, workspace(tmp_path / "out"), tmp_path / "chat")
-    assert facts == {"skipped": "coremltools has no wheel for Linux on aarch64"}
+    reason = "coremltools has no wheel for Linux on aarch64"
+    assert facts == {"skipped": reason, "not_here": reason}
+    assert coreml.__dict__["can_run"](config) == reason
     assert not list((tmp_path / "out").iterdir())
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(UserError, match="coremltools, which has a wheel"):

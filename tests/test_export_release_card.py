@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from export_tiny import SOURCES, workspace
+from export_tiny import DEFAULT_SYSTEM, HEADERS, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
-from test_export_card import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 
 from common.errors import UserError
 from common.provenance import DataSource, write_sources
@@ -52,7 +51,7 @@ class Parts:
         write_sources(self.gguf, SOURCES)
         (self.coreml / PACKAGE).mkdir()
         (self.coreml / PACKAGE / "Manifest.json").write_text("{}")
-        report(ReportConfig(recipe="mini"), workspace(self.report), **build)
+        report(ReportConfig(recipe="mini"), workspace(self.report), *build.values())
 
     def release(self, name: str, card: CardConfig = CARD, **parts: Any) -> Path:
         """A folder as `dist` leaves it."""

@@ -115,6 +115,21 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
     assert astray == []
 
 
+def _imported(path: Path) -> Iterator[str]:
+    """Names of the modules that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_no_test_file_imports_another() -> None:
+    paths = sorted((ROOT / "tests").glob("*.py"))
+    found = {path.name: [name for name in _imported(path) if name.startswith("test_")] for path in paths}
+    assert {name: names for name, names in found.items() if names} == {}, "what tests share goes to a *_tiny.py"
+
+
 def test_import_layers_are_kept() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)

@@ -8,14 +8,24 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-import tempfile
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lmsys_tiny import (
+    ANSWERS,
+    INSTRUCTIONS,
+    ORIGINAL,
+    SECRET,
+    SET,
+    VARIABLE,
+    answer_row,
+    encrypted,
+    needs_gpg,
+    turn,
+)
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.errors import InputError, UserError
@@ -25,38 +35,12 @@ from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, LmsysConfig, conversations, gpg
 from instruct.conversations.lmsys_rows import best_response, joined_row
 
-GPG = shutil.which("gpg")
-needs_gpg = pytest.mark.skipif(GPG is None, reason="needs the program gpg")
-SECRET = "3f9a1c77e0-the-key-of-the-test"
-VARIABLE = "LMSYS_SYNTH_PASSPHRASE"
-SET = "tokyotech-llm/lmsys-chat-1m-synth"
-ORIGINAL = "lmsys/lmsys-chat-1m"
-ANSWERS = "gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz"
-INSTRUCTIONS = "lmsys-chat-1m-first-turn-user-instructions-ja.jsonl.gz"
 CONFIG = ConversationsConfig(sequence_tokens=256, shares=Shares(calibration=0.1, validation=0.1, test=0.1))
 
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_tokenizer(tmp_path_factory.mktemp("tiny") / "tokenizer")
-
-
-def turn(role: str, content: str | None) -> dict[str, Any]:
-    return {"role": role, "content": content}
-
-
-def answer_row(number: int, **fields: Any) -> dict[str, Any]:
-    """A row of the file of answers: the user's words are not in it."""
-    return {
-        "conversation_id": f"{number:032x}",
-        "duplicate_user_instruction_ja": None,
-        "empty_user_instruction_ja": False,
-        "translated_conversation": [turn("user", None), turn("assistant", None)],
-        "is_template_instruction": None,
-        "synthesized_assistant_responses": [turn("assistant", f"答え{number}-{place}") for place in range(6)],
-        "synthesized_multiturn_conversation": None,
-        "quality_scores": [1, 5, 9.5, 9.5, None, 2],
-    } | fields
 
 
 ROWS = [answer_row(number) for number in range(20)]
@@ -97,23 +81,6 @@ EXPECTED[f"{4:032x}"] = [
     *(turn("user", "質問4は？"), turn("assistant", "一番目"), turn("user", "もっと"), turn("assistant", "二番目"))
 ]
 EXPECTED[f"{5:032x}"] = [turn("user", "質問5は？"), turn("assistant", "ひとつだけ")]
-
-
-@cache
-def encrypted(data: bytes) -> bytes:
-    """As the publisher did it: symmetric, the whole file."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as home:  # its agent needs a short path
-        done = subprocess.run(
-            [
-                *("gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback"),
-                *("--s2k-count", "1024", "--passphrase", SECRET, "--output", "-", "--symmetric", "-"),
-            ],
-            input=data,
-            capture_output=True,
-        )
-        assert done.returncode == 0, done.stderr
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=True)
-    return done.stdout
 
 
 def publish(root: Path, *, locked: bool = True, original: str = "parquet") -> Path:
@@ -316,7 +283,7 @@ def test_the_set_not_accepted(tmp_path: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*; got none; next: Accept the terms"):
         conversations(replace(CONFIG, sources=(source(root),)), workspace(tmp_path / "out"), tokenizer_folder)
     options = ["--tokenizer", tokenizer_folder, "--sources", root, "--out", tmp_path / "made"]
-    with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*no folder .*; next: Accept the terms"):
+    with pytest.raises(UserError, match=rf"your own copy of {ORIGINAL}.*no folder .*; next: accept the terms"):
         main([str(argument) for argument in ("conversations", SET, *options)])
 
 

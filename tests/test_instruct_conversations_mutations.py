@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_distill_text_mutations import mutated
-from text_tiny import TEXTS, tiny_tokenizer
+from text_tiny import TEXTS, mutated, tiny_tokenizer
 
 from common.errors import UserError
 from common.tokenizer import Tokenizer

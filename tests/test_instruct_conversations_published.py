@@ -4,11 +4,11 @@ import contextlib
 import json
 import re
 from collections.abc import Generator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.errors import UserError
@@ -16,7 +16,7 @@ from common.sources import HubDataset, HubFiles
 from common.splits import SPLITS
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, conversations, local, published
-from instruct.conversations.published import known_sets, published_source, terms_of
+from instruct.conversations.published import published_source, set_names
 
 MAGPIE_ULTRA = "tokyotech-llm/swallow-magpie-ultra-v0.1"
 GEMMA_MAGPIE = "tokyotech-llm/swallow-gemma-magpie-v0.1"
@@ -115,13 +115,14 @@ def test_help_names_the_sets_and_every_option_is_explained(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["conversations", "--help"])
     shown = re.sub(r"\s+", "", capsys.readouterr().out)
-    assert all(name in shown for name in known_sets()) and "LMSYS_SYNTH_PASSPHRASE" in shown
+    assert all(name in shown for name in set_names()) and "LMSYS_SYNTH_PASSPHRASE" in shown
 
 
 def test_unknown_names(tmp_path: Path, hub: Path, tokenizer_folder: Path) -> None:
-    with pytest.raises(UserError, match=f"one of the known sets {MAGPIE_ULTRA}:ja, .*; got someone/else"):
-        run(tmp_path / "out", tokenizer_folder, "someone/else", "--sources", hub)
-    with pytest.raises(UserError, match=f"a part of {MAGPIE_ULTRA}: ja, en; got fr"):
+    for name in ("someone/else", "wikimedia/wikipedia", "lmsys/lmsys-chat-1m"):
+        with refuses("unknown-name", wanted=f"{MAGPIE_ULTRA}:ja", got=name):
+            run(tmp_path / "out", tokenizer_folder, name, "--sources", hub)
+    with refuses("unknown-name", wanted="ja, en", got="fr"):
         run(tmp_path / "out", tokenizer_folder, f"{MAGPIE_ULTRA}:fr", "--sources", hub)
     with pytest.raises(UserError, match="no folder"):
         run(tmp_path / "out", tokenizer_folder, MAGPIE_ULTRA, "--sources", tmp_path / "empty")
@@ -182,16 +183,3 @@ def test_a_set_of_the_hub_is_fetched_file_by_file(
     facts = conversations(config, workspace(tmp_path / "out"), tokenizer_folder)
     assert asked(tmp_path / "out") == {"a.jsonlは？", "b.jsonlは？"} and here == []
     assert facts["sources"][0]["revision"] == "a" * 40
-
-
-def test_terms_say_what_the_publishers_say_and_no_more() -> None:
-    assert sorted(known_sets()) == sorted([f"{MAGPIE_ULTRA}:ja", f"{MAGPIE_ULTRA}:en", GEMMA_MAGPIE, LLM_JP, LMSYS])
-    words = {name: json.dumps(asdict(terms_of(name))) for name in known_sets()}
-    for name in (f"{MAGPIE_ULTRA}:ja", LMSYS):
-        assert "Gemma Terms of Use" in words[name] and "Prohibited Use Policy" in words[name]
-    assert 'begins with \\"Llama\\"' in words[f"{MAGPIE_ULTRA}:ja"]
-    assert "may not be passed on" in words[LMSYS] and "not transferable" in words[LMSYS]
-    assert terms_of(LLM_JP).licence == "Apache-2.0" and "Gemma" not in words[LLM_JP] and "Llama" not in words[LLM_JP]
-    assert terms_of(GEMMA_MAGPIE).licence is None and "not stated by the publisher" in words[GEMMA_MAGPIE]
-    with pytest.raises(UserError, match="known sets"):
-        terms_of("someone/else")

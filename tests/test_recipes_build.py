@@ -6,11 +6,12 @@ import json
 import multiprocessing
 import os
 import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from recipe_tiny import recipe
 
 from common.errors import UserError
-from common.store import Artifact, Store
+from common.store import Store, Workspace, stage
 from distill.initial import InitConfig
-from eval.report import report
 from recipes.__main__ import main
-from recipes.recipe import ARTIFACTS as ALL_ARTIFACTS
-from recipes.recipe import build, walk
-from recipes.resolving import Resolved
+from recipes.loading import KNOWN, load
+from recipes.plan import plan_of
+from recipes.plan.lines import plan_lines
+from recipes.recipe import STAGES, Recipe, Stage, build, pipeline, stages_until
 
 ROOT = Path(__file__).parents[1]
 SECRET = "hf_planted0secret0that0no0file0may0hold"
@@ -73,8 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(folder=folder, output=_finish(folder))
 
 
-ARTIFACTS = tuple(name for name in ALL_ARTIFACTS if name not in ("benchmarks", "gpu_steps", "licences"))
-"""What a recipe makes whose data and models are its own."""
+ARTIFACTS = tuple(stage.name for stage in pipeline(recipe()))
 
 
 def _artifact(build_folder: Path, name: str) -> Path:
@@ -82,16 +83,15 @@ def _artifact(build_folder: Path, name: str) -> Path:
     return found
 
 
-def test_the_report_is_given_the_artifacts_that_its_parameters_name() -> None:
-    inputs: dict[str, list[str]] = {}
-
-    def step(name: str, function: Callable[..., object], config: object, *given: Artifact | None) -> Artifact:
-        if function is report:
-            inputs[name] = [artifact.name for artifact in given if artifact is not None]
-        return Artifact(name=name, key="", folder=Path(name), manifest={})
-
-    walk(recipe(), Resolved(), step, until=None)
-    assert inputs == {"report": list(inspect.signature(report).parameters)[2:-1]}, "all but `others`"
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_stage_is_given_the_artifacts_that_its_parameters_name(name: str) -> None:
+    """Inputs are passed by position: a parameter that is called like an artifact must get that artifact."""
+    listed = load(name, say=print)
+    for each in pipeline(listed):
+        parameters = list(inspect.signature(STAGES[type(each.config)]).parameters.values())[2:]
+        named = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+        for parameter, given in zip(named, each.inputs, strict=False):
+            assert parameter not in ARTIFACTS or given in (parameter, None), f"{each.name}: {parameter} gets {given}"
 
 
 @pytest.mark.slow
@@ -173,21 +173,21 @@ def _build(folder: Path) -> None:
     main(_arguments(folder))
 
 
-def _kill_in(folder: Path, stage: str) -> None:
-    """Start the pipeline and kill it, children included, shortly after `stage` has begun to write."""
+def _kill_in(folder: Path, name: str) -> None:
+    """Start the pipeline and kill it, children included, shortly after stage `name` has begun to write."""
     process = FORKS.Process(target=_build, args=(folder,))
     process.start()
     assert process.pid is not None
     while process.is_alive():
-        if list((folder / "build").glob(f"{stage}-*.partial")):
+        if list((folder / "build").glob(f"{name}-*.partial")):
             # Training stages are caught between two checkpoints, short ones wherever they are.
-            time.sleep(0.3 if stage in ("teacher", "student_before", "base", "chat", "evaluation") else 0.02)
+            time.sleep(0.3 if name in ("teacher", "student_before", "base", "chat", "evaluation") else 0.02)
             break
         time.sleep(0.005)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), f"before {stage} it ended with {process.exitcode}"
+    assert process.exitcode in (0, -signal.SIGKILL), f"before {name} it ended with {process.exitcode}"
 
 
 @pytest.mark.slow
@@ -231,5 +231,81 @@ def test_a_recipe_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     bare = InitConfig(config_json='{"model_type": "qwen2"}')
     with pytest.raises(UserError, match="max_position_embeddings"):
         replace(tiny, teacher=replace(tiny.teacher, init=bare))
-    with pytest.raises(UserError, match="an artifact of the recipe"):
+    with refuses("unknown-name", wanted="tiny", got="everything"):
         build(tiny, Store(tmp_path), until="everything")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoemConfig:
+    """A stage of a recipe's own."""
+
+    lines: int = 2
+
+
+@stage(version=1)
+def poem(config: PoemConfig, workspace: Workspace, world: Path) -> dict[str, Any]:
+    text = (world / "text.jsonl").read_text(encoding="utf-8").splitlines()[: config.lines]
+    (workspace.folder / "poem.txt").write_text("\n".join(text), encoding="utf-8")
+    return {"lines": len(text)}
+
+
+@pytest.fixture
+def with_poem(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The shrunken recipe with one line more in its list, and one more in the table."""
+    monkeypatch.setitem(STAGES, PoemConfig, poem)
+    return replace(recipe(), extra=(Stage("poem", PoemConfig(), "world"),))
+
+
+def test_a_stage_of_ones_own_is_in_build_until_and_plan(with_poem: Recipe, tmp_path: Path) -> None:
+    names = [each.name for each in pipeline(with_poem)]
+    assert names == [*ARTIFACTS[: ARTIFACTS.index("evaluation")], "poem", *ARTIFACTS[ARTIFACTS.index("evaluation") :]]
+    assert [each.name for each in stages_until(with_poem, "poem")] == names[: names.index("poem") + 1]
+    plan = plan_of(with_poem, build_folder=tmp_path, sources=None)
+    assert "poem" in [each.stage for each in plan.stages] and any("poem" in line for line in plan_lines(plan))
+    assert "poem" in next(each for each in pipeline(with_poem) if each.name == "report").inputs
+
+
+@pytest.mark.slow
+def test_a_stage_of_ones_own_is_built_and_in_the_report(with_poem: Recipe, whole: Whole, tmp_path: Path) -> None:
+    build_folder = tmp_path / "build"
+    shutil.copytree(whole.build, build_folder)
+    made = build(with_poem, Store(build_folder, report=lambda line: None))
+    assert len((made["poem"].folder / "poem.txt").read_text(encoding="utf-8").splitlines()) == 2
+    rows = json.loads((made["report"].folder / "report.json").read_text(encoding="utf-8"))["built_from"]
+    (row,) = [row for row in rows if row["stage"] == "poem"]
+    assert row["key"] == made["poem"].key and row["seconds"] >= 0
+    assert "poem" in (made["report"].folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "got"),
+    [
+        ((Stage("poem", PoemConfig(), "wrld"),), "unknown-name", "wrld"),
+        ((Stage("poem", PoemConfig(), "dist"),), "contradiction", "dist, which comes later"),
+        ((Stage("poem", PoemConfig(), "report"),), "contradiction", "a cycle: poem reads report reads poem"),
+        ((Stage("poem", PoemConfig(), "poem"),), "contradiction", "a cycle: poem reads poem"),
+        ((Stage("corpus", PoemConfig(), "world"),), "contradiction", "two named corpus"),
+        ((Stage("a", PoemConfig(), "b"), Stage("b", PoemConfig(), "a")), "contradiction", "a cycle: a reads b reads a"),
+        ((Stage("poem", recipe, "world"),), "unknown-name", "function"),
+        ((Stage("poem", PoemConfig(), text="nothing/file"),), "unknown-name", "nothing"),
+    ],
+)
+def test_a_list_of_stages_that_is_no_order_is_refused(
+    monkeypatch: pytest.MonkeyPatch, extra: tuple[Stage, ...], code: Any, got: str
+) -> None:
+    monkeypatch.setitem(STAGES, PoemConfig, poem)
+    with refuses(code, got=got):
+        replace(recipe(), extra=extra)
+
+
+def test_the_order_of_the_stages_is_in_one_place() -> None:
+    """No other file of the product lists more than a few artifacts in a row."""
+    names = "|".join(ARTIFACTS)
+    run = re.compile(rf"""(?:["'`]?(?:{names})["'`]?[\s,>-]+(?:->)?\s*){{7,}}""")
+    listing = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("recipes", "eval", "export", "studies", "common", "distill", "instruct", "bench")
+        for path in (ROOT / package).rglob("*.py")
+        if run.search(path.read_text(encoding="utf-8"))
+    ]
+    assert listing == []

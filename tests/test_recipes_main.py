@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 
 from common.device import Machine
 from common.disk import sha256_of
@@ -21,8 +22,10 @@ from common.errors import UserError
 from common.store import Artifact, Store, Workspace, stage
 from recipes.__main__ import main, shown
 from recipes.loading import KNOWN, load
-from recipes.preflight import Missing
+from recipes.plan.machine import BuildState
 from recipes.publish import publish
+from recipes.resolve import Unresolved
+from recipes.tinyswallow import tinyswallow
 
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
@@ -66,9 +69,10 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    pipeline = ModuleType("recipes.recipe")
-    pipeline.__dict__.update(Recipe=Recipe, build=build, reached=lambda recipe, until: ("corpus", "base", "dist"))
-    monkeypatch.setitem(sys.modules, "recipes.recipe", pipeline)
+    monkeypatch.setattr("recipes.recipe.Recipe", Recipe)
+    monkeypatch.setattr("recipes.loading.Recipe", Recipe)
+    monkeypatch.setattr("recipes.recipe.build", build)
+    monkeypatch.setattr("recipes.resolve.resolve", lambda recipe, folder, until: recipe)
     monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
     monkeypatch.setattr("recipes.preflight.before_start", lambda recipe, **how: None)
     monkeypatch.chdir(tmp_path)
@@ -239,7 +243,8 @@ def test_auto_says_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
     mini = ModuleType("recipes.mini")
     mini.__dict__["mini"] = Recipe
     monkeypatch.setitem(sys.modules, "recipes.mini", mini)
-    monkeypatch.setattr("recipes.plan_machine.gpus_bytes", lambda: ())
+    monkeypatch.setattr("recipes.plan.machine.gpus_bytes", lambda: ())
+    monkeypatch.setattr("recipes.loading.load", lambda name, **others: tinyswallow())
     said: list[str] = []
     assert load("auto", say=said.append) == Recipe()
     assert len(said) == 1 and "mini" in said[0]
@@ -251,16 +256,15 @@ def test_sources_are_named_by_option_or_environment(monkeypatch: pytest.MonkeyPa
     assert os.environ["SOURCES"] == "here"
 
 
-def _done(*names: str) -> ModuleType:
-    """In the place of `recipes.plan_done`, which walks the real pipeline."""
-    module, stages = ModuleType("recipes.plan_done"), frozenset(names)
-    module.__dict__["done_here"] = lambda *arguments, **where: SimpleNamespace(half_done_bytes=0, stages=stages)
-    return module
+def _finished(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    state = BuildState(finished=frozenset(names))
+    monkeypatch.setattr("recipes.plan.machine.build_state", lambda recipe, folder, sources: state)
 
 
 def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[tuple[Any, dict[str, Any]]] = []
-    whole, left = SimpleNamespace(downloads=("a set",)), SimpleNamespace(downloads=())
+    stages = [SimpleNamespace(stage=name) for name in ("corpus", "base", "dist")]
+    whole, left = (SimpleNamespace(downloads=downloads, stages=stages) for downloads in (("a set",), ()))
     judged: list[Any] = []
 
     def plan_of(recipe: Any, **where: Any) -> SimpleNamespace:
@@ -268,14 +272,14 @@ def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return left if where.get("done") else whole
 
     monkeypatch.setattr("recipes.plan.plan_of", plan_of)
-    monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: ["operations"])
-    lacks: list[Missing] = []
-    monkeypatch.setitem(sys.modules, "recipes.plan_done", _done("corpus"))
+    monkeypatch.setattr("recipes.plan.lines.plan_lines", lambda plan: ["FLOPs"])
+    lacks: list[Unresolved] = []
+    _finished(monkeypatch, "corpus")
     monkeypatch.setattr("recipes.preflight.missing", lambda plan, here, **where: judged.append(plan) or lacks)
     main(["recipe.py", "--plan", "--build", "there"])
-    told = "operations\nFinished in there: corpus\nThis machine lacks nothing of what is left\n"
+    told = "FLOPs\nFinished in there: corpus\nThis machine lacks nothing of what is left\n"
     assert capsys.readouterr().out == told and judged == [left]
-    lacks.append(Missing(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
+    lacks.append(Unresolved(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
     main(["recipe.py", "--plan", "--build", "there", "--until", "base"])  # ends with 0: it may be for another machine
     printed = capsys.readouterr().out
     assert "lacks:\n  missing: wanted 9 GB; got 1 GB; next: free some space\n" in printed
@@ -287,9 +291,9 @@ def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_auto_plans_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr("recipes.__main__.load", lambda name, **others: loaded.append(name))
-    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: SimpleNamespace(downloads=()))
-    monkeypatch.setattr("recipes.plan_text.plan_lines", lambda plan: [])
-    monkeypatch.setitem(sys.modules, "recipes.plan_done", _done())
+    monkeypatch.setattr("recipes.plan.plan_of", lambda recipe, **where: SimpleNamespace(downloads=(), stages=()))
+    monkeypatch.setattr("recipes.plan.lines.plan_lines", lambda plan: [])
+    _finished(monkeypatch)
     monkeypatch.setattr("recipes.preflight.missing", lambda *arguments, **where: [])
     main(["auto", "--plan"])
     assert loaded == ["tinyswallow"]
@@ -297,7 +301,7 @@ def test_auto_plans_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "nope", ""])
 def test_an_unknown_recipe_names_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=r"wanted a recipe: mini, tinyswallow, .*auto, .*; got '" + name):
+    with refuses("unknown-name", wanted=", ".join(KNOWN), got=repr(name)):
         load(name, say=print)
 
 

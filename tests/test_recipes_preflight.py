@@ -3,33 +3,33 @@
 import dataclasses
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 from published_sources import write_benchmarks
-from test_common_sources_lock import MODEL, local
+from sources_tiny import MODEL, local
 
-from common.errors import UserError
 from common.store import Store
-from recipes import plan_machine, preflight
+from recipes import preflight
 from recipes.mini import mini
-from recipes.plan import Plan, needs_of, plan_of
-from recipes.plan_done import Done, done_here
-from recipes.plan_text import short_lines
-from recipes.plan_work import release_work
-from recipes.preflight import Room, before_start, choose, missing
-from recipes.recipe import Recipe, build, names_of
+from recipes.plan import Plan, plan_of
+from recipes.plan import machine as plan_machine
+from recipes.plan.lines import short_lines
+from recipes.plan.machine import Available, BuildState, build_state
+from recipes.preflight import before_start, choose, missing
+from recipes.recipe import Recipe, build, pipeline
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
-from recipes.resolving import Names
-from recipes.tinyswallow import tinyswallow
+from recipes.resolve import attempt, resolve
+from recipes.tinyswallow import INSTRUCTIONS, tinyswallow
 
 GB = 10**9
-LARGE = Room(gpus_bytes=(143_771 * 2**20,), ram_bytes=512 * GB, disk_bytes=2000 * GB)
+SETS = {source.name.partition(":")[0] for source in INSTRUCTIONS}
+LARGE = Available(gpus_bytes=(143_771 * 2**20,), ram_bytes=512 * GB, disk_bytes=2000 * GB)
 """One H200 as its driver counts it."""
+NOTHING = Available(gpus_bytes=(), ram_bytes=0, disk_bytes=0)
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +37,18 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No terminal, no answers and no keys in the environment; no test asks the hub."""
     for name in ("YES", "HF_TOKEN", "LMSYS_SYNTH_PASSPHRASE", "SOURCES", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(preflight, "_refused", lambda *arguments: ())
+    monkeypatch.setattr(preflight, "attempt", lambda recipe, *arguments, **names: (recipe, []))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.setattr(preflight, "_sees_cuda", lambda: True)
 
 
-def _on(monkeypatch: pytest.MonkeyPatch, here: Room) -> None:
-    monkeypatch.setattr(preflight, "room_here", lambda folder, **done: here)
+def _on(monkeypatch: pytest.MonkeyPatch, here: Available) -> None:
+    monkeypatch.setattr(preflight, "available_here", lambda folder, **done: here)
+
+
+def _choose(here: Available, *finished: str) -> tuple[str, str]:
+    state = BuildState(finished=frozenset(finished))
+    return choose(tinyswallow(), here, state, build_folder=Path("nowhere"))
 
 
 def _with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,67 +72,73 @@ def _with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (dataclasses.replace(LARGE, ram_bytes=8 * GB), "mini", "too little main memory here"),
         (dataclasses.replace(LARGE, disk_bytes=8 * GB), "mini", "too little disk here"),
-        (Room(gpus_bytes=(), ram_bytes=0, disk_bytes=0), "mini", "too little GPU memory and main memory and disk here"),
+        (
+            Available(gpus_bytes=(), ram_bytes=0, disk_bytes=0),
+            "mini",
+            "too little GPU memory and main memory and disk here",
+        ),
     ],
 )
-def test_auto_says_which_and_why_in_one_line(here: Room, name: str, says: str) -> None:
-    chosen, line = choose(here)
+def test_auto_says_which_and_why_in_one_line(here: Available, name: str, says: str) -> None:
+    chosen, line = _choose(here)
     assert chosen == name
     assert line.startswith(f"RECIPE=auto builds {name}: the release needs ")
     assert line.count("\n") == 0 and line.endswith(says)
 
 
 def test_auto_asks_for_what_is_left_of_a_release() -> None:
-    bare = Room(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=30 * GB)
-    assert choose(bare)[0] == "mini" and choose(bare, left=["gguf", "coreml", "evaluation"])[0] == "mini"
-    name, line = choose(bare, left=["gguf", "coreml", "report", "dist"])
+    bare = Available(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=30 * GB)
+    trained = [stage.name for stage in pipeline(tinyswallow())]
+    trained = trained[: trained.index("gguf")]
+    assert _choose(bare)[0] == _choose(bare, *trained)[0] == "mini", "the evaluation opens the teacher"
+    name, line = _choose(bare, *trained, "evaluation")
     assert name == "tinyswallow" and "what is left of the release needs" in line and "GPU" not in line
-    assert choose(bare, left=["report", "dist"])[1].endswith("needs nothing more: enough here")
+    assert _choose(bare, *trained, "evaluation", "gguf", "coreml")[1].endswith("needs nothing more: enough here")
 
 
-def test_the_line_puts_need_beside_what_is_here() -> None:
-    _, line = choose(dataclasses.replace(LARGE, gpus_bytes=(79 * GB,)))
-    needed = needs_of(release_work(sources=None)).gpu_bytes / GB
+def test_the_line_puts_need_next_to_what_is_here() -> None:
+    _, line = _choose(dataclasses.replace(LARGE, gpus_bytes=(79 * GB,)))
+    needed = plan_of(tinyswallow(), build_folder=None, sources=None).needs.gpu_bytes / GB
     assert f"{needed:.0f} GB of GPU memory (here 79 GB)" in line
 
 
-def test_auto_takes_mini_where_sources_lack_the_release(tmp_path: Path) -> None:
-    name, line = choose(LARGE, sources=tmp_path)
+def test_auto_takes_mini_where_sources_lack_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCES", str(tmp_path))
+    name, line = _choose(LARGE)
     assert name == "mini" and "Qwen/Qwen2.5" in line and "\n" not in line
 
 
 def test_everything_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
+    _on(monkeypatch, Available(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
     monkeypatch.setattr("shutil.which", lambda program: None)
     said: list[str] = []
-    with pytest.raises(UserError) as caught:
+    with refuses("several") as caught:
         before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=said.append)
     lines = [line for line in said if line.startswith("missing: ")]
-    assert len(lines) == 6
+    assert len(lines) == 6 and all("\n" not in line for line in lines)
     for words in (
-        "GB of GPU memory on one GPU.*got no GPU; next: take a machine with 1 x 141 GB",
-        "GB of main memory.*got 8 GB",
-        "GB on the disk of .*got 5 GB free.*--build",
+        "got no GPU; next: take a machine with 1 x 141 GB",
+        "GB of main memory.*got 8.00 GB",
+        "GB on the disk of .*got 5.00 GB free.*--build",
         "terms of lmsys/lmsys-chat-1m.*no HF_TOKEN in the environment.*accept the terms",
         "the program gpg",
-        "LMSYS_SYNTH_PASSPHRASE.*got none.*publisher's script",
+        "no LMSYS_SYNTH_PASSPHRASE in the environment.*publisher's script",
     ):
         assert sum(bool(re.search(words, line)) for line in lines) == 1, words
-    assert all("\n" not in line for line in lines)
     for what in ("GPU memory", "main memory", "disk", "HF_TOKEN", "gpg", "LMSYS_SYNTH_PASSPHRASE"):
-        assert what in caught.value.got
+        assert what in caught[0].got
 
 
 def test_one_thing_missing_is_the_error_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _with_keys(monkeypatch)
     _on(monkeypatch, dataclasses.replace(LARGE, disk_bytes=50 * GB))
-    with pytest.raises(UserError, match=r"GB on the disk of .*; got 50 GB free"):
+    with refuses("no-space", got="50 GB"):
         before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=lambda line: None)
 
 
 def test_data_alone_needs_no_room_for_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _with_keys(monkeypatch)
-    poor = Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=9 * GB)
+    poor = Available(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=9 * GB)
     plans = {
         until: plan_of(tinyswallow(), build_folder=tmp_path, sources=None, until=until)
         for until in ("conversations", "corpus", "base")
@@ -154,7 +165,7 @@ def test_what_is_told_beforehand_is_what_the_build_fetches(tmp_path: Path) -> No
     told = {name: "\n".join(short_lines(plan)) for name, plan in until.items()}
     assert "gated" not in told["benchmarks"] and "licence" not in told["benchmarks"]
     assert "the benchmark files, of sizes not known yet" in told["benchmarks"] and "more for" not in told["benchmarks"]
-    assert "operations" not in told["corpus"] and "operations" in told["base"]
+    assert "FLOPs" not in told["corpus"] and "FLOPs" in told["base"]
     assert until["base"].needs.ram_bytes < whole.needs.ram_bytes and until["base"].needs.ram_for == "base"
 
 
@@ -163,7 +174,7 @@ def test_what_is_finished_asks_for_nothing_again(tmp_path: Path) -> None:
 
     def left(*done: str) -> tuple[Plan, list[str]]:
         plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None, done=frozenset(done))
-        bare = Room(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=2000 * GB)
+        bare = Available(gpus_bytes=(), ram_bytes=64 * GB, disk_bytes=2000 * GB)
         return plan, [one.what for one in missing(plan, bare, build_folder=tmp_path)]
 
     data = ("benchmarks", "world", "student_before", "conversations", "corpus")
@@ -174,12 +185,12 @@ def test_what_is_finished_asks_for_nothing_again(tmp_path: Path) -> None:
     trained = (*data, "teacher", "licences", "base", "chat")
     plan, lacks = left(*trained)
     # The evaluation opens the teacher once more, where it was run; it trains nothing.
-    assert (lacks, plan.downloads, plan.operations) == (["GPU memory"], (), 0.0)
+    assert (lacks, plan.downloads, plan.flops) == (["GPU memory"], (), 0.0)
     assert plan.needs.gpu_bytes == whole.needs.gpu_bytes
     plan, lacks = left(*trained, "gguf", "coreml", "evaluation")
     assert (lacks, plan.needs.gpu, plan.needs.disk_bytes, plan.needs.ram_bytes) == ([], False, 0, 0)
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None, until="coreml", done=frozenset(trained))
-    assert not plan.needs.gpu and {room.stage for room in plan.rooms} == {"gguf", "coreml"}
+    assert not plan.needs.gpu and {stage.stage for stage in plan.stages} == {"gguf", "coreml"}
     assert 0 < plan.needs.disk_bytes < whole.needs.disk_bytes / 10
 
 
@@ -191,12 +202,12 @@ def test_a_torch_that_sees_no_gpu_is_told_before_weeks_on_the_processor(
     assert list(missing(plan, LARGE, build_folder=tmp_path)) == []
     monkeypatch.setattr(preflight, "_sees_cuda", lambda: False)
     (lacks,) = missing(plan, LARGE, build_folder=tmp_path)
-    assert lacks.what == "CUDA in torch" and "got one that sees none" in str(lacks.error)
+    assert lacks.what == "CUDA in torch" and lacks.error.code == "not-installed"
 
 
 def test_an_unknown_artifact_is_named_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=GB, disk_bytes=GB))
-    with pytest.raises(UserError, match=r"wanted an artifact of the recipe tinyswallow: .*; got corpsu"):
+    _on(monkeypatch, Available(gpus_bytes=(), ram_bytes=GB, disk_bytes=GB))
+    with refuses("unknown-name", wanted="tinyswallow", got="corpsu"):
         before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path, say=print, until="corpsu")
 
 
@@ -206,12 +217,13 @@ def test_the_first_artifact_needs_no_key_of_later_ones(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "benchmarks").mkdir()
     monkeypatch.setenv("SOURCES", str(tmp_path))
-    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
+    _on(monkeypatch, Available(gpus_bytes=(), ram_bytes=8 * GB, disk_bytes=5 * GB))
     said: list[str] = []
     before_start(tinyswallow(), asked="tinyswallow", build_folder=tmp_path / "build", say=said.append, until="world")
     assert not any("missing" in line for line in said)
-    assert names_of(tinyswallow(), "world") == Names(benchmarks=True)
-    assert [*names_of(tinyswallow(), "conversations").models] == ["student_before"]
+    for until, names in (("world", set[str]()), ("conversations", {"Qwen/Qwen2.5-1.5B-Instruct", *SETS})):
+        _, unresolved = attempt(tinyswallow(), tmp_path / "build", sources=tmp_path, until=until)
+        assert {one.what for one in unresolved} == names
 
 
 def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -221,8 +233,8 @@ def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.Monkey
     recipe = tinyswallow()
     plan = plan_of(recipe, build_folder=tmp_path / "build", sources=tmp_path)
     build_folder = tmp_path / "build"
-    refused = preflight._refused(recipe, build_folder, tmp_path, None)
-    lacks = missing(plan, LARGE, build_folder=build_folder, refused=refused)
+    _, unresolved = attempt(recipe, build_folder, sources=tmp_path)
+    lacks = missing(plan, LARGE, build_folder=build_folder, unresolved=unresolved)
     found = {one.what: str(one.error) for one in lacks}
     assert len(found) == 8 and "\n" not in "".join(found.values())
     for name in ("Qwen/Qwen2.5-32B-Instruct", "HuggingFaceFW/fineweb-2", "tokyotech-llm/swallow-gemma-magpie-v0.1"):
@@ -230,8 +242,8 @@ def test_what_cannot_be_resolved_is_among_the_missing(monkeypatch: pytest.Monkey
     assert "docs/reproduce.md" in found["benchmarks"]
     build_folder.mkdir()
     (build_folder / "sources.lock.json").write_text('{"version": 1, "sources": {"model x": 1}}')
-    (refusal,) = preflight._refused(recipe, build_folder, tmp_path, None)
-    assert "the list of resolved sources" in str(refusal.error), "a broken lock is said once, not for each name"
+    (refusal,) = (one for one in attempt(recipe, build_folder, sources=tmp_path)[1] if one.what != "benchmarks")
+    assert refusal.what == "sources.lock.json", "a broken lock is reported once, not for each name"
 
 
 def _started(
@@ -256,7 +268,7 @@ def test_a_release_that_was_named_starts_without_a_terminal(monkeypatch: pytest.
 
 
 def test_auto_never_starts_the_release_without_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"RECIPE=auto never takes for granted; got no terminal.*YES=1"):
+    with refuses("needs-consent", wanted="tinyswallow", next_step="YES=1"):
         _started(monkeypatch, tmp_path, asked="auto")
 
 
@@ -284,9 +296,9 @@ def test_a_recipe_that_makes_its_own_models_is_never_asked_about(
 def test_memory_and_disk_are_asked_of_every_recipe(
     recipe: Callable[[], Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=GB // 2, disk_bytes=GB // 10))
+    _on(monkeypatch, Available(gpus_bytes=(), ram_bytes=GB // 2, disk_bytes=GB // 10))
     said: list[str] = []
-    with pytest.raises(UserError, match="2 things missing: main memory, disk"):
+    with refuses("several", got="main memory, disk"):
         before_start(recipe(), asked="mini", build_folder=tmp_path, say=said.append)
     assert len(said) == 2 and all(line.startswith("missing: ") for line in said)
 
@@ -305,7 +317,7 @@ def test_a_toy_sized_release_of_sources_needs_no_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LMSYS_SYNTH_PASSPHRASE", "words")
     sizes = {"base.steps": 6, "base.rows_per_step": 2, "chat.steps": 6, "chat.rows_per_step": 2}
     recipe = resized(tinyswallow(), sizes)
-    _on(monkeypatch, Room(gpus_bytes=(), ram_bytes=24 * GB, disk_bytes=20 * GB))
+    _on(monkeypatch, Available(gpus_bytes=(), ram_bytes=24 * GB, disk_bytes=20 * GB))
     said: list[str] = []
     before_start(recipe, asked="recipe.py", build_folder=tmp_path / "build", say=said.append)
     assert "downloads: none" in said
@@ -365,7 +377,7 @@ def test_no_driver_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_room_here_agrees_with_the_system(tmp_path: Path) -> None:
-    room = plan_machine.room_here(tmp_path / "not" / "there", done_bytes=GB)
+    room = plan_machine.available_here(tmp_path / "not" / "there", partial_bytes=GB)
     block = os.statvfs(tmp_path)
     assert room.disk_bytes == pytest.approx(block.f_bavail * block.f_frsize + GB, rel=0.05)
     meminfo = Path("/proc/meminfo")
@@ -407,12 +419,13 @@ def test_what_is_half_done_counts_as_room_and_what_is_finished_is_known(
     write_benchmarks(sources / "benchmarks")
     monkeypatch.setenv("SOURCES", str(sources))
     store = Store(tmp_path / "build", report=lambda line: None)
-    assert done_here(tinyswallow(), store.root, sources=sources) == Done()
-    made = build(tinyswallow(), store, until="student_before")  # the other names were never resolved
-    finished = Done(stages=frozenset({"world", "student_before"}))
-    assert done_here(tinyswallow(), store.root, sources=sources) == finished
+    assert build_state(tinyswallow(), store.root, sources=sources) == BuildState()
+    # The other names were never resolved.
+    made = build(resolve(tinyswallow(), store.root, until="student_before"), store, until="student_before")
+    finished = BuildState(finished=frozenset({"world", "student_before"}))
+    assert build_state(tinyswallow(), store.root, sources=sources) == finished
     other = resized(tinyswallow(), {"world.items_per_benchmark": 1})
-    assert done_here(other, store.root, sources=sources) == Done(stages=frozenset({"student_before"}))
+    assert build_state(other, store.root, sources=sources) == BuildState(finished=frozenset({"student_before"}))
 
     for one in made.values():
         (one.folder / "manifest.json").unlink()
@@ -423,16 +436,5 @@ def test_what_is_half_done_counts_as_room_and_what_is_finished_is_known(
     (store.root / "corpus-01234567.partial" / "rows").write_bytes(bytes(10**6))
     own = [path for path in (*world.iterdir(), *model.iterdir()) if path.name not in (*MODEL, "second name")]
     assert {path.name for path in own} == {"questions.jsonl", "data_sources.json"}
-    expected = Done(half_done_bytes=sum(path.stat().st_size for path in own))
-    assert done_here(tinyswallow(), store.root, sources=sources) == expected
-
-
-def test_it_answers_without_loading_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from recipes.preflight import choose, release_here\n"
-        "here, left = release_here(Path('nowhere')); assert left is None\n"
-        "print(*choose(here)); assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert " RECIPE=auto builds " in done.stdout and ": the release needs " in done.stdout
-    assert done.stdout.count("\n") == 1
+    expected = BuildState(partial_bytes=sum(path.stat().st_size for path in own))
+    assert build_state(tinyswallow(), store.root, sources=sources) == expected

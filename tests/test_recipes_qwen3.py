@@ -8,12 +8,12 @@ import pytest
 from common.store.keys import readable
 from eval.report.choices import differences
 from export.card import CardConfig
-from recipes.hub_names import published
 from recipes.japanese_teacher import japanese_teacher
 from recipes.qwen3 import CHAT_STEPS, qwen3
 from recipes.recipe import Recipe
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
+from recipes.stages.published_model import published
 from recipes.tinyswallow import CHOICES, TEACHER, tinyswallow
 
 RECIPES = (tinyswallow, qwen3, japanese_teacher)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from export_tiny import CPU, workspace
+from recipes.plan_training import gpu_bytes
+from recipes.rehearsal_figures import figure_lines, rehearsal_figures
 from safetensors import safe_open
 
 from bench import step as bench_step
@@ -19,10 +21,8 @@ from common.store import Artifact, Store
 from distill.initial import InitConfig, qwen2_config
 from export.gguf import GgufConfig, gguf
 from recipes import rehearsal
-from recipes.plan_training import gpu_bytes
-from recipes.rehearsal_figures import figure_lines, rehearsal_figures
+from recipes.plan.gguf_bytes import computed_tensor_bytes, step_operations
 from recipes.rehearsal_places import Places, choose_places, places_of, planned
-from recipes.sizes import computed_tensor_bytes, step_operations
 from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps, measure, random_teacher
 from recipes.stages.random_model import RandomModelConfig, random_model
 from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer

@@ -10,30 +10,31 @@ import re
 import shutil
 import subprocess
 import tarfile
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from hub_stand_in import COMMIT, Hub, Repo
 from hub_stand_in import SECRET as TOKEN
 from huggingface_hub import close_session, constants
+from lmsys_tiny import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 from published_sources import GEMMA, MAGPIE, STUDENT, TEACHER, WEB, publish
-from test_instruct_conversations_lmsys import ANSWERS, INSTRUCTIONS, ORIGINAL, SECRET, SET, VARIABLE, needs_gpg
 
 from common.errors import UserError
 from common.sources import LOCK_FILE, HubModel, small_text
-from common.store import Store
+from common.store import Artifact, Store
 from recipes import inspect
-from recipes import recipe as recipe_module
 from recipes.japanese_teacher import japanese_teacher
 from recipes.mini import mini
 from recipes.plan import plan_of
 from recipes.qwen3 import qwen3
-from recipes.recipe import build, names_of, order
+from recipes.recipe import Recipe, build, pipeline
 from recipes.rehearsal import rehearsal
-from recipes.resizing import SIZES, flattened, resized
-from recipes.resolving import Resolver
+from recipes.resizing import SIZES, resized
+from recipes.resolve import resolve
 from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.tinyswallow import STEM, tinyswallow
 
@@ -68,6 +69,11 @@ SMALL: dict[str, int | float] = {
 }
 
 
+def built(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str, Artifact]:
+    """What `python -m recipes` builds."""
+    return build(resolve(recipe, store.root, until=until), store, until=until)
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish(tmp_path_factory.mktemp("release") / "sources", documents=60, conversations=30)
@@ -80,16 +86,30 @@ def environment(monkeypatch: pytest.MonkeyPatch, sources: Path) -> pytest.Monkey
     return monkeypatch
 
 
+def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a recipe by its dotted name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _flattened(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
+        yield f"{name}.length", len(value)
+        for place, item in enumerate(value):
+            yield from _flattened(item, f"{name}[{place}]")
+    else:
+        yield name, value
+
+
 def test_nothing_but_sizes_differs() -> None:
-    whole, small = flattened(tinyswallow()), flattened(resized(tinyswallow(), SMALL))
+    whole, small = dict(_flattened(tinyswallow())), dict(_flattened(resized(tinyswallow(), SMALL)))
     assert whole.keys() == small.keys()
     assert {name for name in whole if whole[name] != small[name]} == set(SMALL)
     with pytest.raises(UserError, match=r"the name of a size.*got base\.optim\.learning_rate"):
         resized(tinyswallow(), {"base.optim.learning_rate": 1})
     with pytest.raises(UserError, match=r"the name of a field of the recipe; got base\.none\.steps"):
         resized(tinyswallow(), {"base.none.steps": 1})
-    assert resized(tinyswallow(), {"text[0].max_files": 1}).text[0].max_files == 1
-    for name in ("text[9].max_files", "text[x].max_files", "text[-1].max_files", "base[0].steps", "text[0]max_files"):
+    assert resized(tinyswallow(), {"corpus.sources[0].max_files": 1}).corpus.sources[0].max_files == 1
+    texts = ("sources[9].max_files", "sources[x].max_files", "sources[-1].max_files", "sources[0]max_files")
+    for name in (*(f"corpus.{text}" for text in texts), "base[0].steps"):
         with pytest.raises(UserError, match=f"got {re.escape(name)}"):
             resized(tinyswallow(), {name: 1})
     assert "steps" in SIZES
@@ -102,15 +122,16 @@ def test_what_the_release_reads_can_be_looked_at_before_it_trains(
     inspect.main(["tinyswallow", "--build", str(tmp_path), "--rows", "1"])
     printed = capsys.readouterr().out
     assert re.findall(r"== (\w+), row", printed) == ["corpus", "conversations"]
-    assert "<|im_start|>assistant" in printed and "missing" not in printed and "operations" not in printed
+    assert "<|im_start|>assistant" in printed and "missing" not in printed and "FLOPs" not in printed
     assert not list(tmp_path.glob("teacher-*")) and list(tmp_path.glob("student_before-*"))
 
 
 def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HF_TOKEN", TOKEN)
     recipe = resized(tinyswallow(), SMALL)
-    done = build(recipe, Store(tmp_path / "build"))
-    assert tuple(done) == order(recipe)
+    done = built(recipe, Store(tmp_path / "build"))
+    names = [stage.name for stage in pipeline(recipe)]
+    assert list(done) == [name for name in names if name != "benchmarks"], "SOURCES has the benchmark files"
     release = done["dist"].folder
     files = {path.name for path in release.iterdir()}
     assert {f"{STEM}-{encoding}.gguf" for encoding in ("Q5_K_M", "Q8_0", "Q4_K_M")} <= files
@@ -162,7 +183,7 @@ def test_whatever_is_missing_is_named_at_once_before_any_work(
     shutil.rmtree(copy / "benchmarks")
     environment.setenv("SOURCES", str(copy))
     with pytest.raises(UserError) as raised:
-        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+        built(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
     for name in (TEACHER, GEMMA, "benchmarks"):
         assert name in str(raised.value)
     assert not any((tmp_path / "build").glob("world*")), "nothing was begun"
@@ -186,8 +207,8 @@ def test_a_source_that_was_cut_or_altered_is_refused_by_name(
     copy = tmp_path / "sources"
     shutil.copytree(sources, copy, copy_function=lambda one, other: Path(other).hardlink_to(one))
     environment.setenv("SOURCES", str(copy))
-    folder, names = tmp_path / "build", names_of(tinyswallow(), None)
-    Resolver(folder, sources=copy).resolve(names)
+    folder = tmp_path / "build"
+    resolve(tinyswallow(), folder)
     assert (folder / LOCK_FILE).is_file()
     target = copy / file
     if not target.is_file():
@@ -196,10 +217,10 @@ def test_a_source_that_was_cut_or_altered_is_refused_by_name(
     target.unlink()
     target.write_bytes(whole[: len(whole) // 2] if change == "cut" else bytes([*whole[:-1], whole[-1] ^ 1]))
     with pytest.raises(UserError, match=message):
-        build(resized(tinyswallow(), SMALL), Store(folder))
+        built(resized(tinyswallow(), SMALL), Store(folder))
     assert not list(folder.glob("*-*")), "before any work"
     target.write_bytes(whole)
-    Resolver(folder, sources=copy).resolve(names)
+    resolve(tinyswallow(), folder)
 
 
 def test_the_set_that_needs_a_passphrase_is_refused_before_the_teacher(
@@ -208,7 +229,7 @@ def test_the_set_that_needs_a_passphrase_is_refused_before_the_teacher(
     environment.setenv(VARIABLE, "wrong")
     store = Store(tmp_path / "build")
     with pytest.raises(UserError, match="passphrase"):
-        build(resized(tinyswallow(), SMALL), store)
+        built(resized(tinyswallow(), SMALL), store)
     assert not any((tmp_path / "build").glob("corpus*")), "before hours of cleaning"
     assert any((tmp_path / "build").glob("student_before-*")), "what was finished is kept"
 
@@ -218,25 +239,25 @@ def test_every_recipe_is_consistent_and_says_where_its_numbers_are_from() -> Non
         assert recipe.dist.card is not None and recipe.report.choices == recipe.dist.card.choices
         chosen = [choice for choice in recipe.report.choices if choice.source is None]
         assert chosen and all(choice.reason for choice in chosen)
-    terms = [source.terms for source in qwen3().text]
+    terms = [source.terms for source in qwen3().corpus.sources]
     assert not any("Llama" in str(each) or "Gemma" in str(each) for each in terms)
     assert rehearsal().base is None and mini().base is not None
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "got"),
     [
-        (lambda recipe: {"text": ()}, "0 sets of text, 3 of conversations, world of BenchmarkQuestionsConfig"),
-        (lambda recipe: {"world": mini().world}, "2 sets of text, 3 of conversations, world of WorldConfig"),
-        (lambda recipe: {"tokenizer": mini().tokenizer}, "a tokenizer to train, or a published student.*got both"),
-        (lambda recipe: {"base": None}, "got base missing"),
-        (lambda recipe: {"chat": rehearsal().chat}, "got teacher, student_before, base, conversations set"),
+        ({"corpus": mini().corpus}, "0 of text, 3 of conversations, world of BenchmarkQuestionsConfig"),
+        ({"world": mini().world}, "2 of text, 3 of conversations, world of WorldConfig"),
+        ({"tokenizer": mini().tokenizer}, "both"),
+        ({"base": None}, "base missing"),
+        ({"chat": rehearsal().chat}, "teacher, student_before, base, conversations set"),
+        ({"benchmarks": None}, "none"),
     ],
 )
-def test_a_recipe_that_contradicts_itself(change: Any, message: str) -> None:
-    recipe = tinyswallow()
-    with pytest.raises(UserError, match=message):
-        replace(recipe, **change(recipe))
+def test_a_recipe_that_contradicts_itself(change: dict[str, Any], got: str) -> None:
+    with refuses("contradiction", got=got):
+        replace(tinyswallow(), **change)
 
 
 def repositories(sources: Path) -> dict[str, Repo]:
@@ -267,7 +288,7 @@ def hub_of_release(hub: Hub, sources: Path, tmp_path: Path, monkeypatch: pytest.
     fields = ['repository = "org/set"', f'commit = "{COMMIT}"', 'licence = "MIT"', 'files = ["**/*.*"]']
     registry.write_text("\n".join(["[all]", *fields]) + "\n")
     config = BenchmarkFilesConfig(registry=registry, address=(tmp_path / "web").as_uri())
-    monkeypatch.setattr(recipe_module, "BenchmarkFilesConfig", lambda: config)
+    monkeypatch.setattr("recipes.tinyswallow.BenchmarkFilesConfig", lambda: config)
     return hub
 
 
@@ -281,9 +302,11 @@ def test_the_release_from_the_hub_and_again_without_it(
     weights = next(name for name in hub.repos[STUDENT].files if name.endswith(".safetensors"))
     hub.repos[STUDENT].cuts[weights] = [1000, 2000]
     hub.repos[WEB].statuses.append(503)
-    recipe, store = resized(tinyswallow(), SMALL | {"text[0].max_files": 1}), Store(tmp_path / "build")
-    done = build(recipe, store, until="licences")
-    assert tuple(done) == order(recipe)[: len(done)], "licence texts and closed sets before anything is trained"
+    recipe, store = resized(tinyswallow(), SMALL | {"corpus.sources[0].max_files": 1}), Store(tmp_path / "build")
+    done = built(recipe, store, until="licences")
+    assert list(done) == [stage.name for stage in pipeline(recipe)][: len(done)], (
+        "licence texts and closed sets before anything is trained"
+    )
     assert done["student_before"].manifest["facts"]["revision"] == COMMIT
     card = json.loads((done["corpus"].folder / "data_card.json").read_text(encoding="utf-8"))
     assert {source["revision"] for source in card["sources"]} == {COMMIT}
@@ -296,12 +319,12 @@ def test_the_release_from_the_hub_and_again_without_it(
     assert TOKEN not in output.out + output.err and "trying again" in output.err
 
     hub.asked.clear()
-    assert {name: one.key for name, one in build(recipe, store, until="licences").items()} == {
+    assert {name: one.key for name, one in built(recipe, store, until="licences").items()} == {
         name: one.key for name, one in done.items()
     }
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     close_session()
-    assert list(build(recipe, store, until="licences")) == list(done)
+    assert list(built(recipe, store, until="licences")) == list(done)
     plan = plan_of(recipe, build_folder=store.root, sources=None)
     assert plan.needs.disk_unknown == (), "the lock knows all sizes"
     for name in (TEACHER, STUDENT):  # as a plan reads it of a model whose shapes are not known by name
@@ -314,7 +337,7 @@ def test_what_the_hub_refuses_is_named_before_anything_is_fetched(tmp_path: Path
     hub.repos[ORIGINAL].gated = hub.repos[ORIGINAL].hides_gate = True
     del hub.repos[TEACHER]
     with pytest.raises(UserError) as raised:
-        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+        built(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
     text = str(raised.value)
     assert f"your own copy of {ORIGINAL}" in text and "its terms are not accepted" in text and "HF_TOKEN" in text
     assert f"the model {TEACHER}" in text and "no such model" in text
@@ -329,7 +352,7 @@ def test_a_teacher_of_another_tokenizer_is_refused_before_its_weights(tmp_path: 
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     files["tokenizer.json"] = json.dumps(described).encode()
     with pytest.raises(UserError, match=f"a teacher with the tokenizer of {STUDENT}; got {TEACHER}: id "):
-        build(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
+        built(resized(tinyswallow(), SMALL), Store(tmp_path / "build"))
     assert not any(path.endswith(".safetensors") for _, path, _ in hub_of_release.asked)
 
 
@@ -337,7 +360,7 @@ def test_a_full_disk_is_named_and_nothing_finished_is_lost(
     tmp_path: Path, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "build")
-    build(resized(tinyswallow(), SMALL), store, until="student_before")
+    built(resized(tinyswallow(), SMALL), store, until="student_before")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "build").glob("*/manifest.json")}
 
     def full(*arguments: Any, **named: Any) -> Any:
@@ -345,6 +368,6 @@ def test_a_full_disk_is_named_and_nothing_finished_is_lost(
 
     monkeypatch.setattr("distill.corpus.stage.write_kept", full)
     with pytest.raises(UserError, match=r"room on the disk for .*; got a full disk"):
-        build(resized(tinyswallow(), SMALL), store, until="corpus")
+        built(resized(tinyswallow(), SMALL), store, until="corpus")
     monkeypatch.undo()
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,43 @@ def tiny_tokenizer(folder: Path) -> Path:
     facts = train_tokenizer(TokenizerConfig(vocabulary=VOCABULARY), workspace(folder), text)
     assert facts["vocabulary"] == VOCABULARY
     return folder
+
+
+NASTY = (
+    b"\x00",
+    b"\xff\xfe",
+    b"\\ud800",
+    b"\xed\xa0\x80",
+    b'"',
+    b"\\",
+    b"{",
+    b"]",
+    b"\r",
+    b"\n",
+    b"\xe3\x81",
+    b"1e999",
+)
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """One to four cuts, flips, insertions, repetitions or losses."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(changed) + 1)
+        length = rng.choice((1, 3, 40, len(changed) // 3))
+        match rng.randrange(6):
+            case 0:
+                del changed[place:]
+            case 1:
+                changed[place : place + length] = rng.randbytes(min(length, 200))
+            case 2:
+                changed[place:place] = rng.choice(NASTY)
+            case 3:
+                del changed[place : place + length]
+            case 4:
+                changed[place:place] = changed[place : place + length]
+            case _:
+                changed[place : place + 1] = rng.choice(NASTY)
+        if not changed:
+            break
+    return bytes(changed)

@@ -1,23 +1,21 @@
-"""Data sets and models of the Hugging Face hub by name: which files they are, and how they come to this machine.
+"""Data sets and models of the Hugging Face hub by name: which files they are, and how these get to this machine.
 
     files = resolve(HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"), sources=None)
     for file in files.files:
         with fetched(files, file, workspace.folder / "scratch") as path:
             ...
 
-With SOURCES=DIR, `DIR/<org>/<name>/` stands in for the hub, and `resolve` gives the paths of local files instead. A
-`SourcesLock` keeps what was resolved once, so that a build stays with it.
+With SOURCES=DIR, `DIR/<org>/<name>/` replaces the hub, and `resolve` returns the paths of local files instead.
 
-`names` says what a repository is called, `choosing` and `choosing_models` which of its files are meant, `hub` asks and
-explains refusals, `find` puts these together, `locking` remembers, `fetching` downloads, `keeping` has a model's
-small files ahead of the large ones. None of it reads a row or knows a stage.
+`names`: what a recipe or a command line calls a repository. `select`: which of its files are meant. `hub`: asks the hub
+or the local folder, and explains the hub's refusals. `download`: fetches files. `integrity`: finds truncated files.
+`lockfile`: keeps a build at the commits and checksums that it began with.
 """
 
 from common.sources.download import fetch, fetched
-from common.sources.find import Found, resolve
-from common.sources.lockfile import SourcesLock
+from common.sources.hub import Found, found_files, licence_files, resolve
+from common.sources.lockfile import SourcesLock, kept_file, small_text
 from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, local_mirror, parse_name, require_weights
-from common.sources.prefetch_small import kept_file, small_text
 
 __all__ = [
     "LOCK_FILE",
@@ -28,7 +26,9 @@ __all__ = [
     "SourcesLock",
     "fetch",
     "fetched",
+    "found_files",
     "kept_file",
+    "licence_files",
     "local_mirror",
     "parse_name",
     "require_weights",

@@ -1,8 +1,8 @@
-"""Files of the hub on this machine: downloaded and checked; those of a data set one at a time, used and removed.
+"""Downloads files of the hub and checks them; files of a data set one at a time, removed after use.
 
-A data set may be larger than the disk, so nothing goes into the hub's cache. What a broken connection or a killed run
-leaves is a `.part` file, and the next try goes on where it ends; the library's own download starts from nothing. This
-module knows no format: a file is bytes with a size and, where the hub has one, a sha256.
+A data set may be larger than the disk, so nothing goes into the hub's cache. A broken connection or a killed run leaves
+a `.part` file, and the next try resumes at its end; the library's own download would start again. Independent of
+formats: a file is bytes with a size and, if the hub lists one, a sha256.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from common.sources import hub
 from common.sources.names import HubFiles
 
 WAITS_S = (1.0, 4.0, 15.0, 60.0, 240.0)
-"""Between tries in a row that bring nothing; together as long as the hub's limit on requests counts (5 minutes)."""
+"""Between consecutive tries without progress; in sum the period of the hub's rate limit (5 minutes)."""
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)
-"""What a server answers that may answer otherwise in a while."""
+"""HTTP statuses that are worth another try."""
 
 
 @contextlib.contextmanager
 def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, None]:
-    """One of `files`, downloaded into a folder under `scratch`; it is there while the context lasts.
+    """One of `files`, downloaded into a folder under `scratch`, which is deleted when the context ends.
 
     The path keeps the file's own name. After a kill, the same call resumes the download or finds it done.
 
     Raises:
-        UserError: no network, no access, no room, a connection that keeps breaking, or other bytes than listed.
+        UserError: no network, no access, a full disk, a connection that keeps breaking, or other bytes than listed.
     """
     if file not in files.files:
         raise ValueError(f"{file} is none of the files of {files.name}")
@@ -44,7 +44,7 @@ def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, 
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / PurePosixPath(file).name
     if whole.exists():
-        os.replace(whole, _part(whole))  # from a run that was killed while it read: checked again
+        os.replace(whole, _part(whole))  # from a run that was killed while reading: checked again
     fetch(files, file, whole)
     try:
         yield whole
@@ -53,7 +53,7 @@ def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, 
 
 
 def fetch(files: HubFiles, file: str, target: Path) -> None:
-    """Makes `target` one of `files`, whole and checked; goes on where a killed or broken download of it ended.
+    """Makes `target` one of `files`, complete and checked; resumes a killed or broken download of it.
 
     Raises:
         UserError: as `fetched`.
@@ -70,26 +70,26 @@ def _part(whole: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Listed:
-    """What the hub says of a file."""
+    """What the hub lists for a file."""
 
     size_bytes: int
     sha256: str | None
 
 
 def _download(files: HubFiles, file: str, part: Path) -> None:
-    """Makes `part` the whole file. What an earlier run left of it may be damaged: then once more from the start."""
-    resumed = part.exists()
-    difference = _difference(part, _bring(files, file, part))
-    if difference is not None and resumed:
-        part.unlink()
+    """Makes `part` the whole file. An earlier run may have left a damaged part: then a second time from the start."""
+    difference = None
+    for _ in range(2 if part.exists() else 1):
         difference = _difference(part, _bring(files, file, part))
-    if difference is not None:
+        if difference is None:
+            return
         part.unlink()
-        raise UserError(
-            wanted=f"the file {file} of {files.name} as the hub lists it",
-            got=difference,
-            next_step="start again to download it anew; if it stays so, take another revision",
-        )
+    raise UserError(
+        "damaged",
+        wanted=f"the file {file} of {files.name} as the hub lists it",
+        got=str(difference),
+        next_step="start again to repeat the download; if the error stays, take another revision",
+    )
 
 
 def _difference(part: Path, listed: _Listed) -> str | None:
@@ -101,7 +101,7 @@ def _difference(part: Path, listed: _Listed) -> str | None:
 
 
 def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
-    """Downloads into `part`, from its end on, until it has the listed size; tries again while the failure may pass."""
+    """Appends to `part` until it has the listed size; tries again after transient failures."""
     waits_s = iter(WAITS_S)
     while True:
         had_bytes = _size_bytes(part)
@@ -122,9 +122,10 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
         wait_s = next(waits_s, None)
         if wait_s is None:
             raise UserError(
+                "no-network",
                 wanted=f"the whole file {file} of {files.name}",
                 got=f"{_size_bytes(part):,} bytes of it, then {failure}, {len(WAITS_S) + 1} times in a row",
-                next_step="check the network and start again; the download goes on where it stopped",
+                next_step="check the network and start again; the download resumes",
             )
         print(f"{file}: {failure}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)
         time.sleep(wait_s)
@@ -133,33 +134,32 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
 def _listed(files: HubFiles, file: str) -> _Listed:
     from huggingface_hub import constants, get_hf_file_metadata
 
-    headers = hub.request_headers()
-    said = get_hf_file_metadata(
+    metadata = get_hf_file_metadata(
         hub.file_url(files.name, files.revision, file, files.kind),
         token=False,  # it is in the headers already
-        headers=headers,
+        headers=hub.request_headers(),
         timeout=constants.HF_HUB_ETAG_TIMEOUT,
     )
-    if said.commit_hash is None or said.size is None:
+    if metadata.commit_hash is None or metadata.size is None:
         raise hub.no_hub(files.name, files.kind)
     # A large file's tag is its sha256; that of a small one is git's own hash.
-    return _Listed(
-        size_bytes=said.size, sha256=said.etag if said.etag and re.fullmatch(r"[0-9a-f]{64}", said.etag) else None
-    )
+    tag = metadata.etag or ""
+    return _Listed(size_bytes=metadata.size, sha256=tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None)
 
 
 def _require_room(part: Path, listed: _Listed, file: str) -> None:
     missing_bytes = listed.size_bytes - _size_bytes(part)
     if missing_bytes > (free := free_bytes(part.parent)):
         raise UserError(
+            "no-space",
             wanted=f"{missing_bytes:,} bytes on the disk of {part.parent} for {file}",
             got=f"{free:,} bytes free",
-            next_step="free some space and start again; what was finished is kept",
+            next_step="free some space and start again; finished artifacts are kept",
         )
 
 
 def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
-    """One request for what `part` lacks; it may end early."""
+    """One request for the missing bytes of `part`; it may end early."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
@@ -169,7 +169,7 @@ def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
     headers = hub.request_headers()
     if start_bytes > 0:
         headers["Range"] = f"bytes={start_bytes}-"
-    # The authorization header stays with the hub: it is not sent on when the hub passes on to where large files are.
+    # The HTTP client drops the authorization header when the hub redirects to the host of large files.
     request = get_session().stream(
         "GET",
         hub.file_url(files.name, files.revision, file, files.kind),

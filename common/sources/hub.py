@@ -1,26 +1,122 @@
-"""The hub as a repository, and its refusals in one clear line each.
+"""From a name to files: at one commit of the hub, or in a local folder that replaces it. Explains the hub's refusals.
 
-What the library `huggingface_hub` raises names addresses that may be signed and headers that may hold the token, so
-none of its text enters an error. The token comes from the environment variable HF_TOKEN and from nowhere else. This
-module chooses no file.
+The exceptions of `huggingface_hub` contain addresses that may be signed and headers that may hold the token, so none of
+their text enters an error. The token comes from the environment variable HF_TOKEN and from nowhere else.
 """
 
 import contextlib
 import json
 import os
 from collections.abc import Generator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from common.errors import UserError
-from common.sources.names import LOCK_FILE, NOUNS, Kind
+from common.disk import files_under
+from common.errors import Code, UserError
+from common.sources.names import LOCK_FILE, NOUNS, HubDataset, HubFiles, HubModel, Kind
+from common.sources.select import Repository, choose, choose_model, is_licence_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+Found = HubFiles | tuple[Path, ...]
+"""Files at one commit of the hub, or local files."""
+
+
+def found_files(files: Found | HubDataset | HubModel) -> Found:
+    """`files` where they are resolved.
+
+    Raises:
+        UserError: only a name is known.
+    """
+    if isinstance(files, HubDataset | HubModel):
+        raise UserError(
+            "not-found",
+            wanted=f"the files of {files.name}",
+            got="its name alone",
+            next_step="resolve the recipe's sources first: recipes.resolve.resolve(recipe, build_folder)",
+        )
+    return files
+
+
+def resolve(wanted: HubDataset | HubModel, *, sources: Path | None, max_files: int | None = None) -> Found:
+    """The files that a name means.
+
+    Args:
+        sources: the folder DIR of SOURCES=DIR: `DIR/<org>/<name>/` then replaces the hub, whatever the revision, and no
+            request is made. None asks the hub, once.
+        max_files: only the first N files, by path; None takes all.
+
+    Returns:
+        The files at the present commit of the revision; with `sources`, the paths of the local files, sorted.
+
+    Raises:
+        UserError: no such repository, config, split or revision, no access, no network; no such folder in `sources`; a
+            model without its config, weights or tokenizer.
+    """
+    if sources is None:
+        repository = HubRepository(wanted.name, wanted.revision, wanted.kind)
+        chosen = dict(islice(_chosen(wanted, repository).items(), max_files))
+        return HubFiles(
+            kind=wanted.kind,
+            name=wanted.name,
+            config=None if isinstance(wanted, HubModel) else wanted.config,
+            revision=repository.commit,
+            files=tuple(chosen),
+            bytes=sum(chosen.values()),
+        )
+    folder = sources / wanted.name
+    if not folder.is_dir():
+        raise UserError(
+            "not-found",
+            wanted=f"the files of the {NOUNS[wanted.kind]} {wanted.name} in a folder of SOURCES",
+            got=f"no folder {folder}",
+            next_step="put them there, or correct SOURCES, or leave it out to ask the hub",
+        )
+    return tuple(folder / name for name in islice(_chosen(wanted, _Folder(folder)), max_files))
+
+
+def licence_files(dataset: HubDataset, found: Found, *, sources: Path | None) -> Found:
+    """The licence texts of the repository in which `resolve` found `found`; on the hub, at its commit."""
+    if isinstance(found, HubFiles):
+        sizes = _licence_sizes(HubRepository(dataset.name, found.revision, is_resolved=True))
+        return replace(found, files=tuple(sizes), bytes=sum(sizes.values()))
+    assert sources is not None
+    folder = sources / dataset.name
+    return tuple(folder / name for name in _licence_sizes(_Folder(folder)))
+
+
+def _licence_sizes(repository: Repository) -> dict[str, int]:
+    return {file: size for file, size in sorted(repository.sizes_bytes("").items()) if is_licence_text(file)}
+
+
+def _chosen(wanted: HubDataset | HubModel, repository: Repository) -> dict[str, int]:
+    return choose_model(repository) if isinstance(wanted, HubModel) else choose(wanted, repository)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A local copy of a repository, or of a part of it."""
+
+    root: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.root)
+
+    def text(self, name: str) -> str:
+        path = self.root / name
+        return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+
+    def sizes_bytes(self, folder: str) -> dict[str, int]:
+        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files_under(self.root / folder)}
+
 
 class HubRepository:
-    """A data set or a model on the hub at one commit, which is looked up when this is made."""
+    """A data set or a model on the hub at one commit, which is looked up by the constructor."""
 
     def __init__(self, name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False) -> None:
         """The arguments are those of `explained`."""
@@ -31,7 +127,7 @@ class HubRepository:
         self._api = hub()
         with explained(name, revision, kind, is_resolved=is_resolved):
             info = self._api.repo_info(name, revision=revision, repo_type=kind, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            if info.gated:  # the listing is public, the files are not: better said now than hours later
+            if info.gated:  # the listing is public, the files are not: an error now, not after hours
                 self._api.auth_check(name, repo_type=kind)
         if info.sha is None:
             raise no_hub(name, kind)
@@ -62,7 +158,7 @@ class HubRepository:
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
-        # The list in repo_info may be cut short for a large repository; this one comes in pages and is whole.
+        # The list in repo_info may be truncated for a large repository; this one is paged and complete.
         with explained(self.name, self.commit, self.kind):
             try:
                 entries = self._api.list_repo_tree(
@@ -80,28 +176,28 @@ def hub() -> "HfApi":
 
 
 def file_url(name: str, commit: str, file: str, kind: Kind = "dataset") -> str:
-    """Where one file is downloaded from."""
+    """The download address of one file."""
     from huggingface_hub import hf_hub_url
 
     return hf_hub_url(name, file, repo_type=kind, revision=commit, endpoint=_endpoint())
 
 
 def request_headers() -> dict[str, str]:
-    """For a request that is made without HfApi. Bytes come as they are stored, so that a download can be resumed."""
+    """For a request without HfApi. Bytes come as they are stored, so that a download can be resumed."""
     from huggingface_hub.utils import build_hf_headers
 
     return {**build_hf_headers(token=_token()), "Accept-Encoding": "identity"}
 
 
 def transport_error() -> type[Exception]:
-    """What a failed connection or an error status raises; which HTTP library is beneath depends on the version."""
+    """The exception of a failed connection or an error status; its HTTP library depends on the installed version."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status that an error carries; None where no answer came."""
+    """The HTTP status of an error; None if no answer came."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
@@ -115,7 +211,7 @@ def explained(
         name: `org/name`.
         revision: as it was asked for; None is main.
         kind: data set or model.
-        is_resolved: whether the revision is a commit that an earlier start resolved, and no word of the user's.
+        is_resolved: whether the revision is a commit that an earlier start resolved, not the user's own word.
     """
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
@@ -124,67 +220,65 @@ def explained(
     except json.JSONDecodeError:
         raise no_hub(name, kind) from None
     except (transport_error(), OfflineModeIsEnabled, HFValidationError) as error:
-        raise _explain(error, name, revision, kind, is_resolved=is_resolved) from None
+        wanted = f"the {NOUNS[kind]} {name}{'' if revision is None else ' at ' + revision}"
+        code, got, next_step = _explain(error, name, kind, is_resolved=is_resolved)
+        raise UserError(code, wanted=wanted, got=got, next_step=next_step) from None
 
 
 def no_hub(name: str, kind: Kind = "dataset") -> UserError:
-    """What answers is something else: a proxy's page, a wrong HF_ENDPOINT."""
+    """Something else answers: a proxy's page, a wrong HF_ENDPOINT."""
     return UserError(
+        "no-network",
         wanted=f"the hub's answer about the {NOUNS[kind]} {name}",
-        got=f"an answer of {_host()} that is none",
+        got=f"an answer of {_host()} that is not the hub's",
         next_step=f"check proxy, firewall and HF_ENDPOINT, or {_instead(name)}",
     )
 
 
-def _explain(error: Exception, name: str, revision: str | None, kind: Kind, *, is_resolved: bool) -> UserError:
+def _explain(error: Exception, name: str, kind: Kind, *, is_resolved: bool) -> tuple[Code, str, str]:
+    """Code, `got` and `next_step`."""
     from huggingface_hub import errors
 
-    noun = NOUNS[kind]
-    wanted = f"the {noun} {name}{'' if revision is None else ' at ' + revision}"
-    token_said = "there is no HF_TOKEN" if _token() is False else "there is an HF_TOKEN"
+    noun, status = NOUNS[kind], status_of(error)
+    token = "there is no HF_TOKEN" if _token() is False else "there is an HF_TOKEN"
     page = f"{_public_address()}/{'datasets/' if kind == 'dataset' else ''}{name}"
     match error:
         case errors.OfflineModeIsEnabled():
-            got, next_step = "offline mode, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE", f"unset it, or {_instead(name)}"
+            got = "offline mode, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
+            return "no-network", got, f"unset it, or {_instead(name)}"
         case errors.GatedRepoError():
-            got = f"a refusal: its terms are not accepted; {token_said} in the environment"
-            next_step = f"accept the terms at {page} and set HF_TOKEN to a token of that account"
+            got = f"a refusal: its terms are not accepted; {token} in the environment"
+            return "no-access", got, f"accept the terms at {page} and set HF_TOKEN to a token of that account"
         case errors.RevisionNotFoundError() if is_resolved:
+            lock = f'delete the entries of "{kind} {name}" from {LOCK_FILE} in the build folder and start again'
             got = "no such revision: the commit that this build was resolved to is gone"
-            next_step = (
-                f'delete the entries of "{kind} {name}" from {LOCK_FILE} in the build folder and start again: it then '
-                "keeps to the commit of today"
-            )
+            return "not-found", got, f"{lock}: the build then keeps to the present commit"
         case errors.RevisionNotFoundError():
-            got, next_step = "no such revision", f"take a branch, tag or commit that {page} shows"
+            return "not-found", "no such revision", f"take a branch, tag or commit that {page} shows"
         case errors.EntryNotFoundError():
-            got, next_step = "a file that is not there", f"resolve the {noun} again"
+            return "not-found", "a file that is not there", f"resolve the {noun} again"
         case errors.RepositoryNotFoundError():
-            got = f"no such {noun}, or a private one; {token_said} in the environment"
-            next_step = f"correct the name; if {page} exists, set HF_TOKEN to a token that may read it"
+            got = f"no such {noun}, or a private one; {token} in the environment"
+            return "not-found", got, f"correct the name; if {page} exists, set HF_TOKEN to a token that may read it"
         case errors.DisabledRepoError():
-            got, next_step = f"a {noun} that the hub has disabled", "take another one"
+            return "no-access", f"a {noun} that the hub has disabled", "take another one"
         case errors.HFValidationError():
-            got, next_step = "a name that the hub does not allow", "correct the name"
-        case errors.HfHubHTTPError() if status_of(error) in (401, 403):
-            got = f"a refusal (status {status_of(error)}); {token_said} in the environment"
-            next_step = f"set HF_TOKEN to a valid token that may read {page}"
-        case errors.HfHubHTTPError() if status_of(error) == 429:
-            got, next_step = (
-                "too many requests",
-                "wait some minutes and start again; with HF_TOKEN set, more are allowed",
-            )
+            return "wrong-format", "a name that the hub does not allow", "correct the name"
+        case errors.HfHubHTTPError() if status in (401, 403):
+            got = f"a refusal (status {status}); {token} in the environment"
+            return "no-access", got, f"set HF_TOKEN to a valid token that may read {page}"
+        case errors.HfHubHTTPError() if status == 429:
+            next_step = "wait some minutes and start again; with HF_TOKEN set, more are allowed"
+            return "no-network", "too many requests", next_step
         case errors.HfHubHTTPError():
-            got = f"status {status_of(error)} from {_host()}"
-            next_step = f"start again later, or {_instead(name)}"
+            return "no-network", f"status {status} from {_host()}", f"start again later, or {_instead(name)}"
         case _:
             got = f"no answer from {_host()} ({type(error).__name__})"
-            next_step = f"check the network and start again, or {_instead(name)}"
-    return UserError(wanted=wanted, got=got, next_step=next_step)
+            return "no-network", got, f"check the network and start again, or {_instead(name)}"
 
 
 def _instead(name: str) -> str:
-    return f"put its files into DIR/{name} and say SOURCES=DIR"
+    return f"put its files into DIR/{name} and set SOURCES=DIR"
 
 
 def _endpoint() -> str | None:
@@ -193,7 +287,7 @@ def _endpoint() -> str | None:
 
 
 def _public_address() -> str:
-    """The hub's address without a password that a mirror's may hold."""
+    """The hub's address without the password that a mirror's may hold."""
     from huggingface_hub import constants
 
     parts = urlsplit(_endpoint() or constants.ENDPOINT)
@@ -211,8 +305,9 @@ def _token() -> str | Literal[False]:
         return False
     if not token.isascii() or not token.isprintable() or " " in token:
         raise UserError(
+            "no-access",
             wanted="a token of the hub in the environment variable HF_TOKEN",
-            got="a value with blanks or letters that no token has",
+            got="a value with blanks or characters that no token has",
             next_step="set it again, or unset it",
         )
     return token

@@ -1,7 +1,7 @@
-"""Whether a file ends where its format says that it ends: a file that was cut short would else be noticed hours later.
+"""Detects truncated files by their format: otherwise a stage would notice them hours later.
 
-Of safetensors, Parquet and OpenPGP files little is read. A gzip file is read to its end, which its checksum closes:
-whoever asks is about to read all of it anyway, for its sha256. Other kinds are found out by their readers.
+Of safetensors, Parquet and OpenPGP files little is read. A gzip file is read to its end, where its checksum is: callers
+read all of it anyway, for its sha256. Truncated files of other kinds are detected by their readers.
 """
 
 import gzip
@@ -18,12 +18,13 @@ _BLOCK_BYTES = 2**20
 
 
 def require_whole(path: Path) -> None:
-    """UserError where a safetensors, Parquet, gzip or gpg file is cut short or is something else."""
+    """UserError ("damaged") for a safetensors, Parquet, gzip or gpg file that is truncated or something else."""
     checks = {".safetensors": _safetensors_fault, ".parquet": _parquet_fault, ".gz": _gzip_fault, ".gpg": _gpg_fault}
     check = checks.get(path.suffix)
     fault = None if check is None else check(path)
     if fault is not None:
         raise UserError(
+            "damaged",
             wanted=f"a whole {path.suffix.removeprefix('.')} file {path}",
             got=fault,
             next_step="copy or download the file again",
@@ -41,9 +42,9 @@ def _safetensors_fault(path: Path) -> str | None:
             header = json.loads(file.read(header_bytes))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return "a header that is none"
+            return "an invalid header"
     wanted_bytes = 8 + header_bytes + max(ends, default=0)
-    return None if size_bytes == wanted_bytes else f"{size_bytes:,} bytes where its header tells of {wanted_bytes:,}"
+    return None if size_bytes == wanted_bytes else f"{size_bytes:,} bytes and not the {wanted_bytes:,} of its header"
 
 
 def _parquet_fault(path: Path) -> str | None:
@@ -57,7 +58,7 @@ def _parquet_fault(path: Path) -> str | None:
 
 
 def unpack_to_its_end(packed: Path | BinaryIO) -> None:
-    """Reads a gzip file to where its checksum stands; EOFError, OSError or zlib.error where it is damaged."""
+    """Reads a gzip file to its checksum; EOFError, OSError or zlib.error if it is damaged."""
     with gzip.open(packed) as file:
         while file.read(_BLOCK_BYTES):
             pass
@@ -72,7 +73,7 @@ def _gzip_fault(path: Path) -> str | None:
 
 
 def _gpg_fault(path: Path) -> str | None:
-    """Packets of OpenPGP (RFC 4880, section 4.2), one after the other: the last one must end where the file does."""
+    """Packets of OpenPGP (RFC 4880, section 4.2), one after the other: the last one must end with the file."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         if file.read(len(_ARMOUR)) == _ARMOUR:
@@ -81,12 +82,12 @@ def _gpg_fault(path: Path) -> str | None:
         file.seek(0)
         while file.tell() < size_bytes:
             if not _skip_packet(file, size_bytes) or file.tell() > size_bytes:
-                return f"{size_bytes:,} bytes, which end inside a packet or are none"
+                return f"{size_bytes:,} bytes, which end inside a packet or are not packets"
     return None if size_bytes else "0 bytes"
 
 
 def _skip_packet(file: BinaryIO, size_bytes: int) -> bool:
-    """Goes to the end of a packet, which may lie behind the file's; False where there is none."""
+    """Seeks to the end of a packet, which may be beyond the file's end; False if there is no packet."""
     tag = int.from_bytes(file.read(1))
     if not tag & 0x80:
         return False
@@ -112,7 +113,7 @@ def _length(file: BinaryIO, count: int) -> int:
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape by name of each tensor in a safetensors file, from its header alone."""
+    """The shape of each tensor in a safetensors file, by name, from its header alone."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}

@@ -1,11 +1,12 @@
-"""Which files of a repository a data set means: by the patterns of the recipe, by the card, or by their paths.
+"""Which files of a repository a data set or a model means.
 
-The card is the YAML header of the repository's README.md; its `configs` are read as the library `datasets` reads them,
-and a mapping of split to pattern is taken as well. A repository is whatever has a card and a listing: this module does
-not know whether that is the hub or a folder.
+For a data set by the recipe's patterns, else by its card, else by the paths. The card is the YAML header of README.md;
+its `configs` are read as the library `datasets` reads them, and a mapping of split to patterns is accepted as well. A
+model is its config, safetensors, tokenizer and licence texts. Independent of where the repository is.
 """
 
 import difflib
+import json
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from common.rows import SUFFIXES
 from common.sources.names import HubDataset
 
 CARD_FILE = "README.md"
+INDEX_FILE = "model.safetensors.index.json"
 _DEFAULT_SPLIT = "train"
 # A file that names one of these is no training text by default.
 _OTHER_SPLITS = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
@@ -24,12 +26,18 @@ _MOST_NAMED = 10
 _LICENCE_TEXT = re.compile(
     r"(licen[cs]e|notice|use_policy|gemma_terms|terms_of_use|(dataset_licen[cs]e_)?agreement)([-_.].*)?$", re.IGNORECASE
 )
+_MODEL_FILES = (
+    *("added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt", INDEX_FILE),
+    *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
+)
+_SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
+_NAME_FILES = "name the files with `files`"
 
 Configs = dict[str, dict[str, Any]]
 
 
 class Repository(Protocol):
-    """The files of a data set or a model, wherever they are."""
+    """The files of a data set or a model, on the hub or in a folder."""
 
     @property
     def place(self) -> str:
@@ -37,11 +45,11 @@ class Repository(Protocol):
         ...
 
     def text(self, name: str) -> str:
-        """What a small file of it holds, "" where there is no such file."""
+        """The content of a small file, "" if there is no such file."""
         ...
 
     def sizes_bytes(self, folder: str) -> dict[str, int]:
-        """Every file under `folder` ("" = all), by its path inside the repository; {} where there is no such folder."""
+        """Every file under `folder` ("" = all), by its path inside the repository; {} if there is no such folder."""
         ...
 
 
@@ -49,10 +57,10 @@ def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
     """The files that `dataset` means, sorted by path, with their sizes in bytes.
 
     Raises:
-        UserError: there are none, or it is not clear which; what there is instead is listed.
+        UserError: none, or an ambiguous choice; lists what the repository has instead.
     """
     if dataset.files:
-        return _named_by_recipe(dataset, repository)
+        return _by_recipe(dataset, repository)
     configs = _card_configs(repository)
     config = _pick_config(dataset, configs, repository.place)
     folder = str(config.get("data_dir") or "").strip("/")
@@ -65,13 +73,38 @@ def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
         sizes = _readable(repository.sizes_bytes(_common_folder(patterns))) if patterns else {}
         found = [name for name in sizes if any(matches(name, pattern) for pattern in patterns)]
     if not found:
-        there = f"configs {few(configs)}" if configs else f"data files {few(sizes)}"
         raise UserError(
+            "not-found",
             wanted=f"files of {_label(dataset)} in {repository.place}, named {', '.join(SUFFIXES)}",
-            got=f"none; there are the {there}",
-            next_step="correct config or split, or name the files with `files`",
+            got=f"none; there are the {f'configs {_few(configs)}' if configs else f'data files {_few(sizes)}'}",
+            next_step=f"correct config or split, or {_NAME_FILES}",
         )
     return {name: sizes[name] for name in _of_one_kind(sorted(found), dataset, repository.place)}
+
+
+def choose_model(repository: Repository) -> dict[str, int]:
+    """The files of a model folder (config, safetensors, tokenizer, licence texts), with their sizes in bytes.
+
+    Weights in other formats, and further copies of the weights in subfolders, are left out.
+
+    Raises:
+        UserError: config, weights or tokenizer are missing, or a shard of the weights or their index.
+    """
+    sizes = {name: size for name, size in _visible(repository.sizes_bytes("")).items() if "/" not in name}
+    weights = {name: size for name, size in sizes.items() if name.endswith(".safetensors")}
+    missing = [name for name in ("config.json", "tokenizer.json") if name not in sizes]
+    missing += [] if weights else ["*.safetensors"]
+    if missing:
+        raise UserError(
+            "not-found",
+            wanted=f"a model folder with config.json, safetensors and tokenizer.json in {repository.place}",
+            got=f"none of {', '.join(missing)}; there are {_few(sizes)}",
+            next_step="name a model in this form",
+        )
+    _require_all_shards(weights, repository.text(INDEX_FILE) if INDEX_FILE in sizes else None, repository.place)
+    return {
+        name: sizes[name] for name in sorted(sizes) if name in weights or name in _MODEL_FILES or is_licence_text(name)
+    }
 
 
 def is_licence_text(name: str) -> bool:
@@ -87,29 +120,60 @@ def matches(name: str, pattern: str) -> bool:
         return re.match(glob_translate(pattern), name) is not None
     except ValueError as error:
         raise UserError(
+            "wrong-format",
             wanted="`**` as a whole folder of a pattern, such as data/**/*.parquet",
             got=repr(pattern),
             next_step="correct the pattern",
         ) from error
 
 
-def _named_by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, int]:
-    sizes = visible(repository.sizes_bytes(_common_folder(dataset.files)))
+def _require_all_shards(weights: Collection[str], index: str | None, place: str) -> None:
+    """The index names each shard, and a shard's name has their number: checked before any is downloaded."""
+    shards = [match for match in map(_SHARD.fullmatch, weights) if match is not None]
+    wanted = {
+        f"{match[0][: match.start(1)]}{number:05d}-of-{match[2]}.safetensors"
+        for match in shards
+        for number in range(1, int(match[2]) + 1)
+    }
+    if index is not None:
+        try:
+            wanted |= set(json.loads(index)["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                "damaged",
+                wanted=f"an {INDEX_FILE} with `weight_map` in {place}",
+                got=f"one that cannot be parsed ({type(error).__name__})",
+                next_step="copy it again, or name another model",
+            ) from error
+    missing = sorted(wanted - set(weights)) + ([INDEX_FILE] if shards and index is None else [])
+    if missing:
+        raise UserError(
+            "not-found",
+            wanted=f"all shards of the model in {place}, and their index",
+            got=f"no {_few(missing)}",
+            next_step="copy what is missing, or name another model",
+        )
+
+
+def _by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, int]:
+    sizes = _visible(repository.sizes_bytes(_common_folder(dataset.files)))
     chosen: set[str] = set()
     for pattern in dataset.files:
         found = [name for name in sizes if matches(name, pattern)]
         if not found:
             raise UserError(
+                "not-found",
                 wanted=f"files {pattern} in {repository.place}",
-                got=f"none; there are {few(sizes)}",
+                got=f"none; there are {_few(sizes)}",
                 next_step="correct `files`",
             )
         chosen.update(found)
     unreadable = [name for name in sorted(chosen) if not name.endswith((*SUFFIXES, _ENCRYPTED_SUFFIX))]
     if unreadable:
         raise UserError(
+            "wrong-format",
             wanted=f"files named {', '.join(SUFFIXES)}",
-            got=f"{few(unreadable)} in {repository.place}",
+            got=f"{_few(unreadable)} in {repository.place}",
             next_step="narrow `files` to the data",
         )
     return {name: sizes[name] for name in sorted(chosen)}
@@ -126,14 +190,15 @@ def _card_configs(repository: Repository) -> Configs:
         return {str(entry["config_name"]): dict(entry) for entry in read.get("configs") or []}
     except (YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
+            "wrong-format",
             wanted=f"a {CARD_FILE} whose YAML header lists `configs`, each with a `config_name`, in {repository.place}",
-            got=f"one that does not read so ({type(error).__name__})",
-            next_step="name the files with `files`",
+            got=f"one that cannot be read so ({type(error).__name__})",
+            next_step=_NAME_FILES,
         ) from error
 
 
 def _pick_config(dataset: HubDataset, configs: Configs, place: str) -> dict[str, Any]:
-    """The card's entry for the data set's config, or for its default; {} where the card lists none at all."""
+    """The card's entry for the data set's config, or for its default; {} if the card lists no configs."""
     if not configs:
         return {}
     if dataset.config is None:
@@ -144,51 +209,52 @@ def _pick_config(dataset: HubDataset, configs: Configs, place: str) -> dict[str,
         wanted = dataset.config if dataset.config in configs else None
     if wanted is None:
         raise UserError(
+            "unknown-name",
             wanted=f"a config of {place}" if dataset.config is None else f"the config {dataset.config} of {place}",
-            got=f"{'none named' if dataset.config is None else 'no such config'}; there are {few(configs, dataset)}",
+            got=f"{'none named' if dataset.config is None else 'no such config'}; "
+            f"there are {_few(configs, dataset.config)}",
             next_step="name one of its configs",
         )
     return configs[wanted]
 
 
 def _split_patterns(data_files: Any, split: str, place: str) -> list[str] | None:
-    """The patterns that a card's `data_files` gives for one split; None where it gives no files at all.
+    """The patterns that a card's `data_files` gives for one split; None if it gives no files at all.
 
-    Patterns that stand without a split are the training split's.
+    Patterns without a split are the training split's.
     """
     match data_files:
         case None:
             return None
-        case str():
-            by_split = {_DEFAULT_SPLIT: [data_files]}
-        case Mapping():
-            entries = cast(Mapping[str, Any], data_files)
-            by_split = {str(name): _as_list(paths) for name, paths in entries.items()}
+        case dict():
+            pairs = list(cast(dict[str, Any], data_files).items())
         case list():
-            by_split: dict[str, list[Any]] = {}
-            for item in cast(list[Any], data_files):
-                entry: Any = {"split": _DEFAULT_SPLIT, "path": item} if isinstance(item, str) else item
-                whole = isinstance(entry, Mapping) and {"split", "path"} <= set(cast(Mapping[str, Any], entry))
-                by_split.setdefault(str(entry["split"]) if whole else "", []).extend(
-                    _as_list(entry["path"]) if whole else [item]
-                )
+            pairs = [_split_and_paths(item) for item in cast(list[Any], data_files)]
         case _:
-            by_split = {"": [data_files]}
-    if not all(isinstance(path, str) and "://" not in path for paths in by_split.values() for path in paths):
+            pairs = [_split_and_paths(data_files)]
+    listed = [(str(name), path) for name, paths in pairs for path in (paths if isinstance(paths, list) else [paths])]
+    if not all(isinstance(path, str) and "://" not in path for _, path in listed):
         raise UserError(
+            "wrong-format",
             wanted=f"`data_files` of the card of {place} as patterns, or as entries of split and path",
             got=repr(data_files)[:200],
-            next_step="name the files with `files`",
+            next_step=_NAME_FILES,
         )
-    return by_split.get(split, [])
+    return [path for name, path in listed if name == split]
 
 
-def _as_list(paths: Any) -> list[Any]:
-    return list(cast(list[Any], paths)) if isinstance(paths, list) else [paths]
+def _split_and_paths(item: Any) -> tuple[Any, Any]:
+    match item:
+        case str():
+            return _DEFAULT_SPLIT, item
+        case {"split": split, "path": paths}:
+            return split, paths
+        case _:
+            return "", [item]  # refused by its type
 
 
 def _by_path(names: Iterable[str], config: str | None, split: str) -> list[str]:
-    """The files whose path says config and split; the config as a folder where there is one, else in the file's name.
+    """The files whose path has config and split; the config as a folder if there is one, else in the file's name.
 
     Files that name no split at all are the training split's.
     """
@@ -196,46 +262,47 @@ def _by_path(names: Iterable[str], config: str | None, split: str) -> list[str]:
     if config not in (None, "default"):
         in_folder = [name for name in inside if config in name.split("/")[:-1]]
         inside = in_folder or [name for name in inside if _has_word(posixpath.basename(name), config)]
-    found = [name for name in inside if _says_split(name, split)]
+    found = [name for name in inside if _names_split(name, split)]
     if found or split != _DEFAULT_SPLIT:
         return found
-    return [name for name in inside if not any(_says_split(name, other) for other in _OTHER_SPLITS)]
+    return [name for name in inside if not any(_names_split(name, other) for other in _OTHER_SPLITS)]
 
 
-def _says_split(name: str, split: str) -> bool:
+def _names_split(name: str, split: str) -> bool:
     return any(_has_word(part, split) for part in name.split("/"))
 
 
 def _has_word(part: str, word: str) -> bool:
-    """Whether `word` stands in the name of a file or folder between its ends, `-`, `_`, `.`, blanks and digits."""
+    """Whether the name of a file or folder has `word` between its ends, `-`, `_`, `.`, blanks and digits."""
     return re.search(rf"(?<![^-_. \d]){re.escape(word)}(?![^-_. \d])", part) is not None
 
 
 def _of_one_kind(names: list[str], dataset: HubDataset, place: str) -> list[str]:
-    """The same rows often lie there in two formats: taken together, each would count twice."""
+    """Repositories often hold the same rows in two formats: taken together, each row would count twice."""
     kinds = {suffix for suffix in SUFFIXES if any(name.endswith(suffix) for name in names)}
     if len(kinds) > 1:
-        kinds.discard(".txt")  # a licence or a list beside the data
+        kinds.discard(".txt")  # a licence or a list next to the data
     if len(kinds) > 1:
         raise UserError(
+            "contradiction",
             wanted=f"files of one kind for {_label(dataset)} in {place}",
-            got=f"{' and '.join(sorted(kinds))}: {few(names)}",
-            next_step="name the files with `files`",
+            got=f"{' and '.join(sorted(kinds))}: {_few(names)}",
+            next_step=_NAME_FILES,
         )
     return [name for name in names if name.endswith(tuple(kinds))]
 
 
-def visible(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes by path without what is hidden: a download by the hub's own tools leaves `.cache` in its folder."""
+def _visible(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by path without hidden files: a download by the hub's own tools leaves `.cache` in its folder."""
     return {name: size for name, size in sizes.items() if not any(part.startswith(".") for part in name.split("/"))}
 
 
 def _readable(sizes: Mapping[str, int]) -> dict[str, int]:
-    return {name: size for name, size in visible(sizes).items() if name.endswith(SUFFIXES)}
+    return {name: size for name, size in _visible(sizes).items() if name.endswith(SUFFIXES)}
 
 
 def _common_folder(patterns: Sequence[str]) -> str:
-    """The folder under which all matches lie: a listing of thousands of folders is many requests to the hub."""
+    """The folder that holds all matches: to list thousands of folders takes many requests to the hub."""
     fixed = [re.split(r"[*?\[]", pattern, maxsplit=1)[0] for pattern in patterns]
     return posixpath.commonpath([posixpath.dirname(prefix) for prefix in fixed])
 
@@ -244,9 +311,8 @@ def _label(dataset: HubDataset) -> str:
     return f"{dataset.name}{'' if dataset.config is None else ':' + dataset.config}, split {dataset.split}"
 
 
-def few(names: Collection[str], dataset: HubDataset | None = None) -> str:
-    """At most ten names, those nearest to the config that was asked for first."""
-    config = None if dataset is None else dataset.config
-    first = sorted(names) if config is None else difflib.get_close_matches(config, names, n=_MOST_NAMED, cutoff=0.0)
+def _few(names: Collection[str], nearest: str | None = None) -> str:
+    """At most ten names, those most like `nearest` first."""
+    first = sorted(names) if nearest is None else difflib.get_close_matches(nearest, names, n=_MOST_NAMED, cutoff=0.0)
     shown = ", ".join(first[:_MOST_NAMED]) or "none"
     return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"

@@ -6,15 +6,14 @@
     world = store.build("world", world, WorldConfig())
     packed = store.build("corpus", corpus, CorpusConfig(), world, tokenizer)
 
-`keys` turns name, function, version, config and input keys into the key; `locks` lets one process at a time make an
-artifact; `artifacts` reads and checks what is finished; `building` runs a stage, keeps what a kill leaves for the next
-start and renames the folder when it is complete. None of it knows what a stage does.
+`keys`: from name, function, version, config and input keys to the key. `artifacts`: reads and checks finished results.
+`building`: runs a stage, or reuses its result.
 """
 
+from common.disk import exclusive
 from common.store.artifacts import MANIFEST_FILE, Artifact, check_checksums, read_manifest
-from common.store.building import StageFunction, Store, Workspace, run_alone, say, stage
-from common.store.keys import artifact_key, content_hash
-from common.store.locks import exclusive
+from common.store.building import StageFunction, Store, Workspace, not_here, run_alone, say, stage
+from common.store.keys import artifact_key
 
 __all__ = [
     "MANIFEST_FILE",
@@ -24,8 +23,8 @@ __all__ = [
     "Workspace",
     "artifact_key",
     "check_checksums",
-    "content_hash",
     "exclusive",
+    "not_here",
     "read_manifest",
     "run_alone",
     "say",

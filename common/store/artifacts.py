@@ -1,7 +1,7 @@
-"""What is finished: an artifact is a folder with a manifest, and the manifest is written last.
+"""Finished artifacts: a folder with a manifest, which is written last. A folder without a manifest is no artifact.
 
-A folder without a manifest is no artifact. Reuse checks that every listed file is there with its size; a stage that is
-about to read an artifact checks the checksums as well. It builds nothing.
+Reuse checks that every listed file exists with its size; before a stage reads an artifact, its checksums are checked
+as well.
 """
 
 import json
@@ -11,9 +11,12 @@ from typing import Any
 
 from common.disk import files_under, sha256_of
 from common.errors import UserError
+from common.store.keys import FORMAT, reason_key
 
 MANIFEST_FILE = "manifest.json"
 SCRATCH_FOLDER = "scratch"
+NOT_HERE = "not_here"
+"""The fact that holds the reason of an artifact without a result."""
 
 _FIELDS = (
     *("name", "key", "function", "version", "config", "inputs"),
@@ -23,31 +26,42 @@ _FIELDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """A stage's finished result."""
+    """A stage's finished result, or the reason why the machine that ran the stage has none."""
 
     name: str
     """What the recipe calls it, such as "corpus"."""
     key: str
-    """Identity of everything that went into it: 64 hex digits."""
+    """Identity for readers, 64 hex digits: the manifest's `key`, or `reason_key` of it where `reason` is set."""
     folder: Path
-    """Where its files and its `manifest.json` lie."""
+    """Where its files and its `manifest.json` are."""
     manifest: dict[str, Any]
     """The manifest, as `read_manifest` returns it."""
 
+    @property
+    def reason(self) -> str | None:
+        """Why there is no result; None for a result."""
+        return self.manifest.get("facts", {}).get(NOT_HERE)
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a folder has a manifest; a model from elsewhere may hold files of any other name."""
+    return (path / MANIFEST_FILE).is_file()
+
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished artifact: `{name, key, function, version, config, inputs, facts, files, machine, ..}`.
+    """The manifest of an artifact: `{format, name, key, function, version, config, inputs, facts, files, machine, ..}`.
 
-    `seconds` and `peak_bytes` are those of the last start, which is not all of it where `resumed` is true.
+    `seconds` and `peak_bytes` are those of the last start, which is only a part of the work where `resumed` is true.
 
     Raises:
-        UserError: there is none, or it is broken; names the file.
+        UserError: "not-found", "damaged", or "unsupported" for an artifact of another version of this product.
     """
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
+            "not-found",
             wanted=f"a finished artifact in {folder}",
             got=f"no {MANIFEST_FILE} there",
             next_step="delete that folder and start again",
@@ -56,39 +70,53 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise _broken(path, str(error)) from error
     if not isinstance(manifest, dict):
         raise _broken(path, "no JSON object")
+    found = manifest.get("format")
+    if found != FORMAT:
+        raise UserError(
+            "unsupported",
+            wanted=f"an artifact of format {FORMAT} in {folder}",
+            got="one of an older format, without a number" if found is None else f"one of format {found}",
+            next_step="build the folder again with this version",
+        )
     missing = [field for field in _FIELDS if field not in manifest]
     if missing:
         raise _broken(path, f"no {', '.join(missing)}")
     return manifest
 
 
-def open_artifact(folder: Path, *, key: str) -> Artifact:
-    """The finished artifact in `folder`, every file there with its size.
+def key_of(manifest: dict[str, Any]) -> str:
+    """The key that readers of an artifact use: a reason has another one than the result that replaces it."""
+    return reason_key(manifest["key"]) if NOT_HERE in manifest["facts"] else manifest["key"]
+
+
+def open_artifact(folder: Path, *, key: str | None = None) -> Artifact:
+    """The finished artifact in `folder`, after a check that every file exists with its size.
+
+    Args:
+        key: what the manifest's `key` must be; None takes any.
 
     Raises:
-        UserError: the manifest is absent, broken or of another key, or a file is missing or of another size.
+        UserError: as `read_manifest`; "mismatch" for another key; "damaged" for a missing file or another size.
     """
     manifest = read_manifest(folder)
-    if manifest["key"] != key:
+    if key not in (None, manifest["key"]):
         raise UserError(
+            "mismatch",
             wanted=f"the artifact {key} in {folder}",
             got=f"another one, {manifest['key']}",
             next_step="delete that folder, or build in another one, and start again",
         )
     for name, listed in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise _damaged(path, wanted=f"{listed['bytes']:,} bytes", got="no such file", folder=folder)
-        if path.stat().st_size != listed["bytes"]:
-            got = f"{path.stat().st_size:,} bytes"
-            raise _damaged(path, wanted=f"{listed['bytes']:,} bytes", got=got, folder=folder)
-    return Artifact(name=manifest["name"], key=key, folder=folder, manifest=manifest)
+        got = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
+        if got != (wanted := f"{listed['bytes']:,} bytes"):
+            raise _damaged(path, wanted=wanted, got=got, folder=folder)
+    return Artifact(name=manifest["name"], key=key_of(manifest), folder=folder, manifest=manifest)
 
 
 def check_checksums(folder: Path) -> None:
-    """Raise UserError at the first file whose size or sha256 differs from the manifest's, naming it."""
-    artifact = open_artifact(folder, key=read_manifest(folder)["key"])
-    for name, listed in artifact.manifest["files"].items():
+    """Raise UserError ("damaged") at the first file whose size or sha256 differs from the manifest's."""
+    for name, listed in open_artifact(folder).manifest["files"].items():
         found = sha256_of(folder / name)
         if found != listed["sha256"]:
             raise _damaged(folder / name, wanted=f"sha256 {listed['sha256']}", got=found, folder=folder)
@@ -106,9 +134,14 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _damaged(path: Path, *, wanted: str, got: str, folder: Path) -> UserError:
     return UserError(
-        wanted=f"{wanted} in {path}, as its manifest lists", got=got, next_step=f"delete {folder} and start again"
+        "damaged",
+        wanted=f"{wanted} in {path}, as its manifest lists",
+        got=got,
+        next_step=f"delete {folder} and start again",
     )
 
 
 def _broken(path: Path, why: str) -> UserError:
-    return UserError(wanted=f"a whole manifest in {path}", got=why, next_step=f"delete {path.parent} and start again")
+    return UserError(
+        "damaged", wanted=f"a whole manifest in {path}", got=why, next_step=f"delete {path.parent} and start again"
+    )

@@ -1,9 +1,16 @@
-"""Running a stage: reuse what is finished, go on from what a kill left, rename the folder when it is complete.
+"""Running a stage: reuse a finished artifact, resume what a kill left, rename the folder when it is complete.
 
-A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are forced to disk, then the
-manifest, then `scratch/` goes and the folder gets its final name: at every moment there is the whole artifact or none.
-A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it can reuse of it.
-One that refuses its input or settings (InputError) leaves nothing, nor does one that had written nothing yet.
+A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are flushed to disk, then the
+manifest is written, `scratch/` is deleted and the folder gets its final name: at every moment there is the whole
+artifact or none. A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it
+can reuse of it. A stage that refuses its input or settings (InputError) leaves nothing, nor does one that has written
+nothing yet.
+
+A stage that cannot run on this machine returns `not_here(reason)`, and its artifact holds that reason and no files.
+Such an artifact is reused only while the stage's own test, `@stage(version=.., can_run=test)`, still gives a reason; on
+a machine where it gives None, the folder is emptied under the lock and the stage runs. Folder and manifest have the
+same key in both cases, so that a result also serves the machines that could not make it. Stages that read the artifact
+get another key for a reason (`key_of`), and so are built again when the result replaces it.
 """
 
 import contextlib
@@ -12,65 +19,79 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from common.device import Machine, probe
-from common.disk import files_under, flush_one, flush_to_disk, full_disk_error, replace_text
+from common.disk import exclusive, files_under, flush_one, flush_to_disk, full_disk_error, replace_text
 from common.errors import InputError, UserError
 from common.heap import retain_freed_memory, trim_freed_memory
 from common.launch import num_processes
 from common.metrics import peak_bytes, reset_peak
 from common.store.artifacts import (
     MANIFEST_FILE,
+    NOT_HERE,
     SCRATCH_FOLDER,
     Artifact,
     check_checksums,
+    is_artifact,
+    key_of,
     list_files,
     open_artifact,
     read_manifest,
 )
-from common.store.keys import artifact_key, content_hash, readable
-from common.store.locks import exclusive
+from common.store.keys import FORMAT, artifact_key, content_hash, readable, reason_key
 
 _MACHINE_FILE = "machine.json"
+_WAITING = "another process ({}) is at it; waiting for its result"
 
 StageFunction = Callable[..., dict[str, Any]]
-"""`f(config, workspace, *input_folders)`; a folder is None where the recipe leaves that input out. Returns facts: JSON
-for the manifest, where `tokens_per_s` also appears in the stage's line."""
+"""`f(config, workspace, *input_folders)`; the folder of an omitted input is None. Returns facts: JSON for the manifest,
+where `tokens_per_s` also appears in the stage's line."""
 
 Function = TypeVar("Function", bound=StageFunction)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspace:
-    """What a stage gets beside its config and its inputs."""
+    """What a stage gets in addition to its config and its inputs."""
 
     folder: Path
-    """Where it writes. May hold its own earlier work: resume from it. `scratch/` is there, and deleted at the end."""
+    """Where it writes. May hold its own earlier work, to resume from. Its `scratch/` exists, and goes at the end."""
     machine: Machine
     """What it computes on."""
 
 
-def stage(*, version: int) -> Callable[[Function], Function]:
-    """Mark a top-level function as a stage. A new `version` rebuilds what it made: raise it when the output changes."""
+def stage(*, version: int, can_run: Callable[[Any], str | None] | None = None) -> Callable[[Function], Function]:
+    """Mark a top-level function as a stage.
+
+    Args:
+        version: raise it when the output changes; a new version rebuilds everything that the stage made.
+        can_run: for stages that may return `not_here`: takes the stage's config and returns the reason why this machine
+            cannot run it, or None if it can.
+    """
 
     def mark(function: Function) -> Function:
-        function.__dict__["version"] = version
+        function.__dict__.update(version=version, can_run=can_run)
         return function
 
     return mark
 
 
+def not_here(reason: str) -> dict[str, Any]:
+    """The facts of a stage that cannot run on this machine; the stage may add others."""
+    return {NOT_HERE: reason}
+
+
 def say(line: str) -> None:
-    """Print a line at once, also where stdout is a file that someone follows."""
+    """Print a line and flush it, for readers that follow stdout in a file."""
     print(line, flush=True)
 
 
 class Store:
-    """A build folder: `<root>/<name>-<key8>/` an artifact, `<root>/machine.json` what computes."""
+    """A build folder: `<root>/<name>-<key8>/` for each artifact, and `<root>/machine.json`."""
 
     def __init__(self, root: Path, *, report: Callable[[str], None] = say) -> None:
         self.root = root
@@ -78,39 +99,35 @@ class Store:
 
     @cached_property
     def machine(self) -> Machine:
-        """Measured for the first stage that really runs; a finished build is read without it."""
+        """Measured for the first stage that runs; reading a finished build does not need it."""
         return probe(self.root / _MACHINE_FILE)
 
     def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
-        """The artifact that `function` makes of `config` and `inputs`: as it was made before, or made now.
+        """The artifact that `function` makes of `config` and `inputs`: reused if it is finished, else made now.
 
         Raises:
-            UserError: a damaged artifact, a full disk, or what the stage itself refuses. What was finished stays, but
-                for an InputError.
+            UserError: a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
+                after an InputError, the work of the refused stage are kept.
         """
+        return self._job(name, function, config, inputs).obtain(lambda: self.machine, self._report)
+
+    def expected(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
+        """What `build` would return, without building: the finished artifact, or its key and folder with no manifest.
+
+        Raises:
+            UserError: a damaged artifact, or a library that should be installed (from the stage's `can_run`).
+        """
+        return self._job(name, function, config, inputs).expected()
+
+    def _job(self, name: str, function: StageFunction, config: Any, inputs: Sequence[Artifact | None]) -> "_Job":
         keys = [None if artifact is None else artifact.key for artifact in inputs]
+        folders = [None if artifact is None else artifact.folder for artifact in inputs]
         key = _key(name, function, config, keys)
-        folder = self.root / f"{name}-{key[:8]}"
-        job = _Job(
-            name=name,
-            function=function,
-            config=config,
-            key=key,
-            inputs=keys,
-            input_folders=[None if artifact is None else artifact.folder for artifact in inputs],
-            folder=folder,
-            partial=folder.with_name(folder.name + ".partial"),
-            lock=folder.with_name(folder.name + ".lock"),
-        )
-        return job.obtain(lambda: self.machine, self._report)
+        return _Job(name, function, config, key, keys, folders, folder=self.root / f"{name}-{key[:8]}")
 
 
 def run_alone(
-    function: StageFunction,
-    config: Any,
-    out: Path,
-    *inputs: Path | None,
-    report: Callable[[str], None] = say,
+    function: StageFunction, config: Any, out: Path, *inputs: Path | None, report: Callable[[str], None] = say
 ) -> Artifact:
     """One stage by itself, into exactly `out`: the rules of `Store.build`, for `python -m distill ...` and the like.
 
@@ -118,64 +135,57 @@ def run_alone(
         inputs: folders (or files) that the stage reads; an artifact counts by its key, anything else by its content.
 
     Raises:
-        UserError: as `Store.build`, and when `out` holds something else already: nothing is ever overwritten.
+        UserError: as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
     """
-    out = Path(os.path.abspath(out))  # "." and ".." have no name of their own to put a partial folder beside
+    out = Path(os.path.abspath(out))  # "." and ".." have no name that a partial folder could be derived from
     keys = [None if path is None else _input_key(path) for path in inputs]
     key = _key(function.__name__, function, config, keys)
     _refuse_other_content(out, key)
-    # The key in the partial's name: a run with other settings must not resume from this one's checkpoints.
-    partial = out.with_name(f"{out.name}-{key[:8]}.partial")
-    job = _Job(
-        name=function.__name__,
-        function=function,
-        config=config,
-        key=key,
-        inputs=keys,
-        input_folders=list(inputs),
-        folder=out,
-        partial=partial,
-        lock=out.with_name(out.name + ".lock"),
-    )
-    return job.obtain(lambda: probe(partial / SCRATCH_FOLDER / _MACHINE_FILE), report)
+    job = _Job(function.__name__, function, config, key, keys, inputs, folder=out)
+    return job.obtain(lambda: probe(job.partial / SCRATCH_FOLDER / _MACHINE_FILE), report)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
-    """One stage that is wanted: what to run on what, and the names of its folders."""
+    """One stage to run: the function, what it reads and the folder that it fills."""
 
     name: str
     function: StageFunction
     config: Any
     key: str
-    inputs: list[str | None]
+    inputs: Sequence[str | None]
     input_folders: Sequence[Path | None]
     folder: Path
-    partial: Path
-    lock: Path
+
+    @property
+    def partial(self) -> Path:
+        """Named by the key: a run with other settings must not resume from this one's checkpoints."""
+        stem = self.folder.name.removesuffix(f"-{self.key[:8]}")
+        return self.folder.with_name(f"{stem}-{self.key[:8]}.partial")
 
     def obtain(self, machine: Callable[[], Machine], report: Callable[[str], None]) -> Artifact:
         if num_processes() > 1:
             raise UserError(
+                "contradiction",
                 wanted="one process for a stage: its folder has one owner",
                 got=f"WORLD_SIZE {num_processes()} in the environment",
                 next_step="start it without torchrun or accelerate launch",
             )
-        left_over = self.partial.exists() or self.lock.exists()
-        if _holds_something(self.folder) and not left_over:
-            return self._reuse(report)
+        lock = self.folder.with_name(self.folder.name + ".lock")
+        if not self.partial.exists() and not lock.exists() and (finished := self._finished()):
+            return self._reported(finished, report, "done before")
         with _full_disk_named(self.partial):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(self.lock, on_wait=lambda holder: report(self._waiting(holder))):
-                # Looked at again under the lock: the process that we waited for may have made it.
-                if _holds_something(self.folder):
-                    artifact = self._reuse(report)
+            with exclusive(lock, on_wait=lambda holder: self._say(_WAITING.format(holder), report)):
+                # Checked again under the lock: another process may have made it in the meantime.
+                if finished := self._finished():
                     shutil.rmtree(self.partial, ignore_errors=True)
-                    return artifact
+                    return self._reported(finished, report, "done before")
+                self._drop_outdated_reason()
                 resumed = self.partial.exists()
                 (self.partial / SCRATCH_FOLDER).mkdir(parents=True, exist_ok=True)
-                # A manifest in a partial folder: killed between the last write and the rename. Only those remain.
-                if not (self.partial / MANIFEST_FILE).exists():
+                # A manifest in a partial folder: killed between the manifest's write and the rename, which remains.
+                if not is_artifact(self.partial):
                     try:
                         self._work(machine(), resumed=resumed)
                     except UserError as error:
@@ -183,19 +193,53 @@ class _Job:
                         raise
                 return self._complete(report)
 
+    def expected(self) -> Artifact:
+        if finished := self._finished():
+            return finished
+        key = self.key if self._reason() is None else reason_key(self.key)
+        return Artifact(name=self.name, key=key, folder=self.folder, manifest={})
+
+    def _reason(self) -> str | None:
+        """Why this machine cannot run the stage, by the stage's own test."""
+        can_run = self.function.__dict__["can_run"]
+        return None if can_run is None else can_run(self.config)
+
+    def _finished(self) -> Artifact | None:
+        """The artifact, if it is finished and no outdated reason."""
+        if not _holds_something(self.folder):
+            return None
+        artifact = open_artifact(self.folder, key=self.key)
+        return None if self._is_outdated(artifact) else artifact
+
+    def _is_outdated(self, artifact: Artifact) -> bool:
+        """Whether it holds a reason that is not true here."""
+        return artifact.reason is not None and self._reason() is None
+
+    def _drop_outdated_reason(self) -> None:
+        """Remove what another machine, or this one in an earlier state, has left instead of a result."""
+        if is_artifact(self.folder):  # by renaming first, so that a kill in between leaves no damaged artifact
+            shutil.rmtree(self.partial, ignore_errors=True)
+            os.rename(self.folder, self.partial)
+        if is_artifact(self.partial) and self._is_outdated(open_artifact(self.partial, key=self.key)):
+            shutil.rmtree(self.partial)
+
     def _work(self, machine: Machine, *, resumed: bool) -> None:
         for folder in self.input_folders:
-            if folder is not None and _is_artifact(folder):
+            if folder is not None and is_artifact(folder):
                 check_checksums(folder)
         for half_written in self.partial.glob(f"{MANIFEST_FILE}.*"):
             half_written.unlink()
         if machine.device == "cpu":
             retain_freed_memory()
-        trim_freed_memory()  # what earlier stages kept is not this one's peak
+        trim_freed_memory()  # what earlier stages kept must not count in this one's peak
         reset_peak()
         start = time.perf_counter()
         facts = self.function(self.config, Workspace(folder=self.partial, machine=machine), *self.input_folders)
+        if NOT_HERE in facts:
+            assert self.function.__dict__["can_run"], f"{self.name} gives a reason: mark it with @stage(can_run=..)"
+            _remove_files(self.partial)  # of a start on a machine that could run it
         manifest = {
+            "format": FORMAT,
             "name": self.name,
             "key": self.key,
             "function": _function_name(self.function),
@@ -214,7 +258,7 @@ class _Job:
         replace_text(self.partial / MANIFEST_FILE, text + "\n")
 
     def _remove_useless(self, error: UserError) -> None:
-        """The partial folder of a refused run goes when no later start can use what is in it."""
+        """Remove the partial folder of a refused run if no later start can use its content."""
         written = (path.relative_to(self.partial).parts for path in files_under(self.partial))
         if isinstance(error, InputError) or all(parts == (SCRATCH_FOLDER, _MACHINE_FILE) for parts in written):
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -227,17 +271,16 @@ class _Job:
         flush_one(self.folder.parent)
         manifest = artifact.manifest
         speed = manifest["facts"].get("tokens_per_s")
-        line = f"{self.name:<16}  {manifest['seconds']:8.1f} s  peak {manifest['peak_bytes'] / 2**30:5.2f} GiB"
-        report(line + (f"  {speed:,.0f} tok/s" if speed else ""))
-        return Artifact(name=self.name, key=self.key, folder=self.folder, manifest=manifest)
+        said = f"{manifest['seconds']:8.1f} s  peak {manifest['peak_bytes'] / 2**30:5.2f} GiB"
+        said += f"  {speed:,.0f} tok/s" if speed else ""
+        return self._reported(replace(artifact, folder=self.folder), report, said)
 
-    def _reuse(self, report: Callable[[str], None]) -> Artifact:
-        artifact = open_artifact(self.folder, key=self.key)
-        report(f"{self.name:<16}  done before")
+    def _reported(self, artifact: Artifact, report: Callable[[str], None], said: str) -> Artifact:
+        self._say(said if artifact.reason is None else f"not here: {artifact.reason}", report)
         return artifact
 
-    def _waiting(self, holder: str) -> str:
-        return f"{self.name:<16}  another process ({holder}) is at it; waiting for its result"
+    def _say(self, text: str, report: Callable[[str], None]) -> None:
+        report(f"{self.name:<16}  {text}")
 
 
 def _key(name: str, function: StageFunction, config: Any, inputs: Sequence[str | None]) -> str:
@@ -250,27 +293,33 @@ def _function_name(function: StageFunction) -> str:
 
 
 def _input_key(path: Path) -> str:
-    return read_manifest(path)["key"] if _is_artifact(path) else content_hash(path, where="an input")
-
-
-def _is_artifact(path: Path) -> bool:
-    """Whether a folder claims to be ours; a model from elsewhere may have files of any name but this."""
-    return (path / MANIFEST_FILE).is_file()
+    return key_of(read_manifest(path)) if is_artifact(path) else content_hash(path, where="an input")
 
 
 def _holds_something(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
+def _remove_files(partial: Path) -> None:
+    for path in partial.iterdir():
+        if path.is_dir() and path.name != SCRATCH_FOLDER:
+            shutil.rmtree(path)
+        elif not path.is_dir():
+            path.unlink()
+
+
 def _refuse_other_content(out: Path, key: str) -> None:
     if not _holds_something(out):
         return
-    if not _is_artifact(out) or read_manifest(out)["key"] != key:
-        raise UserError(
-            wanted=f"a new or empty folder at {out}, or the same result from before",
-            got="one that holds something else, or was made with other inputs or settings",
-            next_step="choose another --out, or delete it",
-        )
+    with contextlib.suppress(UserError):  # no artifact, a damaged one or one of another version: not ours to replace
+        if read_manifest(out)["key"] == key:
+            return
+    raise UserError(
+        "exists",
+        wanted=f"a new or empty folder at {out}, or the same result from before",
+        got="one that holds something else, or was made with other inputs or settings",
+        next_step="choose another --out, or delete it",
+    )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""Identities: what a config, a file and a stage's result are called by their content.
+"""Keys: the identity of a stage's result, computed from the content of everything that went into it.
 
-The key of an artifact is the sha256 of (name, function, version, whole config, input keys). A path in a config counts
-by what it holds, so that a build folder or a user's text may move. Every field counts: none is chosen by hand, so none
-can be forgotten. It knows no build folder and runs nothing.
+The key of an artifact is the sha256 of (FORMAT, name, function, version, whole config, input keys). A path in a config
+counts by its content, so a build folder or a user's text may move. Every field counts: no list of fields is kept by
+hand, so no field can be forgotten.
 """
 
 import dataclasses
@@ -17,6 +17,10 @@ from typing import Any, cast
 from common.disk import files_under, sha256_of
 from common.errors import UserError
 
+FORMAT = 2
+"""Layout of artifacts and manifests, part of every key. A new number makes the artifacts of older versions unreachable:
+a build finds none of them and makes all again."""
+
 
 def artifact_key(name: str, function: str, version: int, config: Any, inputs: Sequence[str | None]) -> str:
     """The identity of a stage's result, 64 hex digits.
@@ -26,10 +30,15 @@ def artifact_key(name: str, function: str, version: int, config: Any, inputs: Se
         function: the stage as "module:function".
         version: the stage's own version.
         config: a frozen dataclass (or any value that `canonical` takes).
-        inputs: keys of the artifacts that the stage reads, in order; None for an input that is left out.
+        inputs: keys of the artifacts that the stage reads, in order; None for an omitted input.
     """
-    identity = [name, function, version, canonical(config), list(inputs)]
+    identity = [FORMAT, name, function, version, canonical(config), list(inputs)]
     return hashlib.sha256(json.dumps(identity, separators=(",", ":")).encode()).hexdigest()
+
+
+def reason_key(key: str) -> str:
+    """The key that readers use for the artifact `key` while it holds a reason (`not_here`) and not a result."""
+    return hashlib.sha256(f"{key}not_here".encode()).hexdigest()
 
 
 def canonical(value: Any, *, where: str = "config") -> Any:
@@ -88,18 +97,16 @@ def readable(value: Any) -> Any:
 
 
 def content_hash(path: Path, *, where: str = "path") -> str:
-    """Hex sha256 of a file's bytes, or of a folder's sorted (relative path, file hash) list; its own name is left out.
+    """Hex sha256 of a file's bytes, or of a folder's sorted list of (relative path, file hash), without its own name.
 
     Raises:
-        UserError: nothing is there; `where` names the field that asked for it.
+        UserError: `path` does not exist; `where` names the field that holds it.
     """
     if path.is_file():
         return sha256_of(path)
     if not path.is_dir():
         raise UserError(
-            wanted=f"a file or folder for {where}",
-            got=f"nothing at {path}",
-            next_step="correct the path and start again",
+            "not-found", wanted=f"a file or folder for {where}", got=f"nothing at {path}", next_step="correct the path"
         )
     listing = [[file.relative_to(path).as_posix(), sha256_of(file)] for file in files_under(path)]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
@@ -107,5 +114,7 @@ def content_hash(path: Path, *, where: str = "path") -> str:
 
 def _finite(value: float, where: str) -> float:
     if not math.isfinite(value):
-        raise UserError(wanted=f"a finite number for {where}", got=repr(value), next_step="correct the recipe")
+        raise UserError(
+            "not-finite", wanted=f"a finite number for {where}", got=repr(value), next_step="correct the recipe"
+        )
     return value

@@ -8,13 +8,13 @@ from typing import Any
 from common.cli import HelpWithDefaults
 from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
+from common.known_sets import terms_of
 from common.provenance import Terms
 from common.rows import SUFFIXES, data_files
 from common.sources import local_mirror, parse_name, require_weights, resolve
 from common.splits import Shares
 from common.store import run_alone
 from distill.corpus.config import CorpusConfig, TextSource
-from distill.corpus.published import terms_of
 from distill.corpus.stage import corpus, own_name
 from distill.text.cleaning import CleaningConfig
 from distill.text.quality import QualityConfig

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.duplicates import NearDuplicatesConfig
-from common.errors import UserError
+from common.errors import UserError, require_at_least
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms
 from common.rows import MAX_BAD_SHARE
-from common.sources import HubFiles
+from common.sources import Found, HubDataset, HubFiles, found_files
 from common.splits import Shares
 from distill.text.cleaning import CleaningConfig
 from eval.decontamination import DecontaminationConfig
@@ -21,8 +21,9 @@ class TextSource:
 
     terms: Terms
     """Its name in cards, licence and obligations."""
-    files: tuple[Path, ...] | HubFiles
-    """Local files, which count by content, or files of a hub dataset at one commit, fetched one at a time."""
+    files: tuple[Path, ...] | HubFiles | HubDataset
+    """Local files, which count by content; files of a hub data set at one commit, fetched one at a time; or the name of
+    a data set, in a recipe whose sources are not resolved yet."""
     weight: float | None = None
     """Share of the documents' characters, against the other sources' weights: documents are written in such an order
     that any beginning of train holds the sources in this ratio, until one of them ends. None for all of them: one after
@@ -31,14 +32,27 @@ class TextSource:
     """Whether the quality rules, which are for Japanese, apply; false for English or code."""
     text_field: str = "text"
     """The column that holds the text."""
+    max_files: int | None = None
+    """Of a data set on the hub only the first files, by path; None takes all. A set may be larger than any disk."""
 
     def __post_init__(self) -> None:
+        require_at_least(1, max_files=self.max_files)
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(
                 wanted=f"a weight above 0 for {self.terms.name}",
                 got=str(self.weight),
                 next_step="Correct the weight, or leave the source out.",
             )
+
+    @property
+    def found(self) -> Found:
+        """Its files; UserError where only the data set's name is known."""
+        return found_files(self.files)
+
+    @property
+    def num_files(self) -> int:
+        """How many files it has."""
+        return len(self.found.files if isinstance(self.found, HubFiles) else self.found)
 
     @property
     def revision(self) -> str | None:

@@ -162,11 +162,7 @@ class CheckingValues:
 
 def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
     """Every file as (place of its source, place in the source), in order."""
-    return [
-        (number, place)
-        for number, source in enumerate(sources)
-        for place in range(len(source.files.files if isinstance(source.files, HubFiles) else source.files))
-    ]
+    return [(number, place) for number, source in enumerate(sources) for place in range(source.num_files)]
 
 
 def _batches(
@@ -180,13 +176,13 @@ def _batches(
     for number, place in files:
         if start is not None and (number, place) < start[:2]:
             continue
-        source = sources[number]
+        source, found = sources[number], sources[number].found
         after = start[2] if start is not None and (number, place) == start[:2] else 0
         with ExitStack() as stack:
-            if isinstance(source.files, HubFiles):
-                path = stack.enter_context(fetched(source.files, source.files.files[place], scratch / "fetched"))
+            if isinstance(found, HubFiles):
+                path = stack.enter_context(fetched(found, found.files[place], scratch / "fetched"))
             else:
-                path = source.files[place]
+                path = found[place]
             for rows, size in _groups(raw_rows(path, after=after), source.text_field):
                 places.append((number, (number, place, rows[-1][0]), size))
                 yield Batch(
@@ -249,7 +245,8 @@ def _are_few(sources: Sequence[TextSource]) -> bool:
     """Whether all files together are small."""
     size = 0
     for source in sources:
-        if isinstance(source.files, HubFiles):
+        found = source.found
+        if isinstance(found, HubFiles):
             return False
-        size += sum(path.stat().st_size for path in source.files if path.is_file())
+        size += sum(path.stat().st_size for path in found if path.is_file())
     return size < _FEW_BYTES

@@ -58,25 +58,15 @@ class ReportConfig:
 
 
 @stage(version=7)
-def report(
-    config: ReportConfig,
-    workspace: Workspace,
-    world: Path,
-    corpus: Path,
-    conversations: Path | None,
-    teacher: Path | None,
-    student_before: Path | None,
-    base: Path | None,
-    chat: Path,
-    gguf: Path,
-    coreml: Path,
-    evaluation: Path,
-    *others: Path | None,
-) -> dict[str, Any]:
+def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
-    The inputs are the artifacts that the report describes, and `world`, whose manifest names the benchmarks that could
-    not be asked. `others` are stages of a recipe's own: the report lists them among the stages.
+    Args:
+        config: content that is in no manifest.
+        workspace: where to write.
+        inputs: artifacts in the order of the build, None for an absent one; a manifest has the artifact's name.
+            `corpus`, `chat`, `gguf`, `coreml` and `evaluation` are needed. Of `world` only the benchmarks that could
+            not be asked are reported.
 
     Returns:
         `artifacts`, the number of files for phones, and `not_measured`, the number of gaps, each with a reason.
@@ -84,19 +74,8 @@ def report(
     Raises:
         UserError: an input without a complete manifest, or an evaluation file that is absent or broken.
     """
-    folders: dict[str, Path | None] = {
-        "corpus": corpus,
-        "teacher": teacher,
-        "student_before": student_before,
-        "base": base,
-        "conversations": conversations,
-        "chat": chat,
-        "gguf": gguf,
-        "coreml": coreml,
-        **{read_manifest(folder)["name"]: folder for folder in others if folder is not None},
-        "evaluation": evaluation,
-    }
-    left_out = read_manifest(world)["facts"].get("left_out", {})
+    folders = {str(read_manifest(folder)["name"]): folder for folder in inputs if folder is not None}
+    left_out = read_manifest(folders.pop("world"))["facts"].get("left_out", {}) if "world" in folders else {}
     content = assemble(config, folders, machine=workspace.machine.to_json(), left_out=left_out)
     replace_text(workspace.folder / "report.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
     write_pages(content, workspace.folder)
@@ -105,7 +84,7 @@ def report(
 
 def assemble(
     config: ReportConfig,
-    folders: Mapping[str, Path | None],
+    folders: Mapping[str, Path],
     *,
     machine: Mapping[str, Any],
     left_out: Mapping[str, str] | None = None,
@@ -121,7 +100,6 @@ def assemble(
     manifests = collect.load_manifests(folders)
     here, *others = collect.machines(manifests, machine)
     evaluation = folders["evaluation"]
-    assert evaluation is not None
     files = collect.artifacts(manifests)
     order = [*collect.TRAINED, *(file["path"] for file in files)]
     measured = {name: _in_order(collect.read_json(evaluation / f"{name}.json"), order) for name in MEASURED}

@@ -60,7 +60,7 @@ class Cleaning:
         tallies = self._tallies
         for source in self._sources:
             if source.kind == "lmsys":
-                check_lmsys(source.files, source.original)
+                check_lmsys(source.found, source.original)
         # A template that refuses every conversation is no fault of the rows.
         self._tokenizer.render([{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}])
         if self._config.benchmarks is not None:
@@ -124,8 +124,8 @@ class Cleaning:
     def _read(self, source: ConversationSource, tally: Tally) -> Iterator[Row]:
         config = self._config
         if source.kind == "lmsys":
-            return read_lmsys(source.files, source.original, tally, config.lmsys, self._scratch, config.max_bad_share)
-        return read_chat(files_of(source.files, self._scratch), tally, config.lmsys)
+            return read_lmsys(source.found, source.original, tally, config.lmsys, self._scratch, config.max_bad_share)
+        return read_chat(files_of(source.found, self._scratch), tally, config.lmsys)
 
     def _judge(self, row: Row, tally: Tally) -> tuple[bytes, Row, int] | None:
         """Digest, row and tokens of a conversation that passes; None where a rule booked it."""

@@ -16,7 +16,7 @@ from instruct.conversations.config import ConversationsConfig, ConversationSourc
 from instruct.conversations.filters import FiltersConfig
 from instruct.conversations.lmsys import PASSPHRASE_VARIABLE
 from instruct.conversations.lmsys_rows import LmsysConfig
-from instruct.conversations.published import known_sets, published_source
+from instruct.conversations.published import published_source, set_names
 from instruct.conversations.stage import conversations
 
 Subparsers = Any  # argparse's own class for this is private
@@ -28,7 +28,7 @@ def add_verb(subparsers: Subparsers) -> None:
         "conversations",
         help="check, render and pack conversations",
         description="Writes documents/, packed/, tokenizer/ and data_card.json, which tells what was removed and why.",
-        epilog=f"Known sets: {', '.join(known_sets())}. The LMSYS set takes its passphrase from the environment "
+        epilog=f"Known sets: {', '.join(set_names())}. The LMSYS set takes its passphrase from the environment "
         f"variable {PASSPHRASE_VARIABLE} and needs your own copy of lmsys/lmsys-chat-1m.",
         formatter_class=HelpWithDefaults,
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
+from common.known_sets import terms_of
 from common.provenance import Terms
 from common.rows import MAX_BAD_SHARE
-from common.sources import HubFiles
+from common.sources import Found, HubDataset, HubFiles, found_files
 from common.splits import Shares
 from eval.decontamination import DecontaminationConfig
 from instruct.conversations.filters import FiltersConfig
@@ -26,8 +27,9 @@ class ConversationSource:
     """What cards and reports call it; never a path."""
     kind: Literal["auto", "lmsys"] = "auto"
     """`auto`: chat files, whose columns tell the layout. `lmsys`: answers and encrypted instructions to join."""
-    files: tuple[Path, ...] | HubFiles
-    """Its files, or those of the hub; a folder stands for its `conversations.jsonl`."""
+    files: tuple[Path, ...] | HubFiles | HubDataset
+    """Local files (of a folder its `conversations.jsonl`); files of the hub; or the name of a known set, in a recipe
+    whose sources are not resolved yet."""
     original: tuple[Path, ...] | HubFiles = ()
     """For `lmsys`: the files of the user's own copy of lmsys-chat-1m."""
     weight: float | None = None
@@ -46,6 +48,18 @@ class ConversationSource:
             )
         if self.files == ():
             raise UserError(wanted=f"files of {self.name}", got="none", next_step="Name at least one.")
+
+    @property
+    def found(self) -> Found:
+        """Its files; UserError where only the set's name is known."""
+        return found_files(self.files)
+
+
+def hub_conversations(name: str, *, config: str | None = None, weight: float | None = None) -> ConversationSource:
+    """A set of conversations that is known by name, before its files are resolved."""
+    whole = name if config is None else f"{name}:{config}"
+    dataset = HubDataset(name=name, config=config)
+    return ConversationSource(name=whole, files=dataset, weight=weight, terms=terms_of(whole))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

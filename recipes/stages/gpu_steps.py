@@ -37,7 +37,6 @@ from distill.student_loss import StudentLoss
 from distill.taid import TaidConfig
 from distill.teacher import OnlineTeacher
 from recipes.rehearsal_places import Places, on_device, places_of
-from recipes.sizes import step_operations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -258,6 +257,8 @@ class _Run:
 
     def operations(self, batches: Sequence[VarlenBatch]) -> float:
         """Floating-point operations of the products of one step."""
+        from recipes.plan.gguf_bytes import step_operations
+
         lengths = [length for real in batches for length in real.lengths]
         student, teacher = self._geometries
         return step_operations(student, lengths, vocabulary=self._vocabulary, passes=3) + step_operations(

@@ -17,9 +17,9 @@ from common.disk import free_bytes
 from common.errors import UserError
 from common.metrics import progress
 from common.provenance import DataSource, Terms, write_sources
-from common.sources import Found, HubFiles, fetch
+from common.sources import Found, HubFiles, HubModel, fetch, found_files
 from common.sources.integrity import require_whole, tensor_shapes
-from common.sources.select_models import INDEX_FILE
+from common.sources.select import INDEX_FILE
 from common.store import Workspace, stage
 
 SPARE_BYTES = 2**30
@@ -30,10 +30,25 @@ SPARE_BYTES = 2**30
 class PublishedModelConfig:
     """Which files, resolved."""
 
-    files: Found
-    """Files of the hub at one commit, or local files, which count by content."""
+    files: Found | HubModel
+    """Files of the hub at one commit; local files, which count by content; or the model's name, in a recipe whose
+    sources are not resolved yet."""
     terms: Terms
     """Name, licence and obligations."""
+
+
+def published(name: str, *, licence: str, attribution: str, obligations: tuple[str, ...] = ()) -> PublishedModelConfig:
+    """A model of the hub with its terms, before its files are resolved.
+
+    Args:
+        name: `org/name`.
+        licence: SPDX identifier or the publisher's own name.
+        attribution: the line that is shown with whatever is made of it.
+        obligations: what users who pass on a model that was made or taught by it must do, a sentence each.
+    """
+    url = f"https://huggingface.co/{name}"
+    terms = Terms(name=name, licence=licence, url=url, attribution=attribution, obligations=obligations)
+    return PublishedModelConfig(files=HubModel(name=name), terms=terms)
 
 
 @stage(version=1)
@@ -46,16 +61,17 @@ def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[
     Raises:
         UserError: no access, no network, no room on the disk; weights that are incomplete or not what the index lists.
     """
-    if isinstance(config.files, HubFiles):
+    files = found_files(config.files)
+    if isinstance(files, HubFiles):
         here = sum(path.stat().st_size for path in workspace.folder.iterdir() if path.is_file())
-        _require_room(workspace.folder, config.files.bytes - here, config.terms.name)
-        for file in progress(config.files.files, label=config.terms.name, unit="files"):
+        _require_room(workspace.folder, files.bytes - here, config.terms.name)
+        for file in progress(files.files, label=config.terms.name, unit="files"):
             if not (workspace.folder / file).is_file():  # a file has its name once it is whole and checked
-                fetch(config.files, file, workspace.folder / file)
+                fetch(files, file, workspace.folder / file)
     else:
-        _place(config.files, workspace.folder, config.terms.name)
+        _place(files, workspace.folder, config.terms.name)
     num_parameters = _checked(workspace.folder, config.terms.name)
-    revision = config.files.revision if isinstance(config.files, HubFiles) else None
+    revision = files.revision if isinstance(files, HubFiles) else None
     fields = {name: getattr(config.terms, name) for name in ("name", "licence", "url", "attribution", "obligations")}
     write_sources(workspace.folder, [DataSource(**fields, stage="model", revision=revision)])
     return {

@@ -14,7 +14,7 @@ from export.gguf_file import inspect, write_f16
 from export.model_folder import Checkpoint
 from export.quantize import FILE_TYPES, quantize
 from export.vocabulary import read_vocabulary
-from recipes.sizes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
+from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
 
 
 def geometry(*, layers: int = 28, rows: int = 151_936, tied: bool = True) -> ModelShape:

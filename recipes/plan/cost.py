@@ -1,9 +1,9 @@
-"""What training costs: floating-point operations, bytes on each GPU, hours. Pure functions of a `Run`.
+"""What a training run costs: floating-point operations, bytes on each GPU, hours. Pure functions of a `Run`.
 
-Operations are those of the matrix products; what has no product (norms, softmax, the optimizer) is a few per cent and
-is in the utilisation. Nothing is computed twice: the fused loss forms the head's gradient within its forward pass, and
-no block is run again for its backward pass, so recomputation is 0. Bytes on a GPU are a count of the tensors that are
-known to be there, and an estimate where autograd decides; what each part is stands beside it.
+FLOPs are those of the matrix products. What has no product (norms, softmax, the optimizer) is a few per cent and is
+part of the utilisation. Nothing is computed twice: the fused loss forms the head's gradient within its forward pass,
+and no block is run again for its backward pass. Bytes on a GPU are a count of the tensors that are known to be there,
+and an estimate where autograd decides.
 """
 
 import tomllib
@@ -14,17 +14,54 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from common.model_shape import ModelShape
-from recipes.plan_work import Run
+from common.model_shape import ModelShape, forward_flops
 
 FLOAT32, BFLOAT16 = 4, 2
 TRAINED_BYTES = 16
 """Bytes a trained parameter: float32 weight, gradient and the two moments of AdamW."""
 LOGIT_TEMPORARIES = 7
-"""Float32 tensors of a chunk's logits at one time on a GPU, where a chunk is one block: both sides, TAID's target, both
-log-softmaxes, one softmax and a product. Counted in `common.divergences.soft_cross_entropy`."""
+"""Float32 tensors of a chunk's logits that exist at once on a GPU, where a chunk is one block: both sides, TAID's
+target, both log-softmaxes, one softmax and a product. Counted in `common.divergences.soft_cross_entropy`."""
 OVERHEAD_BYTES = 2 * 2**30
-"""Of each GPU in use: CUDA's context, its libraries' work spaces and what the allocator cannot use. An estimate."""
+"""Of each GPU in use: CUDA's context, the work spaces of its libraries and what the allocator cannot use. Estimate."""
+GPU_CHUNK_TOKENS = 512
+"""Chunk of the loss on a GPU and in float32 (`common.fused_linear_loss`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training run."""
+
+    stage: str
+    """The artifact that it makes."""
+    student: ModelShape
+    """The model that is trained."""
+    teacher: ModelShape | None
+    """The frozen model whose logits are the target."""
+    vocab_size: int
+    """Columns of the logits: ids of the tokenizer, to which both heads are cropped."""
+    steps: int
+    """Optimizer steps."""
+    rows_per_step: int
+    """Packed rows of one step."""
+    sequence_tokens: int
+    """Tokens of a row."""
+    micro_batch_rows: int
+    """Rows of one forward pass."""
+    chunk_tokens: int
+    """Tokens whose logits exist at once."""
+    saved_dtype_bytes: int
+    """Bytes a weight in the finished checkpoint."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run, full rows: packing leaves a few per cent free."""
+        return self.steps * self.rows_per_step * self.sequence_tokens
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of one forward pass, at most."""
+        return min(self.micro_batch_rows, self.rows_per_step) * self.sequence_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +79,9 @@ class Gpu:
     source: str
     """Of peak and memory."""
 
-    def hours(self, operations: float) -> float:
-        """Hours for so many operations on one of it."""
-        return operations / (self.peak_flop_per_s * self.utilisation) / 3600
+    def hours(self, flops: float) -> float:
+        """Hours for this work on one of it."""
+        return flops / (self.peak_flop_per_s * self.utilisation) / 3600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +93,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Operations:
+class Flops:
     """Floating-point operations of a training run by pass."""
 
     teacher_forward: float
@@ -86,32 +123,19 @@ def _hardware() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
 
 
-def forward_operations(geometry: ModelShape, *, ids: int, sequence_tokens: int) -> float:
-    """Operations of one token's forward pass, head included.
-
-    Args:
-        geometry: the model.
-        ids: rows of the head that are multiplied.
-        sequence_tokens: length of its row. A token sees half of it on average, if one document fills it: attention is
-            counted so, and shorter documents need less.
-    """
-    attention = 2 * 2 * (sequence_tokens / 2) * geometry.attention * geometry.num_hidden_layers
-    return 2 * (geometry.block_matrices() + ids * geometry.hidden_size) + attention
-
-
-def operations(run: Run) -> Operations:
-    """All operations of a run. A backward pass has two products where the forward pass has one."""
-    sizes = {"ids": run.ids, "sequence_tokens": run.sequence_tokens}
-    student = run.tokens * forward_operations(run.student, **sizes)
-    return Operations(
-        teacher_forward=0.0 if run.teacher is None else run.tokens * forward_operations(run.teacher, **sizes),
+def flops(run: Run) -> Flops:
+    """FLOPs of a whole run. A backward pass has two products where the forward pass has one."""
+    sizes = {"vocab_size": run.vocab_size, "sequence_tokens": run.sequence_tokens}
+    student = run.tokens * forward_flops(run.student, **sizes)
+    return Flops(
+        teacher_forward=0.0 if run.teacher is None else run.tokens * forward_flops(run.teacher, **sizes),
         student_forward=student,
         student_backward=2 * student,
         recomputation=0.0,
     )
 
 
-def kept_activation_bytes(geometry: ModelShape) -> int:
+def kept_activation_bytes(shape: ModelShape) -> int:
     """Bytes a token that autograd keeps for the backward pass of a block under bf16 autocast. An estimate.
 
     Counted in a Qwen2 block of transformers with float32 weights: two norms keep their input and their product in
@@ -119,10 +143,10 @@ def kept_activation_bytes(geometry: ModelShape) -> int:
     and its output, and the output projection its input; the feed-forward part keeps gate, its SiLU, up and their
     product.
     """
-    norms = 2 * 2 * FLOAT32 * geometry.hidden_size
-    inputs = 5 * BFLOAT16 * geometry.hidden_size
-    attention = 5 * BFLOAT16 * geometry.attention
-    return norms + inputs + attention + 4 * BFLOAT16 * geometry.intermediate_size
+    norms = 2 * 2 * FLOAT32 * shape.hidden_size
+    inputs = 5 * BFLOAT16 * shape.hidden_size
+    attention = 5 * BFLOAT16 * shape.attention
+    return norms + inputs + attention + 4 * BFLOAT16 * shape.intermediate_size
 
 
 def student_parts(run: Run) -> tuple[Part, ...]:
@@ -135,7 +159,7 @@ def student_parts(run: Run) -> tuple[Part, ...]:
         Part(what="student: weights, gradients, AdamW", bytes=TRAINED_BYTES * student.parameters()),
         Part(
             what="student: its matrices in bf16 for the products",
-            bytes=BFLOAT16 * (student.block_matrices() + run.ids * student.hidden_size),
+            bytes=BFLOAT16 * (student.block_matrices() + run.vocab_size * student.hidden_size),
         ),
         Part(what="student: a micro-batch's gradients of embedding and head", bytes=head_gradients),
         Part(
@@ -145,7 +169,7 @@ def student_parts(run: Run) -> tuple[Part, ...]:
         ),
         Part(
             what=f"logits of {min(run.chunk_tokens, tokens):,} tokens and the loss",
-            bytes=min(run.chunk_tokens, tokens) * run.ids * logit_bytes,
+            bytes=min(run.chunk_tokens, tokens) * run.vocab_size * logit_bytes,
         ),
     ]
     if run.teacher is not None:
@@ -216,6 +240,6 @@ def cpu_bytes(run: Run) -> int:
         * (6 * student.hidden_size + 5 * student.attention + 4 * student.intermediate_size)
     )
     teacher = 0 if run.teacher is None else FLOAT32 * run.teacher.parameters()
-    chunk = 2 * min(run.chunk_tokens, tokens) * run.ids * FLOAT32
+    chunk = 2 * min(run.chunk_tokens, tokens) * run.vocab_size * FLOAT32
     head = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
     return teacher + TRAINED_BYTES * student.parameters() + tokens * kept + chunk + head

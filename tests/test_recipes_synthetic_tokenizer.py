@@ -15,13 +15,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from common.errors import UserError
+from common.model_shape import ModelShape
 from common.tokenizer import Tokenizer
 from distill.chatml import CHAT_TEMPLATE
 from export.gguf import PROBE
 from export.gguf_file import write_f16
 from export.model_folder import Checkpoint
 from export.vocabulary import read_vocabulary
-from recipes.sizes import QWEN_VOCABULARY_BYTES, ModelShape, computed_tensor_bytes
+from recipes.plan.gguf_bytes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 from recipes.stages.synthetic_tokenizer import NUM_MERGES, SyntheticTokenizerConfig, synthetic_tokenizer
 
 ROWS = 151_936

@@ -1,20 +1,24 @@
-"""What this machine has for a build: GPUs that a process sees, main memory that it may take, room on the disk.
+"""What this machine has for a build, and which artifacts are built: GPUs, main memory, disk, finished stages.
 
 In a container the whole machine is not what counts: `CUDA_VISIBLE_DEVICES` hides GPUs, a control group limits memory.
-It loads no torch.
 """
 
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.disk import free_bytes
+from common.disk import files_under, free_bytes
+from common.errors import UserError
+from common.store import Artifact, Store
+from recipes.recipe import STAGES, Recipe, pipeline, prepared
+from recipes.resolve import attempt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class Available:
     """What a machine has."""
 
     gpus_bytes: tuple[int, ...]
@@ -22,18 +26,70 @@ class Room:
     ram_bytes: int
     """Main memory, used or not."""
     disk_bytes: int
-    """Free bytes where the build folder lies, and what this build has there half done."""
+    """Free bytes on the disk of the build folder, and what the unfinished artifacts of this build occupy there."""
 
 
-def room_here(build_folder: Path, *, done_bytes: int = 0) -> Room:
-    """What this machine has for a build in that folder, which need not be there yet.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildState:
+    """Which artifacts of a recipe are built or half built in the build folder."""
+
+    finished: frozenset[str] = frozenset()
+    partial_bytes: int = 0
+    """Of unfinished artifacts, each file once; files that are links into SOURCES are not counted."""
+
+
+def available_here(build_folder: Path, *, partial_bytes: int = 0) -> Available:
+    """What this machine has for a build in that folder, which need not exist yet.
 
     Args:
         build_folder: where.
-        done_bytes: of what is there half done: a build that goes on must not be refused for the room that its own first
-            half takes.
+        partial_bytes: of its unfinished artifacts: a build that goes on must not be refused for its own first half.
     """
-    return Room(gpus_bytes=gpus_bytes(), ram_bytes=ram_bytes(), disk_bytes=free_bytes(build_folder) + done_bytes)
+    return Available(
+        gpus_bytes=gpus_bytes(), ram_bytes=ram_bytes(), disk_bytes=free_bytes(build_folder) + partial_bytes
+    )
+
+
+def build_state(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> BuildState:
+    """What a start with the present numbers would find, as far as the lock in the build folder resolves names.
+
+    Artifacts of other recipes and of earlier numbers are ignored. An artifact whose config still holds a name has a
+    key that no build made, so it counts as not built, and so does everything that reads it.
+    """
+    if not build_folder.is_dir():
+        return BuildState()
+    resolved, _ = attempt(recipe, build_folder, sources=sources, ask=False)
+    artifacts = _expected(resolved, build_folder)
+    local = [path for model in resolved.published_models.values() for path in _paths(model.files)]
+    linked = {_identity(path) for path in local}
+    sizes: dict[tuple[int, int], int] = {}
+    for artifact in artifacts.values():
+        for path in files_under(artifact.folder.with_name(artifact.folder.name + ".partial")):
+            sizes[_identity(path)] = path.stat().st_size
+    return BuildState(
+        finished=frozenset(name for name, artifact in artifacts.items() if artifact.manifest),
+        partial_bytes=sum(size for identity, size in sizes.items() if identity not in linked),
+    )
+
+
+def _expected(recipe: Recipe, build_folder: Path) -> dict[str, Artifact]:
+    """The artifacts that a start would find or make; those to be made have an empty manifest."""
+    store, made = Store(build_folder), dict[str, Artifact]()
+    for stage in pipeline(recipe):
+        # Benchmark files that are not there yet have no content to make a key of; what reads them is not built either.
+        with suppress(UserError, KeyError):
+            config, inputs = prepared(stage, made)
+            made[stage.name] = store.expected(stage.name, STAGES[type(config)], config, *inputs)
+    return made
+
+
+def _paths(files: object) -> tuple[Path, ...]:
+    return files if isinstance(files, tuple) else ()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def gpus_bytes() -> tuple[int, ...]:
