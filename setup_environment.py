@@ -1,11 +1,11 @@
 """Makes .venv: the packages of pyproject.toml at the versions of constraints.txt, and llama.cpp compiled once.
 
-`make` runs it before everything else; by hand it is `python3 setup_environment.py`. When .venv is complete it returns
-within a fraction of a second and touches no network. A set-up that was killed leaves no stamp, and the next call starts
-over; the compiled wheel is kept apart, under ~/.cache/tinyswallow, for this checkout and every other one.
+`make` runs it first; by hand it is `python3 setup_environment.py`. If .venv is complete it returns within a fraction of
+a second, without network. A killed set-up leaves no stamp, and the next call starts again; the compiled wheel is kept
+separately, under ~/.cache/tinyswallow, for all checkouts.
 
-Standard library only, in the syntax and the type hints of Python 3.6: a Python too old for the product must get as far
-as handing over to a newer one, or as its one clear line. It knows no stage and no recipe.
+Standard library only, in the syntax and the type hints of Python 3.6: a Python too old for the product must be able to
+run it until it hands over to a newer one or prints its one-line error.
 """
 
 import argparse
@@ -32,15 +32,15 @@ SUPPORTED = "Python 3.11 to 3.13"
 EXTRAS = "data,export,evaluation,figures,dev"
 GIB = 2**30
 
-# What `du` says after a set-up on x86-64 Linux with torch's CPU build, and what the compile needs while it runs.
+# Measured with `du` after a set-up on x86-64 Linux with torch's CPU build; needed by the compiler while it runs.
 VENV_BYTES, BUILD_BYTES = 3 * GIB, 1 * GIB
-# Measured on 2 cores that did nothing else.
+# Measured on 2 idle cores.
 MINUTES_WITH_COMPILE, MINUTES_WITHOUT = 5, 2
 
-# Built for the very CPU, llama.cpp crashes with quantised models on AMX machines, and a cached wheel would not run on
-# the next machine: these flags run on every x86-64 of the last ten years. Elsewhere its own default (Metal) is right.
+# Built for the native CPU, llama.cpp crashes with quantised models on AMX machines, and a cached wheel may not run on
+# another machine: these flags run on every x86-64 of the last ten years. Elsewhere its own default (Metal) is right.
 PORTABLE_FLAGS = ["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON"]
-# Images and the command-line helpers are more than half of the compile time, and nothing here uses them. The helpers
+# Image support and the command-line helpers take more than half of the compile time, and are not used here. The helpers
 # have no option (llama-cpp-python forces them on): a file that CMake reads after the project() line turns them off.
 SMALL_FLAGS = ["-DLLAVA_BUILD=OFF"]
 SMALL_CMAKE = "set(LLAMA_BUILD_COMMON OFF)\n"
@@ -53,14 +53,14 @@ ERROR_SIGNS = re.compile(r"(^|\s)error:|CMake Error|^\w*Error\b", re.IGNORECASE)
 
 
 class SetupError(Exception):
-    """Something that the user can mend: wanted, got and the next step, in one line."""
+    """An error that the user can correct: wanted, got and the next step, in one line."""
 
     def __init__(self, wanted: str, got: str, next_step: str) -> None:
         super().__init__(f"error: wanted {wanted}; got {got}; next: {next_step}")
 
 
 def say(text: str) -> None:
-    """One line on stdout, at once."""
+    """Print one line on stdout and flush it."""
     print(text, flush=True)
 
 
@@ -81,7 +81,7 @@ def find_supported() -> Optional[str]:
         path = shutil.which(name)
         if path is None:
             continue
-        # A version manager puts names on PATH that only print an error, so each candidate has to answer.
+        # A version manager puts names on PATH that only print an error, so each candidate is run.
         probe = "import sys; print(*sys.version_info[:2])"
         answer = subprocess.run([path, "-c", probe], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         numbers = answer.stdout.split()
@@ -91,7 +91,7 @@ def find_supported() -> Optional[str]:
 
 
 def hand_over(arguments: List[str]) -> NoReturn:
-    """Starts this file again under a supported Python; SetupError when there is none."""
+    """Starts this file again under a supported Python; SetupError if there is none."""
     found = find_supported()
     if found is None:
         raise wrong_python("install one, or name one with make PYTHON=PATH")
@@ -99,7 +99,7 @@ def hand_over(arguments: List[str]) -> NoReturn:
 
 
 def identity() -> str:
-    """sha256 of all that decides what .venv holds: dependencies, versions, this script and where .venv lies."""
+    """sha256 of all inputs of .venv: dependencies, versions, this script and the path of .venv."""
     dependencies = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[tool.ruff")[0]
     parts = [dependencies, (ROOT / "constraints.txt").read_text(encoding="utf-8"), str(ROOT)]
     parts.append(SCRIPT.read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def identity() -> str:
 
 
 def is_complete(version: Optional[Tuple[int, ...]] = None) -> bool:
-    """Whether .venv was set up from these very files, and with Python `version` (major, minor) when one is named."""
+    """Whether .venv was set up from the present files, and with Python `version` (major, minor) if one is given."""
     try:
         stamp: Dict[str, Any] = json.loads((ROOT / ".venv" / "complete.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def is_complete(version: Optional[Tuple[int, ...]] = None) -> bool:
 
 
 def write_stamp() -> None:
-    """Marks .venv as complete, in one step."""
+    """Marks .venv as complete, atomically."""
     path = ROOT / ".venv" / "complete.json"
     draft = path.with_name("complete.json.partial")
     with open(str(draft), "w", encoding="utf-8") as file:
@@ -142,7 +142,7 @@ def llama_flags() -> List[str]:
 
 
 def wheel_folder() -> Path:
-    """Where the compiled wheel is kept. It is tagged py3-none, so one serves every Python of this platform."""
+    """The folder of the compiled wheel, which is tagged py3-none: one for every Python of this platform."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     built_with = hashlib.sha256(" ".join([*llama_flags(), SMALL_CMAKE]).encode("utf-8")).hexdigest()[:8]
     name = "-".join([sys.platform, platform.machine(), llama_pin().replace("==", "-"), built_with])
@@ -155,11 +155,11 @@ def cached_wheel() -> Optional[Path]:
 
 
 def check_compiler() -> None:
-    """SetupError unless a C and a C++ compiler answer."""
+    """SetupError unless a C and a C++ compiler run."""
     for variable, names in (("CXX", ["c++", "g++", "clang++"]), ("CC", ["cc", "gcc", "clang"])):
         chosen = shlex.split(os.environ.get(variable, ""))[:1] or names
         for name in chosen:
-            # macOS has a c++ that only asks for the developer tools: it is there and fails.
+            # macOS has a c++ that only asks for the developer tools: it exists and fails.
             path = shutil.which(name)
             silent = subprocess.DEVNULL
             if path and subprocess.call([path, "--version"], stdout=silent, stderr=silent) == 0:
@@ -173,7 +173,7 @@ def check_compiler() -> None:
 
 
 def check_disk(needed: Dict[Path, int]) -> None:
-    """SetupError when a file system lacks the bytes that these folders need together."""
+    """SetupError if a file system has less free space than these folders need together."""
     totals: Dict[int, Tuple[Path, int]] = {}
     for folder, size in needed.items():
         while not folder.exists():
@@ -188,7 +188,7 @@ def check_disk(needed: Dict[Path, int]) -> None:
 
 
 def check_machine(compiling: bool) -> None:
-    """SetupError naming the first thing that this machine lacks."""
+    """SetupError for the first thing that this machine lacks."""
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         package = "python{}.{}-venv".format(*sys.version_info[:2])
         raise SetupError(
@@ -202,7 +202,7 @@ def check_machine(compiling: bool) -> None:
 
 
 def explain(doing: str, log: Path, advice: str) -> SetupError:
-    """The error that a log shows, in one line: a full disk, no network, or what the tool itself said."""
+    """The error in a log, in one line: a full disk, no network, or the tool's own message."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     where = f"(the whole log is {log})"
     if any("No space left on device" in line or "Errno 28" in line for line in lines):
@@ -213,12 +213,12 @@ def explain(doing: str, log: Path, advice: str) -> SetupError:
         return SetupError(f"a network for {doing}", f"none that works: {offline[:160]} {where}", advice)
     said = next((line for line in lines if ERROR_SIGNS.search(line)), lines[-1] if lines else "no output")
     return SetupError(
-        f"{doing} to work", f"{said[:200]} {where}", advice or "mend what the log shows and run make again"
+        f"{doing} to work", f"{said[:200]} {where}", advice or "correct what the log shows and run make again"
     )
 
 
 def clean_environment(**extra: str) -> Dict[str, str]:
-    """The environment for pip: nothing of the caller's that sends packages elsewhere than into .venv."""
+    """The environment for pip, without variables that would send packages elsewhere than into .venv."""
     astray = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"}
     kept = {name: value for name, value in os.environ.items() if name not in astray}
     return dict(kept, PIP_DISABLE_PIP_VERSION_CHECK="1", **extra)
@@ -231,8 +231,8 @@ class Job:
         self.doing, self.log, self.advice = doing, log, advice
         self.started, self.reported = time.monotonic(), False
         with open(str(log), "ab") as output:
-            # The lock of the set-up is inherited on purpose (close_fds): should this process be killed, the next set-up
-            # waits until its orphans have ended, instead of emptying the folder that they are filling.
+            # The lock of the set-up is inherited on purpose (close_fds): if this process is killed, the next set-up
+            # waits until its orphans have ended, instead of emptying the folder that they fill.
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -250,14 +250,14 @@ class Job:
         return " ".join([self.doing, *counts[-1:], f"{time.monotonic() - self.started:.0f} s"])
 
     def stop(self) -> None:
-        """Ends it with all that it started."""
+        """Ends it and all processes that it started."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait()
 
 
 def wait_for(*jobs: Job) -> None:
-    """Waits for all; SetupError as soon as one fails, and the others are stopped."""
+    """Waits for all; at the first failure stops the others and raises SetupError."""
     try:
         while not all(job.reported for job in jobs):
             time.sleep(0.1)
@@ -277,7 +277,7 @@ def wait_for(*jobs: Job) -> None:
 
 
 def build_wheel() -> int:
-    """Compiles llama-cpp-python into the cache, in a process of its own that outlives a killed set-up."""
+    """Compiles llama-cpp-python into the cache, in its own process, which survives a killed set-up."""
     folder = wheel_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "w") as lock:
@@ -297,10 +297,10 @@ def build_wheel() -> int:
             CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count() or 1),
             TMPDIR=str(partial / "tmp"),
         )
-        # The tools get a folder of their own, so that .venv holds the same whether it compiled or not.
+        # The tools get their own folder, so that .venv is the same with and without a compile.
         pip = [sys.executable, "-m", "pip", "--python", str(tools / "python")]
         pins = ["-c", str(ROOT / "constraints.txt")]
-        # pip's own cache knows nothing of the flags: a wheel in it may be one that was built for another CPU.
+        # pip's own cache ignores the flags: a wheel in it may be built for another CPU.
         source = ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--no-binary", "llama-cpp-python", "-v"]
         for command in (
             [sys.executable, "-m", "venv", "--without-pip", str(partial / "tools")],
@@ -317,7 +317,7 @@ def build_wheel() -> int:
 
 
 def set_up() -> None:
-    """Makes .venv anew. A half-made one is never completed: pip takes a half-copied package for an installed one."""
+    """Makes .venv from nothing. An incomplete one is never completed: pip takes a half-copied package as installed."""
     began, venv, folder = time.monotonic(), ROOT / ".venv", wheel_folder()
     compiling = cached_wheel() is None
     check_machine(compiling)
@@ -331,7 +331,7 @@ def set_up() -> None:
     venv.mkdir()
     log, python = venv / "install.log", str(venv / "bin" / "python")
     wait_for(Job("making .venv", [sys.executable, "-m", "venv", str(venv)], log))
-    # Python compiles a module when it is first imported: to do so now for all of them would take half a minute.
+    # Python compiles a module at its first import: compiling all of them now would take half a minute.
     install = [python, "-m", "pip", "install", "--no-compile", "-c", str(ROOT / "constraints.txt")]
     jobs = [Job("installing packages", [*install, "-e", f".[{EXTRAS}]"], log)]
     if compiling:
@@ -339,16 +339,16 @@ def set_up() -> None:
         jobs.append(Job("compiling llama.cpp", build, venv / "llama.log"))
     wait_for(*jobs)
     wait_for(Job("installing llama.cpp", [*install, str(cached_wheel())], log))
-    advice = f"remove {folder}, which another machine may have filled, and run make again"
+    advice = f"remove {folder}, which another machine may have written, and run make again"
     wait_for(Job("loading llama.cpp", [python, "-c", "import llama_cpp"], venv / "load.log", advice))
     write_stamp()
     say(f"set-up done in {time.monotonic() - began:.0f} s")
 
 
 def run(arguments: List[str]) -> int:
-    """Reads the arguments, and sets .venv up unless that has been done."""
+    """Parses the arguments, and sets .venv up unless it is complete."""
     parser = argparse.ArgumentParser(description="Makes .venv for this checkout.")
-    parser.add_argument("--insist", action="store_true", help="use this very Python, and no other that may be found")
+    parser.add_argument("--insist", action="store_true", help="use the Python that runs this, and no other")
     parser.add_argument("--build-wheel", action="store_true", help="only compile llama-cpp-python into the cache")
     options = parser.parse_args(arguments)
     running = sys.version_info[:2]
@@ -374,7 +374,7 @@ def run(arguments: List[str]) -> int:
 
 
 def main() -> int:
-    """The exit status: 0 done, 2 something to mend, 130 stopped."""
+    """The exit status: 0 done, 2 an error that the user can correct, 130 stopped."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -388,7 +388,7 @@ def main() -> int:
         return 2
     except OSError as error:
         wanted = f"to write {error.filename}" if error.filename else "to write .venv"
-        print(SetupError(wanted, error.strerror or str(error), "mend it and run make again"), file=sys.stderr)
+        print(SetupError(wanted, error.strerror or str(error), "correct it and run make again"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,6 +4,7 @@ Every command prints it as one line and exits with 2 (`common.cli`). Any other e
 and keeps its traceback. Independent of stages and terminals.
 """
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -61,17 +62,12 @@ class InputError(UserError):
 
 def require_at_least(least: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
     """Raise UserError ("out-of-range") for the first of the named values that is below `least`; None is skipped."""
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise UserError(
-                "out-of-range", wanted=f"{name} of at least {least:g}", got=f"{value:g}", next_step=next_step
-            )
+    require_between(least, math.inf, next_step=next_step, **values)
 
 
 def require_between(low: float, high: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
     """Raise UserError ("out-of-range") for the first of the named values outside `low` to `high`; None is skipped."""
     for name, value in values.items():
         if value is not None and not low <= value <= high:
-            raise UserError(
-                "out-of-range", wanted=f"{name} from {low:g} to {high:g}", got=f"{value:g}", next_step=next_step
-            )
+            wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise UserError("out-of-range", wanted=f"{name} {wanted}", got=f"{value:g}", next_step=next_step)

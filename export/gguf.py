@@ -18,8 +18,7 @@ from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from export.gguf_file import GgufContents, inspect, write_f16
 from export.licences import licence_of
-from export.model_folder import Checkpoint
-from export.naming import check_stem
+from export.model_folder import Checkpoint, check_stem
 from export.quantize import MATRIX_TYPES, fallbacks, load, quantize
 from export.vocabulary import read_vocabulary
 

@@ -1,6 +1,6 @@
-"""A stand-in for the model hub on loopback, for tests: data sets and models, files that break off, gates and refusals.
+"""A local server that answers as the model hub does, for tests: data sets, models, broken connections, gates, refusals.
 
-It answers as the hub does: the same paths, headers and error codes, large files on another host.
+Paths, headers and error codes are the hub's, and large files are on another host.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ class Repo:
     hides_gate: bool = False
     """The listing is public, as on the hub; otherwise everything is refused."""
     listed_sha256: dict[str, str] = field(default_factory=dict)
-    """Where the hub's own word differs from the bytes."""
+    """Checksums that the hub lists, where they differ from the bytes'."""
     listed_bytes: dict[str, int] = field(default_factory=dict)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     """For each request for the file in turn: after how many bytes the connection breaks."""
     ignores_range: bool = False
     small: bool = False
-    """Files lie in git itself: their tag is git's hash, and the hub sends them from its own address."""
+    """Files are in git itself: their tag is git's hash, and the hub sends them from its own address."""
     moved: bool = False
-    """The commit is gone: the branch's history was written anew."""
+    """The commit is gone: the branch's history was rewritten."""
     statuses: list[int] = field(default_factory=list)
     """Error statuses of the first requests for files."""
 
@@ -178,7 +178,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def running(monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
-    """A running stand-in that HF_ENDPOINT names; waits between tries take no time."""
+    """A running server that HF_ENDPOINT names; waits between tries take no time."""
     monkeypatch.setenv("NO_PROXY", "*")
     close_session()  # the library keeps one client, which reads the proxies when it is made
     server = Hub()

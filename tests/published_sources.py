@@ -1,6 +1,7 @@
-"""A SOURCES folder with everything that the release takes from the hub, in its published shapes and as small as can be.
+"""A SOURCES folder with everything that the TinySwallow recipe takes from the hub, in its published shapes, but small.
 
-Names of files, columns, encryption, shards and logit rows are as published; models, texts and answers are made here.
+Names of files, columns, encryption, shards and vocabulary sizes are as published; models, texts and answers are
+synthetic.
 """
 
 import csv
@@ -69,7 +70,7 @@ def _models(root: Path, tokenizer: Tokenizer) -> None:
 
 
 def sentences(generator: random.Random, count: int) -> str:
-    """Japanese whose words are drawn anew for every sentence, so that no two texts are near-duplicates."""
+    """Japanese sentences of random words, so that no two texts are near-duplicates."""
     chosen = generator.sample(_SENTENCES, count)
     return "".join(
         sentence.format(**{slot: "".join(generator.sample(_KANJI, 2)) for slot in "abc"}) for sentence in chosen

@@ -203,7 +203,7 @@ def test_every_option_of_a_stage_says_what_happens_without_it(
         main([verb, "--help"])
     shown = capsys.readouterr().out
     assert "default: None" not in shown and "default: False" not in shown
-    usage = re.sub(r"\[[^]]*\]", "", shown.split("\n\n")[0])  # optional ones stand in brackets
+    usage = re.sub(r"\[[^]]*\]", "", shown.split("\n\n")[0])  # optional ones are in brackets
     required = set(re.findall(r"--[a-z-]+", usage))
     entries = re.findall(r"^  (--.*(?:\n   .*)*)", shown, re.MULTILINE)
     assert len(entries) > len(required) > 0

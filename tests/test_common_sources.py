@@ -1,4 +1,4 @@
-"""Data sets by name: the choice of files against the library `datasets`, and downloads from a stand-in for the hub."""
+"""Data sets by name: the choice of files against the library `datasets`, and downloads from a local server."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ def local_copy(root: Path, name: str, files: dict[str, bytes]) -> Path:
 
 
 def chosen(dataset: HubDataset, hub: Hub, tmp_path: Path) -> tuple[str, ...]:
-    """The files of a data set of the stand-in; a local copy must give the same."""
+    """The files of a data set on the local server; a local copy must give the same."""
     files = resolve(dataset, sources=None)
     assert isinstance(files, HubFiles)
     sources = local_copy(tmp_path / "sources", dataset.name, hub.repos[dataset.name].files)

@@ -108,7 +108,7 @@ def finish(folder: Path, build: str, *arguments: str) -> str:
 
 
 def contents(build: Path) -> dict[str, object]:
-    """Every file's bytes by relative path; of manifests, what does not tell of time and memory."""
+    """Every file's bytes by relative path; of manifests, all but time and memory."""
     found: dict[str, object] = {}
     for path in sorted(build.rglob("*")):
         if path.name == "manifest.json":

@@ -1,4 +1,4 @@
-"""The house keeps its rules: layout, size budget, docstrings, import layers, and what loads with a training module.
+"""Rules of the code: layout, size budget, docstrings, import layers and circles, and what a training module loads.
 
 `make check` runs this file by itself. Style and types are ruff's and pyright's; this is what they cannot see.
 """
@@ -11,7 +11,7 @@ import sys
 import tokenize
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def test_functions_keep_the_size_budget() -> None:
 
 
 def test_every_module_opens_with_a_docstring() -> None:
-    everything = [*_modules(), *sorted((ROOT / "tests").glob("*.py"))]
+    everything = [*_modules(), *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "tests").glob("*.py"))]
     silent = [_relative(path) for path in everything if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
     assert silent == []
 
@@ -97,7 +97,7 @@ def test_packages_are_listed_and_every_folder_of_modules_is_one() -> None:
     assert sorted(listed) == sorted(f"{package}*" for package in PACKAGES)
     assert sorted(project["importlinter"]["root_packages"]) == sorted(PACKAGES)
     assert set(PACKAGES) <= set(project["pyright"]["include"])
-    ignored = {"tests", "build", "dist"}
+    ignored = {"tests", "examples", "build", "dist"}
     folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")} - ignored
     assert folders == set(PACKAGES)
     # lm-eval loads the functions beside its task files by path, not as a package.
@@ -134,6 +134,62 @@ def test_import_layers_are_kept() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def _imports(path: Path, known: Set[str]) -> set[str]:
+    """The product's modules that a file imports, in functions and under TYPE_CHECKING too.
+
+    `from package import name` is the submodule `name` if there is one, else the package's own `__init__`.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: a relative import"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= submodules | ({node.module} if len(submodules) < len(node.names) else set())
+    return found & known
+
+
+def _circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring, the first one again at the end; [] if there is none."""
+    finished: set[str] = set()
+
+    def search(module: str, trail: list[str]) -> list[str]:
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        for other in sorted(imports[module] - finished):
+            if circle := search(other, [*trail, module]):
+                return circle
+        finished.add(module)
+        return []
+
+    return next((circle for module in sorted(imports) if (circle := search(module, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {_dotted(path): path for path in _modules()}
+    circle = _circle({module: _imports(path, modules.keys()) - {module} for module, path in modules.items()})
+    assert circle == [], " imports ".join(circle)
+
+
+def test_a_circle_is_found_also_behind_a_package_and_for_types_alone(tmp_path: Path) -> None:
+    files = {
+        "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import deep",
+        "p": "import json\nfrom p.deep import x",
+        "p.deep": "def f() -> None:\n    from p.other import thing, more",
+        "p.other": "x = 1",
+    }
+    imports: dict[str, set[str]] = {}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        imports[name] = _imports(tmp_path / name, files.keys())
+    assert imports == {"a": {"p.deep"}, "p": {"p.deep"}, "p.deep": {"p.other"}, "p.other": set()}
+    assert _circle(imports) == []
+    (tmp_path / "p.other").write_text("from p import x")
+    imports["p.other"] = _imports(tmp_path / "p.other", files.keys())
+    assert _circle(imports) == ["p.deep", "p.other", "p", "p.deep"]
 
 
 def _loaded_by(modules: list[str]) -> set[str]:

@@ -190,7 +190,7 @@ def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
     web.mkdir(parents=True)
     for number in range(5):
         (web / f"{number}.parquet").write_bytes(bytes(1000))
-    size = _stage(plan_of(tinyswallow(), sources=sources, build_folder=tmp_path), "corpus").sets[0]
+    size = _stage(plan_of(tinyswallow(), sources=sources, build_folder=tmp_path), "corpus").reads[0]
     assert (size.bytes, size.text_bytes, size.file_bytes) == (1000, 2700, 0)
 
 

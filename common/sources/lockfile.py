@@ -6,6 +6,7 @@ plan, tokenizers to compare) are kept next to the lock, at its commit, so that a
 """
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -64,9 +65,7 @@ class SourcesLock:
         """
         name = entry_name(wanted, max_files=max_files)
         known = self._entries.get(name)
-        if known is None:
-            self._require_asking(wanted.name)
-        elif (known["from"] == "hub") != (self._sources is None):
+        if known is not None and (known["from"] == "hub") != (self._sources is None):
             now, action = ("the hub", "set") if self._sources is None else ("SOURCES", "unset")
             raise UserError(
                 "contradiction",
@@ -74,11 +73,11 @@ class SourcesLock:
                 got=f"{now} instead",
                 next_step=f"{action} SOURCES, or build in another folder",
             )
-        if self._sources is not None:
-            return self._in_folder(name, resolve(wanted, sources=self._sources, max_files=max_files), wanted.name)
-        if known is not None:
-            return _hub_files(known)
-        return self._from_hub(name, resolve(wanted, sources=None, max_files=max_files))
+        if self._sources is None:
+            return self._on_hub(name, wanted.name, lambda: resolve(wanted, sources=None, max_files=max_files))
+        if known is None:
+            self._require_asking(wanted.name)
+        return self._in_folder(name, resolve(wanted, sources=self._sources, max_files=max_files), wanted.name)
 
     def licences(self, dataset: HubDataset, found: Found) -> Found:
         """The licence texts in the repository of `found`: resolved once at its commit, then known.
@@ -89,10 +88,7 @@ class SourcesLock:
         if not isinstance(found, HubFiles):
             return licence_files(dataset, found, sources=self._sources)
         name = f"licences of dataset {dataset.name}@{found.revision}"
-        if name in self._entries:
-            return _hub_files(self._entries[name])
-        self._require_asking(dataset.name)
-        return self._from_hub(name, licence_files(dataset, found, sources=None))
+        return self._on_hub(name, dataset.name, lambda: licence_files(dataset, found, sources=None))
 
     def known(self, wanted: HubDataset | HubModel, *, max_files: int | None = None) -> HubFiles | None:
         """What a name was resolved to on the hub before; None if it was not. Makes no request."""
@@ -104,10 +100,13 @@ class SourcesLock:
             wanted = f"what {name} was resolved to, in {self._path}"
             raise UserError("not-found", wanted=wanted, got="nothing", next_step="start the build")
 
-    def _from_hub(self, name: str, found: Found) -> HubFiles:
-        assert isinstance(found, HubFiles)
-        self._write(name, {"from": "hub", "files": asdict(found)})
-        return found
+    def _on_hub(self, name: str, repository: str, ask: Callable[[], Found]) -> HubFiles:
+        if name not in self._entries:
+            self._require_asking(repository)
+            found = ask()
+            assert isinstance(found, HubFiles)
+            self._write(name, {"from": "hub", "files": asdict(found)})
+        return _hub_files(self._entries[name])
 
     def _in_folder(self, name: str, found: Found, repository: str) -> Found:
         assert not isinstance(found, HubFiles) and self._sources is not None

@@ -109,7 +109,7 @@ class Store:
             UserError: a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
                 after an InputError, the work of the refused stage are kept.
         """
-        return self._job(name, function, config, inputs).obtain(lambda: self.machine, self._report)
+        return self._job(name, function, config, inputs).obtain(lambda: self.machine)
 
     def expected(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """What `build` would return, without building: the finished artifact, or its key and folder with no manifest.
@@ -123,7 +123,7 @@ class Store:
         keys = [None if artifact is None else artifact.key for artifact in inputs]
         folders = [None if artifact is None else artifact.folder for artifact in inputs]
         key = _key(name, function, config, keys)
-        return _Job(name, function, config, key, keys, folders, folder=self.root / f"{name}-{key[:8]}")
+        return _Job(name, function, config, key, keys, folders, self.root / f"{name}-{key[:8]}", self._report)
 
 
 def run_alone(
@@ -141,8 +141,8 @@ def run_alone(
     keys = [None if path is None else _input_key(path) for path in inputs]
     key = _key(function.__name__, function, config, keys)
     _refuse_other_content(out, key)
-    job = _Job(function.__name__, function, config, key, keys, inputs, folder=out)
-    return job.obtain(lambda: probe(job.partial / SCRATCH_FOLDER / _MACHINE_FILE), report)
+    job = _Job(function.__name__, function, config, key, keys, inputs, out, report)
+    return job.obtain(lambda: probe(job.partial / SCRATCH_FOLDER / _MACHINE_FILE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,7 @@ class _Job:
     inputs: Sequence[str | None]
     input_folders: Sequence[Path | None]
     folder: Path
+    report: Callable[[str], None]
 
     @property
     def partial(self) -> Path:
@@ -163,7 +164,7 @@ class _Job:
         stem = self.folder.name.removesuffix(f"-{self.key[:8]}")
         return self.folder.with_name(f"{stem}-{self.key[:8]}.partial")
 
-    def obtain(self, machine: Callable[[], Machine], report: Callable[[str], None]) -> Artifact:
+    def obtain(self, machine: Callable[[], Machine]) -> Artifact:
         if num_processes() > 1:
             raise UserError(
                 "contradiction",
@@ -173,14 +174,14 @@ class _Job:
             )
         lock = self.folder.with_name(self.folder.name + ".lock")
         if not self.partial.exists() and not lock.exists() and (finished := self._finished()):
-            return self._reported(finished, report, "done before")
+            return self._reported(finished, "done before")
         with _full_disk_named(self.partial):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(lock, on_wait=lambda holder: self._say(_WAITING.format(holder), report)):
+            with exclusive(lock, on_wait=lambda holder: self._say(_WAITING.format(holder))):
                 # Checked again under the lock: another process may have made it in the meantime.
                 if finished := self._finished():
                     shutil.rmtree(self.partial, ignore_errors=True)
-                    return self._reported(finished, report, "done before")
+                    return self._reported(finished, "done before")
                 self._drop_outdated_reason()
                 resumed = self.partial.exists()
                 (self.partial / SCRATCH_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ class _Job:
                     except UserError as error:
                         self._remove_useless(error)
                         raise
-                return self._complete(report)
+                return self._complete()
 
     def expected(self) -> Artifact:
         if finished := self._finished():
@@ -263,7 +264,7 @@ class _Job:
         if isinstance(error, InputError) or all(parts == (SCRATCH_FOLDER, _MACHINE_FILE) for parts in written):
             shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _complete(self, report: Callable[[str], None]) -> Artifact:
+    def _complete(self) -> Artifact:
         artifact = open_artifact(self.partial, key=self.key)
         shutil.rmtree(self.partial / SCRATCH_FOLDER)
         flush_one(self.partial)
@@ -273,14 +274,14 @@ class _Job:
         speed = manifest["facts"].get("tokens_per_s")
         said = f"{manifest['seconds']:8.1f} s  peak {manifest['peak_bytes'] / 2**30:5.2f} GiB"
         said += f"  {speed:,.0f} tok/s" if speed else ""
-        return self._reported(replace(artifact, folder=self.folder), report, said)
+        return self._reported(replace(artifact, folder=self.folder), said)
 
-    def _reported(self, artifact: Artifact, report: Callable[[str], None], said: str) -> Artifact:
-        self._say(said if artifact.reason is None else f"not here: {artifact.reason}", report)
+    def _reported(self, artifact: Artifact, said: str) -> Artifact:
+        self._say(said if artifact.reason is None else f"not here: {artifact.reason}")
         return artifact
 
-    def _say(self, text: str, report: Callable[[str], None]) -> None:
-        report(f"{self.name:<16}  {text}")
+    def _say(self, text: str) -> None:
+        self.report(f"{self.name:<16}  {text}")
 
 
 def _key(name: str, function: StageFunction, config: Any, inputs: Sequence[str | None]) -> str:

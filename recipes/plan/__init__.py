@@ -11,7 +11,7 @@ from pathlib import Path
 from common.provenance import Terms
 from recipes.plan.cost import Gpu, Run, cpu_bytes, cpu_flop_per_s, fits, flops, gpu_bytes, largest_micro_batch
 from recipes.plan.needs import PROCESS_BYTES, Known, StageNeeds, needs_of_stage
-from recipes.plan.sets import Download, Gate
+from recipes.plan.sets import Gate, Size
 from recipes.recipe import Recipe, stages_until
 
 MACHINES = ((1, 24), (1, 80), (1, 141), (2, 80), (8, 24), (8, 80), (8, 141))
@@ -72,7 +72,7 @@ class Plan:
         return tuple(stage.run for stage in self.stages if stage.run)
 
     @property
-    def downloads(self) -> tuple[Download, ...]:
+    def downloads(self) -> tuple[Size, ...]:
         return tuple(download for stage in self.stages for download in stage.downloads)
 
     @property
@@ -164,7 +164,7 @@ def _needs(stages: Sequence[StageNeeds], gpu_runs: Sequence[Run]) -> Needs:
         system_bytes=system_bytes,
         ram_for=next((name for name, size in ram.items() if size == largest), "") if largest else "",
         disk_bytes=peak_disk_bytes(stages),
-        disk_unknown=tuple(one.name for stage in stages for one in stage.sets if one.bytes is None),
+        disk_unknown=tuple(one.name for stage in stages if stage.kept for one in stage.reads if one.bytes is None),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from instruct.conversations.lmsys import PASSPHRASE_VARIABLE
 from recipes.plan import Fit, Plan
 from recipes.plan.cost import Gpu, flops, gpu_bytes, gpu_parts, gpus
-from recipes.plan.sets import TOKEN_VARIABLE, Download
+from recipes.plan.sets import TOKEN_VARIABLE, Size
 
 COMPUTED = (
     "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; FLOPs are those of "
@@ -118,7 +118,7 @@ def _stages(plan: Plan) -> Iterator[str]:
     if needs.ram_bytes:
         system = f"{gigabytes(needs.system_bytes)} for the system (estimate)"
         yield f"  main memory of {gigabytes(needs.ram_bytes)}: {system}, the rest for {needs.ram_for}"
-    if any(stage.sets for stage in plan.stages):
+    if any(one.text_bytes for stage in plan.stages for one in stage.reads):
         yield "  Text in a byte of a file (2.7 bytes in Parquet, 3 in gzip), bytes of a token (4.2; zipped 1.4), and"
         yield "  what cleaning takes (1.3 of the text): measured on real Japanese. 9 bytes a packed token: the format."
 
@@ -149,7 +149,7 @@ def _downloads(plan: Plan) -> Iterator[str]:
         yield f"  {_size(download):>10}  {download.name} ({download.how})"
 
 
-def _size(download: Download) -> str:
+def _size(download: Size) -> str:
     return "not known" if download.bytes is None else gigabytes(download.bytes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.model_shape import ModelShape, shape_of
 from common.provenance import Terms
-from common.sources import HubModel
+from common.sources import HubDataset, HubModel
 from distill.corpus import CorpusConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
@@ -21,7 +21,7 @@ from instruct.conversations import ConversationsConfig
 from instruct.train import InstructConfig
 from recipes.plan.cost import BFLOAT16, FLOAT32, GPU_CHUNK_TOKENS, Part, Run
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes
-from recipes.plan.sets import Download, Gate, SetSize, gates_of, originals_of, size_of
+from recipes.plan.sets import Gate, Size, gates_of, originals_of, size_of
 from recipes.recipe import Recipe, Stage
 from recipes.stages.benchmark_files import BenchmarkFilesConfig
 from recipes.stages.published_model import PublishedModelConfig
@@ -81,15 +81,18 @@ class StageNeeds:
     seconds_basis: str = ""
     run: Run | None = None
     """The training run that it is."""
-    sets: tuple[SetSize, ...] = ()
-    """The data sets, or the user's files, that it reads."""
-    downloads: tuple[Download, ...] = ()
+    reads: tuple[Size, ...] = ()
+    """The data sets, models or user's files that it reads."""
     gates: tuple[Gate, ...] = ()
     terms: tuple[Terms, ...] = ()
 
     @property
     def kept_bytes(self) -> int:
         return sum(part.bytes for part in self.kept)
+
+    @property
+    def downloads(self) -> tuple[Size, ...]:
+        return tuple(one for one in self.reads if one.is_fetched)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +114,7 @@ class Known:
 
 def _published(stage: Stage, known: Known) -> StageNeeds:
     config: PublishedModelConfig = stage.config
-    name, hub = config.terms.name, known.sources is None
+    name = config.terms.name
     shape = known.shapes[stage.name] = shape_of(
         HubModel(name=name), sources=known.sources, build_folder=known.build_folder
     )
@@ -119,7 +122,7 @@ def _published(stage: Stage, known: Known) -> StageNeeds:
     return StageNeeds(
         stage=stage.name,
         kept=() if _is_linked(name, known) else (Part(what=f"{name} in bf16", bytes=size),),
-        downloads=(Download(name=name, bytes=size, how="computed from its shapes, bf16"),) if hub else (),
+        reads=(Size(name=name, bytes=size, how="computed from its shapes, bf16", is_fetched=known.sources is None),),
         terms=(config.terms,),
     )
 
@@ -138,7 +141,7 @@ def _is_linked(name: str, known: Known) -> bool:
 
 def _benchmark_files(stage: Stage, known: Known) -> StageNeeds:
     how = "archives of their repositories, each at one commit"
-    return StageNeeds(stage=stage.name, downloads=(Download(name="the benchmark files", bytes=None, how=how),))
+    return StageNeeds(stage=stage.name, reads=(Size(name="the benchmark files", bytes=None, how=how),))
 
 
 def _corpus(stage: Stage, known: Known) -> StageNeeds:
@@ -167,13 +170,11 @@ def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files
     """
     where = {"sources": known.sources, "build_folder": known.build_folder}
     sets = tuple(size_of(one, **where) for one in (*sources, *files))
-    originals = () if known.sources else tuple(size_of(one, **where) for one in originals_of(sources))
-    hub = () if known.sources else (*sets[: len(sources)], *originals)
+    originals = () if known.sources else [HubDataset(name=name) for name in originals_of(sources).values()]
     common: dict[str, Any] = {
         "stage": stage.name,
-        "sets": sets,
-        "downloads": tuple(Download(name=one.name, bytes=one.bytes, how=one.how) for one in hub if one.fetched),
-        "gates": gates_of(sources, sources_folder=known.sources),
+        "reads": (*sets, *(size_of(one, **where) for one in originals)),
+        "gates": gates_of(sources, mirror=known.sources),
         "terms": tuple(source.terms for source in sources if source.terms),
     }
     unknown = [one.name for one in sets if one.text_bytes is None]

@@ -7,7 +7,7 @@ Sizes come from the folder in the place of the hub, from the lock of a build tha
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,17 +29,6 @@ Wikipedia and Aozora Bunko as Parquet (1.7 and 1.8 by snappy, 2.3 and 2.6 by zst
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Download:
-    """Files of one model or data set."""
-
-    name: str
-    bytes: int | None
-    """None where the hub was not asked yet."""
-    how: str
-    """Where the figure is from, or when it will be known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
     """A set that its publisher gives only to users who have accepted its terms, or only encrypted."""
 
@@ -55,8 +44,8 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SetSize:
-    """What is known of the size of a set."""
+class Size:
+    """What is known of the size of a data set, a model or a user's file."""
 
     name: str
     """`org/name` or `org/name:config`; of a user's file its name."""
@@ -67,15 +56,15 @@ class SetSize:
     text_bytes: int | None = None
     """Of the text inside, at most."""
     file_bytes: int = 0
-    """Of one file: those of the hub are fetched one at a time."""
-    fetched: bool = True
-    """Whether its files come from the hub."""
+    """Of one file: those of a data set on the hub are fetched one at a time."""
+    is_fetched: bool = True
+    """Whether it is downloaded."""
 
 
 Source = TextSource | ConversationSource
 
 
-def size_of(source: Source | HubDataset | Path, *, build_folder: Path | None, sources: Path | None) -> SetSize:
+def size_of(source: Source | HubDataset | Path, *, build_folder: Path | None, sources: Path | None) -> Size:
     """What is known of the size of a set, or of a user's file.
 
     Args:
@@ -84,55 +73,43 @@ def size_of(source: Source | HubDataset | Path, *, build_folder: Path | None, so
         sources: the folder in the place of the hub, or None.
     """
     if isinstance(source, Path):
-        return _sized(source.name, {source.name: source.stat().st_size}, "your own file", fetched=False)
-    found = source if isinstance(source, HubDataset) else source.files
-    limit = source.max_files if isinstance(source, TextSource) else None
-    if isinstance(found, HubFiles):
-        sizes = dict.fromkeys(found.files, found.bytes // max(len(found.files), 1))
-        return _sized(_name(found.name, found.config), sizes, f"{len(sizes)} files, as the hub lists them")
-    if not isinstance(found, HubDataset):
-        sizes = {path.name: path.stat().st_size for path in found}
+        return _sized(source.name, {source.name: source.stat().st_size}, "your own file", is_fetched=False)
+    files = source if isinstance(source, HubDataset) else source.files
+    is_text, limit = isinstance(source, TextSource), source.max_files if isinstance(source, TextSource) else None
+    if isinstance(files, tuple):
         name = source.terms.name if isinstance(source, TextSource) else getattr(source, "name", "files")
-        return _sized(name, sizes, f"{len(sizes)} local files", fetched=False)
-    name = _name(found.name, found.config)
+        local = {path.name: path.stat().st_size for path in files}
+        return _sized(name, local, f"{len(local)} local files", is_fetched=False)
+    name = files.name if files.config is None else f"{files.name}:{files.config}"
+    if isinstance(files, HubFiles):
+        return _on_hub(name, files.bytes, files.files)
     if sources is not None:
-        local = _local_sizes(found, limit, sources, is_text=isinstance(source, TextSource))
+        local = _local_sizes(files, limit, sources, is_text=is_text)
         if local is None:
-            return SetSize(name=name, bytes=None, how="not in SOURCES", fetched=False)
-        return _sized(name, local, f"{len(local)} files of SOURCES", fetched=False)
-    entry = next((one for key, one in _lock(build_folder).items() if _is_of(key, found, limit)), None)
-    if entry is not None and entry.get("from") == "hub":
-        total, names = int(entry["files"]["bytes"]), entry["files"]["files"]
-        return _sized(name, dict.fromkeys(names, total // len(names)), f"{len(names)} files, as the hub lists them")
-    return _listed(name, limit)
+            return Size(name=name, bytes=None, how="not in SOURCES", is_fetched=False)
+        return _sized(name, local, f"{len(local)} files of SOURCES", is_fetched=False)
+    for entry_name, entry in _lock(build_folder).items():
+        if entry.get("from") == "hub" and _is_of(entry_name, files, limit):
+            return _on_hub(name, int(entry["files"]["bytes"]), entry["files"]["files"])
+    return _registered(name, limit)
 
 
-def gates_of(sources: Sequence[Source], *, sources_folder: Path | None) -> tuple[Gate, ...]:
-    """The gates before sets of conversations. A folder of SOURCES that holds a set as conversations needs none."""
+def originals_of(sources: Sequence[Source]) -> dict[str, str]:
+    """The gated set behind each set of conversations that derives from one."""
+    known = [known_set(source.name) for source in sources if isinstance(source, ConversationSource)]
+    return {one.name: one.original for one in known if one is not None and one.original is not None}
+
+
+def gates_of(sources: Sequence[Source], *, mirror: Path | None) -> tuple[Gate, ...]:
+    """The gates before sets of conversations. A folder `mirror` that holds a set as conversations needs none."""
     found: list[Gate] = []
-    for name, original in _originals(sources):
-        if sources_folder is None:
+    for name, original in originals_of(sources).items():
+        if mirror is None:
             why = f"the instructions of {name} derive from it"
             found.append(Gate(name=original, why=why, variable=TOKEN_VARIABLE))
-        if sources_folder is None or _is_encrypted(name, sources_folder / name):
+        if mirror is None or _is_encrypted(name, mirror / name):
             found.append(Gate(name=name, why="its instructions are encrypted", variable=PASSPHRASE_VARIABLE))
     return tuple(found)
-
-
-def originals_of(sources: Sequence[Source]) -> list[HubDataset]:
-    """The gated set behind each set of conversations that has one."""
-    return [HubDataset(name=original) for _, original in _originals(sources)]
-
-
-def _name(name: str, config: str | None) -> str:
-    return name if config is None else f"{name}:{config}"
-
-
-def _originals(sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
-    for source in sources:
-        known = known_set(source.name) if isinstance(source, ConversationSource) else None
-        if known is not None and known.original is not None:
-            yield known.name, known.original
 
 
 def _is_encrypted(name: str, folder: Path) -> bool:
@@ -142,24 +119,28 @@ def _is_encrypted(name: str, folder: Path) -> bool:
     return not is_readable and any(folder.rglob("*.gpg"))
 
 
-def _sized(name: str, sizes: Mapping[str, int], how: str, *, fetched: bool = True) -> SetSize:
+def _sized(name: str, sizes: Mapping[str, int], how: str, *, is_fetched: bool = True) -> Size:
     text = sum(size * TEXT_IN_A_BYTE.get(PurePosixPath(file).suffix, 1.0) for file, size in sizes.items())
-    return SetSize(
+    return Size(
         name=name,
         bytes=sum(sizes.values()),
         how=how,
         text_bytes=round(text),
-        file_bytes=max(sizes.values(), default=0) if fetched else 0,
-        fetched=fetched,
+        file_bytes=max(sizes.values(), default=0) if is_fetched else 0,
+        is_fetched=is_fetched,
     )
 
 
-def _listed(name: str, limit: int | None) -> SetSize:
+def _on_hub(name: str, total: int, files: Sequence[str]) -> Size:
+    return _sized(name, dict.fromkeys(files, total // max(len(files), 1)), f"{len(files)} files, as the hub lists them")
+
+
+def _registered(name: str, limit: int | None) -> Size:
     """By the registry of known sets."""
     known = known_size(name)
     first = "" if limit is None else f"first {limit} files; "
     if known is None or (known.bytes is None and limit is None):
-        return SetSize(name=name, bytes=None, how=f"{first}asked when the build starts")
+        return Size(name=name, bytes=None, how=f"{first}asked when the build starts")
     total = known.bytes if known.bytes is not None else (known.file_bytes or 0) * (limit or 1)
     sized = _sized(name, {f"all{known.ending}": total}, f"{first}{known.basis}")
     return replace(sized, text_bytes=known.text_bytes or sized.text_bytes, file_bytes=known.file_bytes or total)
@@ -188,9 +169,8 @@ def _is_of(entry_name: str, dataset: HubDataset, max_files: int | None) -> bool:
         return False
     named = entry_name.removeprefix("dataset ").split(" ")[0].split("@")[0]
     first = re.search(r" first (\d+) files$", entry_name)
-    return (
-        named in (_name(dataset.name, dataset.config), dataset.name) and (int(first[1]) if first else None) == max_files
-    )
+    whole = dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}"
+    return named in (whole, dataset.name) and (int(first[1]) if first else None) == max_files
 
 
 def _lock(build_folder: Path | None) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""How a GGUF file wants to be talked to: its own chat template, an example of it, and an Ollama `Modelfile`.
+"""The prompt format of a GGUF file: its own chat template, an example of it, and an Ollama `Modelfile`.
 
-Everything is read from the file that a user loads, not from the checkpoint that it was made of. Whether its template is
-ChatML is found by rendering conversations and comparing texts, never by the model's name. It knows no report and no
-licence.
+Everything is read from the file that a user loads, not from the checkpoint. Whether the template is ChatML is found by
+rendering conversations and comparing texts, never by the model's name.
 """
 
 import re
@@ -20,7 +19,7 @@ from common.gguf_header import read_header
 
 Message = Mapping[str, str]
 
-# Ollama's own language. The prompt ends with an opened assistant turn, or goes on with a last answer that is begun.
+# In Ollama's own language. The prompt ends with an opened assistant turn, or continues a last answer that is begun.
 _GO_TEMPLATE = """\
 {{- range $i, $_ := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 -}}
@@ -39,14 +38,14 @@ _UNQUANTISED = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What a GGUF file says of its prompts."""
+    """The prompt format of one GGUF file."""
 
     example: str | None
-    """A question as the template renders it, the answer opened; None where the file has no template or refuses it."""
+    """A question as the template renders it, the answer opened; None without a template, or where it refuses."""
     is_chatml: bool
-    """Whether the template gives ChatML for every conversation that was tried."""
+    """Whether the template gives ChatML for all conversations that were tried."""
     default_system: str | None
-    """What a ChatML template says as the system where a conversation does not."""
+    """The system prompt that a ChatML template inserts where a conversation has none."""
     stop: tuple[str, ...]
     """The tokens that end an answer."""
 
@@ -57,7 +56,7 @@ def encoding_of(name: str) -> str:
 
 
 def recommended(names: Sequence[str]) -> str | None:
-    """Which of several GGUF files to begin with: a medium encoding, else the first that is quantised, else any."""
+    """The GGUF file to begin with: a medium encoding, else the first quantised one, else any; None without files."""
     by_encoding = {encoding_of(name): name for name in reversed(names)}
     quantised = [name for name in names if encoding_of(name) not in _UNQUANTISED]
     preferred = [by_encoding[encoding] for encoding in _PREFERRED if encoding in by_encoding]
@@ -65,11 +64,7 @@ def recommended(names: Sequence[str]) -> str | None:
 
 
 def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
-    """Reads template and stop tokens of a GGUF file.
-
-    Args:
-        path: the file.
-        messages: the example.
+    """The template and the stop tokens of a GGUF file, with `messages` as its example.
 
     Raises:
         UserError: not a GGUF file.
@@ -79,29 +74,24 @@ def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
     ids = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
     ends = [tokens[index] for index in ids if index is not None and index < len(tokens)]
     ends += [_DOCUMENT_END] if _DOCUMENT_END in tokens else []
-    template = fields.get("tokenizer.chat_template")
+    stop, template = tuple(dict.fromkeys(ends)), fields.get("tokenizer.chat_template")
     if not isinstance(template, str):
-        return Prompt(example=None, is_chatml=False, default_system=None, stop=tuple(dict.fromkeys(ends)))
-    is_chatml, default_system = _compare_with_chatml(template)
-    return Prompt(
-        example=_rendered(template, messages),
-        is_chatml=is_chatml,
-        default_system=default_system,
-        stop=tuple(dict.fromkeys(ends)),
-    )
+        return Prompt(example=None, is_chatml=False, default_system=None, stop=stop)
+    is_chatml, default = _compare_with_chatml(template)
+    return Prompt(example=_rendered(template, messages), is_chatml=is_chatml, default_system=default, stop=stop)
 
 
 def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapping[str, float]) -> str:
     """An Ollama `Modelfile` for a file with a ChatML template.
 
     Args:
-        name: the GGUF file, beside the `Modelfile`.
-        prompt: what the file says.
+        name: the GGUF file, in the same folder.
+        prompt: its prompt format.
         system: the system prompt; None takes the template's own, where it has one.
         parameters: sampling by Ollama's names.
 
     Raises:
-        UserError: a system prompt that holds three quotation marks.
+        UserError: a system prompt that `check_system` refuses.
     """
     assert prompt.is_chatml
     system = prompt.default_system if system is None else system
@@ -113,12 +103,13 @@ def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapp
 
 
 def check_system(text: str) -> None:
-    """UserError where a Modelfile cannot hold a system prompt."""
+    """UserError ("unsupported") for a system prompt that a Modelfile cannot hold."""
     if '"""' in text or text.endswith('"'):
         raise UserError(
+            "unsupported",
             wanted='a system prompt without """ in it or " at its end, which a Modelfile cannot hold',
             got=repr(text),
-            next_step="Use other quotation marks in card.system_prompt of the recipe.",
+            next_step="use other quotation marks in card.system_prompt of the recipe",
         )
 
 
@@ -134,10 +125,10 @@ def chatml(messages: Sequence[Message]) -> str:
 
 
 def _compare_with_chatml(template: str) -> tuple[bool, str | None]:
-    """Whether a template is ChatML, and what it says as the system by itself."""
+    """Whether a template is ChatML, and the system prompt that it inserts by itself."""
     alone = _rendered(template, [_USER]) or ""
-    said = re.fullmatch(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n" + re.escape(chatml([_USER])), alone, re.DOTALL)
-    default_system = said[1] if said else None
+    found = re.fullmatch(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n" + re.escape(chatml([_USER])), alone, re.DOTALL)
+    default_system = found[1] if found else None
     own = [{"role": "system", "content": default_system}] if default_system is not None else []
     pairs = (
         ([_USER], [*own, _USER]),
@@ -155,16 +146,12 @@ def _rendered(template: str, messages: Sequence[Message]) -> str | None:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": _now}
+    functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     environment.globals.update(functions)
     try:
         return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True, tools=None)
     except (TemplateError, TypeError, ValueError):
         return None
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> NoReturn:
