@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from export_tiny import TEMPLATE, write_tokenizer
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from test_export_card import write_gguf
+from release_tiny import write_gguf
 
 from common.tokenizer import Tokenizer
 from export.card.prompt import read_prompt

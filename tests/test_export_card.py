@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from errors_tiny import refuses
 from export_tiny import TEMPLATE
-from gguf import GGUFWriter
 from jinja2 import Environment
+from release_tiny import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, write_gguf
 
 from common.errors import Code, UserError
 from common.known_sets import known_sets, terms_of
@@ -31,33 +30,10 @@ from export.licences import (
     without_text,
 )
 
-DEFAULT_SYSTEM = "You are a swallow.\nBe brief."
-SPEAKS_FIRST = (
-    "{% if messages[0].role != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a swallow.\nBe brief.<|im_end|>\n' }}{% endif %}" + TEMPLATE
-)
-HEADERS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ '[assistant] ' }}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
 QUESTION = [{"role": "user", "content": "元気？"}]
 TALK = [*QUESTION, {"role": "assistant", "content": " はい。\n"}, {"role": "user", "content": "よかった"}]
 BEGUN = [*QUESTION, {"role": "assistant", "content": "は"}]
-
-
-def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
-    """A GGUF file with a vocabulary of four tokens, one tensor and a chat template."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = GGUFWriter(path, "qwen2")
-    writer.add_token_list(["a", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    writer.add_eos_token_id(3)
-    writer.add_eot_token_id(3)
-    if template is not None:
-        writer.add_chat_template(template)
-    writer.add_tensor("output_norm.weight", np.ones(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def read(tmp_path: Path, template: str | None) -> Prompt:

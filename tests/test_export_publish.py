@@ -18,29 +18,19 @@ from typing import Any
 
 import pytest
 from errors_tiny import refuses
-from export_tiny import workspace
 from huggingface_hub import close_session, constants
-from test_export_card import write_gguf
+from release_tiny import LLAMA, OWN, release
 
 import export.upload
 from common.errors import Code, UserError
-from common.provenance import DataSource, write_sources
+from common.provenance import DataSource
 from export.__main__ import main
-from export.card import CardConfig
-from export.release import DistConfig, dist, read_release
+from export.release import read_release
 from export.upload import obstacles
 
 SECRET = "hf_neverToBeSeen"
 SIGNATURE = "X-Signature=neverToBeSeenEither"
 REPO = "me/My-Model"
-OWN = DataSource(name="own.jsonl", licence="Apache-2.0", stage="corpus")
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -206,17 +196,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, loopback: None) -> Iterator[Hub]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def release(root: Path, *sources: DataSource, title: str | None = None) -> Path:
-    """A folder as `dist` leaves it."""
-    for encoding in ("Q4_K_M", "Q8_0"):
-        path = write_gguf(root / "gguf" / f"T-{encoding}.gguf")
-        path.write_bytes(path.read_bytes() + encoding.encode())
-    write_sources(root / "gguf", sources)
-    space = workspace(root / "dist")
-    dist(DistConfig(card=CardConfig(title=title)), space, root / "gguf", None, None)
-    return space.folder
 
 
 @pytest.fixture

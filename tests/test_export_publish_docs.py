@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from release_tiny import OWN, release
 from test_docs import ROOT, blocks, commands, run
-from test_export_publish import OWN, release
 
 from eval.report import Choice
 from export.card import CardConfig, Sampling
