@@ -18,13 +18,6 @@ from eval.report import Choice, ReportConfig, report
 from export.card import CardConfig, Sampling
 from export.release import DistConfig, dist
 
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 CARD = CardConfig(
     title="TinySwallow mini",
     description_ja="小さな日本語の対話モデルです。",

@@ -262,13 +262,17 @@ def spread_model(config: InitConfig, machine: Machine, device_map: str) -> "PreT
         shapes = new_model(config.fields())
     logging.disable(logging.WARNING)  # transformers reports every weight that it draws as missing
     try:
-        return type(shapes).from_pretrained(
-            None,
-            config=shapes.config,
-            state_dict={},  # nothing is loaded: each weight is drawn on its own device
-            dtype=machine.torch_dtype,
-            attn_implementation="sdpa",
-            device_map=device_map,
-        ).eval()
+        return (
+            type(shapes)
+            .from_pretrained(
+                None,
+                config=shapes.config,
+                state_dict={},  # nothing is loaded: each weight is drawn on its own device
+                dtype=machine.torch_dtype,
+                attn_implementation="sdpa",
+                device_map=device_map,
+            )
+            .eval()
+        )
     finally:
         logging.disable(logging.NOTSET)
