@@ -18,7 +18,7 @@ from common.store import Artifact, Store
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from recipes.loading import KNOWN, load
-from recipes.recipe import reached
+from recipes.recipe import stages_until
 from studies import compare as study
 from studies import run_curves
 from studies.student_t import central_probability, estimate, paired_difference, t_half_width
@@ -201,7 +201,7 @@ def test_the_command_writes_json_and_page(
 def test_every_recipe_with_a_distillation_has_what_its_runs_start_from(name: str) -> None:
     recipe = load(name, say=print)
     if recipe.base is not None:
-        assert set(study.SHARED) <= set(reached(recipe, study.last_shared(recipe)))
+        assert set(study.SHARED) <= {stage.name for stage in stages_until(recipe, study.last_shared(recipe))}
 
 
 def test_nothing_to_measure_on_is_told_before_anything_is_trained(
