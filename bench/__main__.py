@@ -1,6 +1,6 @@
 """`python -m bench loss | step | corpus`: benchmarks, paired in one run; the last line on stdout is one JSON document.
 
-Every side computes in the same precision, in turns, and what is reported are medians. It knows no recipe.
+All sides compute in the same precision and in turns; the results are medians.
 """
 
 import json
@@ -10,7 +10,7 @@ from common.heap import retain_freed_memory
 
 
 def main(arguments: list[str]) -> None:
-    """Parses `arguments` and runs one benchmark."""
+    """Parse `arguments` and run one benchmark."""
     from bench import corpus, loss, step
     from bench.measure import device_here
 

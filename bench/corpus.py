@@ -1,8 +1,8 @@
-"""`python -m bench corpus`: how fast text is cleaned on one core, and what memory it takes, at two sizes of input.
+"""`python -m bench corpus`: the speed of cleaning text on one core, and its memory at two sizes of input.
 
-The text of `--text` is cleaned as it is, with and without the search for near-duplicates, each in a process of its own;
-tokenising and packing are not part of it. Then inputs of two sizes are made of its sentences in other orders, which
-makes documents that all differ, and the peaks of memory are compared.
+The text of `--text` is cleaned with and without the search for near-duplicates, each in a process of its own, without
+tokenising and packing. Then two inputs of different sizes are made of its sentences in random order, so that all
+documents differ, and the peaks of memory are compared.
 """
 
 import argparse
@@ -31,22 +31,21 @@ _MEGABYTE = 10**6
 
 
 def add_verb(verbs: Any) -> None:
-    """Adds the benchmark to the command."""
+    """Register `corpus`."""
     verb = verbs.add_parser(
         "corpus",
         help="cleaning: megabytes a second on one core, and memory",
         description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     verb.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="text to clean")
-    verb.add_argument("--small", type=int, default=10, metavar="MB", help="size of the smaller made input")
-    verb.add_argument("--large", type=int, default=100, metavar="MB", help="size of the larger made input")
-    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="times that each side is timed")
+    verb.add_argument("--small", type=int, default=10, metavar="MB", help="size of the smaller generated input")
+    verb.add_argument("--large", type=int, default=100, metavar="MB", help="size of the larger generated input")
+    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
     verb.set_defaults(function=measured)
 
 
 def measured(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Runs the benchmark; returns what is printed."""
+    """Run the benchmark; returns what is printed."""
     require_at_least_one(small=parsed.small, large=parsed.large, rounds=parsed.rounds)
     rates: dict[str, list[float]] = {"plain": [], "near": []}
     for number in range(parsed.rounds):
@@ -74,7 +73,7 @@ def measured(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_own_process(files: list[Path], *, near: bool) -> dict[str, Any]:
-    """Cleans `files` in a fresh process: `bytes` of text, `seconds`, `extra_bytes` above its beginning."""
+    """Clean `files` in a new process: `bytes` of text, `seconds`, `extra_bytes` above its start."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_clean, files, near).result()
 
@@ -103,7 +102,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
 
 
 def write_made(path: Path, files: list[Path], size: int) -> None:
-    """Writes documents made of the sentences of `files` in random order, `size` bytes of text in all.
+    """Write documents of the sentences of `files` in random order, `size` bytes of text in all.
 
     Raises:
         UserError: the files hold too few sentences.
@@ -116,11 +115,8 @@ def write_made(path: Path, files: list[Path], size: int) -> None:
         if sentence.strip()
     ]
     if len(sentences) < 1000:
-        raise UserError(
-            wanted="at least 1,000 sentences to make documents of",
-            got=f"{len(sentences)}",
-            next_step="give more text",
-        )
+        wanted = "at least 1,000 sentences to make documents of"
+        raise UserError("empty", wanted=wanted, got=f"{len(sentences)}", next_step="give more text")
     with path.open("w", encoding="utf-8") as file:
         for text in _documents(sentences, size, rng):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")

@@ -1,9 +1,9 @@
-"""`python -m bench loss`: the fused TAID loss against the dense computation and against nothing but its products.
+"""`python -m bench loss`: the fused TAID loss against the dense computation and against its bare matrix products.
 
-The products are the four that any method needs: both logits, and the gradients of hidden states and of the student's
-head, by the fastest calls that we know (`head_product`), in the number format that is fastest here (`product_dtype`:
-float32 where bfloat16 is emulated, everything cast beforehand) and into memory that is already there. Legend: N tokens,
-V vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
+The products are the four that every method needs: both sides' logits, and the gradients of hidden states and of the
+student's head, by the fastest known calls (`head_product`), in the fastest number format (`product_dtype`: float32
+where bfloat16 is emulated, everything cast beforehand) and into memory that is allocated already. Legend: N tokens, V
+vocabulary, D and E hidden sizes of student and teacher, C tokens of a chunk.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.measure import (
     PRECISIONS,
+    add_common,
     device_here,
     free_bytes,
     medians,
@@ -22,39 +23,43 @@ from bench.measure import (
     resolve_chunk_tokens,
     say,
 )
-from bench.released import taid_loss
 from common.chunk_passes import chunks
 from common.cli import require_at_least_one
-from common.fused_linear_loss import (
-    TeacherHead,
-    fused_linear_loss,
-    head_product,
-    logit_buffer,
-    product_dtype,
-)
+from common.fused_linear_loss import TeacherHead, fused_linear_loss, head_product, logit_buffer, product_dtype
 from distill.methods import LossPass, method, pass_name, require_kernel
 
 T = 0.7
 _PRODUCT_TOKENS = 1024
 _DENSE_TENSORS_FP32 = 6
-"""[N, V] float32 tensors that the dense computation holds at its peak, and two of logits; counted from its code."""
+"""[N, V] float32 tensors that the dense computation holds at its peak beside two of logits; counted in its code."""
 
 
 def add_verb(verbs: Any) -> None:
-    """Registers `loss`."""
-    verb = verbs.add_parser(
-        "loss", help="head and loss, forward and backward", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    verb.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32", help="of the products, on all sides")
+    """Register `loss`."""
+    verb = verbs.add_parser("loss", help="head and loss, forward and backward")
+    add_common(verb)
     verb.add_argument("--tokens", type=int, default=1024, metavar="N", help="tokens of the batch")
     verb.add_argument("--hidden", type=int, default=1536, metavar="N", help="hidden size of the student")
     verb.add_argument("--teacher-hidden", type=int, default=5120, metavar="N", help="hidden size of the teacher")
-    verb.add_argument("--vocabulary", type=int, default=151_665, metavar="N", help="rows that both heads share")
-    verb.add_argument("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: as in training)")
     verb.add_argument("--loss-pass", choices=get_args(LossPass), default="auto", help="how the fused loss is computed")
-    verb.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
     verb.add_argument("--no-dense", action="store_true", help="leave the dense side out")
     verb.set_defaults(function=bench_loss)
+
+
+def released_taid_loss(student_logits_NV: Tensor, teacher_logits_NV: Tensor, mask_N: Tensor, *, t: float) -> Tensor:
+    """TAID's loss as the released code computes it (SakanaAI/TAID@a062892 src/distil_losses), for comparison.
+
+    Whole logits of every position on both sides, softmax and log-softmax in float32, infinite logits zeroed, and
+    autograd for the rest. Its copies of shifted logits are left out, which is to its advantage.
+
+    Returns:
+        The mean over unmasked tokens of the cross-entropy towards the intermediate distribution.
+    """
+    mixed_NV = (1.0 - t) * student_logits_NV.detach() + t * teacher_logits_NV
+    target_NV = torch.softmax(mixed_NV, dim=-1, dtype=torch.float32)
+    log_q_NV = torch.log_softmax(student_logits_NV, dim=-1, dtype=torch.float32)
+    products_NV = torch.masked_fill(target_NV * log_q_NV, torch.isinf(student_logits_NV), 0.0)
+    return -(products_NV.sum(-1) * mask_N).sum() / mask_N.sum()
 
 
 class _Case:
@@ -100,7 +105,7 @@ class _Case:
             self.targets_N,
             self.weights_N,
             method("taid").kernel({"t": T}) if self.loss_pass == "triton" else method("taid").objective({"t": T}),
-            vocabulary=self.vocabulary,
+            vocab_size=self.vocabulary,
             denominator=float(len(self.targets_N)),
             teacher=self.teacher,
             chunk_tokens=self.chunk_tokens,
@@ -113,10 +118,10 @@ class _Case:
         student_logits_NV = nn.functional.linear(self.hidden_ND.to(self.dtype), self.weight_VD.to(self.dtype))
         with torch.no_grad():
             teacher_logits_NV = nn.functional.linear(self.teacher.hidden_NE, self.teacher.weight_WE)
-        taid_loss(student_logits_NV, teacher_logits_NV, self.weights_N, t=T).backward()
+        released_taid_loss(student_logits_NV, teacher_logits_NV, self.weights_N, t=T).backward()
 
-    def prepare_products(self) -> None:
-        """What the bare products read, cast, and what they write to: they do nothing but multiply."""
+    def prepare_matmuls(self) -> None:
+        """The cast inputs and the output memory of the bare products, which then only multiply."""
         rows, product = min(_PRODUCT_TOKENS, len(self.hidden_ND)), product_dtype(self.dtype, self.device)
         head_VD = self.weight_VD.detach().to(self.dtype).to(product)
         self._buffers = {
@@ -130,7 +135,7 @@ class _Case:
             "grad_head": torch.ones_like(self.weight_VD, dtype=product),
         }
 
-    def products(self) -> None:
+    def matmuls(self) -> None:
         buffers = self._buffers
         for part in chunks(len(self.hidden_ND), _PRODUCT_TOKENS):
             hidden_CD, head_VD = buffers["hidden"][part], buffers["head"]
@@ -143,7 +148,7 @@ class _Case:
 
 
 def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs the benchmark.
+    """Run the benchmark.
 
     Returns:
         `precision, tokens, fused_s, dense_s, matmul_s, fused_over_matmul, dense_over_fused, fused_extra_bytes,
@@ -166,14 +171,14 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
     dense_bytes, difference = None, None
     if reason is None:
         dense_bytes = _peak(case, case.dense)
-        difference = max(
-            _difference(mine, own.grad) for mine, own in zip(gradients, (case.hidden_ND, case.weight_VD), strict=True)
-        )
+        dense_gradients = (case.hidden_ND.grad, case.weight_VD.grad)
+        difference = max(_difference(mine, other) for mine, other in zip(gradients, dense_gradients, strict=True))
+        del dense_gradients
     del gradients
     case.clear()
-    case.prepare_products()
-    case.products()
-    sides: dict[str, Callable[[], object]] = {"fused": case.fused, "products": case.products}
+    case.prepare_matmuls()
+    case.matmuls()
+    sides: dict[str, Callable[[], object]] = {"fused": case.fused, "matmuls": case.matmuls}
     if reason is None:
         sides["dense"] = case.dense
     seconds = medians(sides, rounds=options.rounds, device=case.device)
@@ -183,8 +188,8 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         "tokens": options.tokens,
         "fused_s": seconds["fused"],
         "dense_s": dense_s,
-        "matmul_s": seconds["products"],
-        "fused_over_matmul": seconds["fused"] / seconds["products"],
+        "matmul_s": seconds["matmuls"],
+        "fused_over_matmul": seconds["fused"] / seconds["matmuls"],
         "dense_over_fused": None if dense_s is None else dense_s / seconds["fused"],
         "fused_extra_bytes": fused_bytes,
         "dense_extra_bytes": dense_bytes,
@@ -197,7 +202,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak(case: _Case, side: Callable[[], None]) -> int | None:
-    """Extra bytes of one side: its peak beyond the inputs and the gradients that it returns."""
+    """Extra bytes of one side: its peak above the inputs and the returned gradients."""
     case.clear()
     peak = peak_above(side, case.device)
     extra = None if peak is None else peak - case.gradient_bytes

@@ -1,16 +1,16 @@
-"""Time and memory of functions that run side by side: warm-up, turns, medians; peak above what was there before."""
+"""Time and memory of functions that run in turns: medians, and the peak of memory above that before."""
 
 import argparse
 import gc
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from common.device import synchronized_time
 from common.fused_linear_loss import default_chunk_tokens
 from common.heap import trim_freed_memory
 from common.metrics import peak_bytes, reset_peak
@@ -23,16 +23,19 @@ def device_here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def add_common(verb: argparse.ArgumentParser) -> None:
+    """Register the options of the benchmarks of training."""
+    add = verb.add_argument
+    add("--precision", choices=sorted(PRECISIONS), default="fp32", help="of the products, on all sides")
+    add("--vocabulary", type=int, default=151_665, metavar="N", help="ids that both heads share")
+    add("--chunk-tokens", type=int, metavar="N", help="of the fused loss (default: as in training)")
+    add("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
+
+
 def resolve_chunk_tokens(options: argparse.Namespace) -> None:
-    """Puts what training takes in the place of a `--chunk-tokens` that was not given."""
+    """Replace an omitted `--chunk-tokens` by what training takes."""
     if options.chunk_tokens is None:
         options.chunk_tokens = default_chunk_tokens(device_here(), PRECISIONS[options.precision])
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def medians(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, float]:
@@ -41,33 +44,31 @@ def medians(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: t
 
 
 def turns(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each side by round; in every round all sides run once, so that a busy moment hits all alike."""
+    """Seconds of each side by round; all sides run once in every round, so that a busy moment affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, side in sides.items():
             gc.collect()
-            synchronize(device)
-            start = time.perf_counter()
+            start = synchronized_time(device.type)
             side()
-            synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(synchronized_time(device.type) - start)
             say(f"round {number + 1} of {rounds}: {name} {seconds[name][-1]:.3f} s")
     return seconds
 
 
 def peak_above(function: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that `function` needs beyond what is there when it starts; None where the system does not tell."""
+    """Bytes that `function` needs in addition to those in use when it starts; None where the system does not say."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
-        synchronize(device)
+        torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     if not sys.platform.startswith("linux"):
         return None
-    trim_freed_memory()  # it would hide the next need
+    trim_freed_memory()  # kept memory would hide what the function allocates
     before = resident_bytes()
     reset_peak()
     function()
@@ -75,7 +76,7 @@ def peak_above(function: Callable[[], object], device: torch.device) -> int | No
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that lie in memory now; where the system does not tell, the most that ever lay there."""
+    """Bytes of this process in memory now; where the system does not say, their peak."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return peak_bytes()
@@ -85,7 +86,7 @@ def resident_bytes() -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had; None where the system does not tell."""
+    """Available memory; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not sys.platform.startswith("linux"):
@@ -95,5 +96,5 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def say(text: str) -> None:
-    """Progress, on stderr: stdout's last line is the result."""
+    """Print progress on stderr: stdout's last line is the result."""
     print(text, file=sys.stderr, flush=True)

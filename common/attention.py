@@ -1,9 +1,8 @@
 """Attention of packed documents, each to itself, without padding and without a mask.
 
-A batch's real tokens stand in one line, M of them, document after document. For attention alone they are laid out as a
-few stacks of documents of similar length: inside a stack a causal kernel needs no mask, because what fills up a shorter
-document comes after its tokens. Everything else in a model works token by token, so no step of it sees padding.
-It knows no batch and no loss.
+The M real tokens of a batch are one sequence, document after document. For attention alone they are laid out as a few
+stacks of documents of similar length: inside a stack a causal kernel needs no mask, because the filler of a shorter
+document comes after its tokens. Everything else in a model works token by token and sees no padding.
 
 Legend: M real tokens, G documents of one stack, L length of its longest, H heads, F features of a head.
 """
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
 
 NAME = "packed_documents"
 _SHORTEST_SHARE = 0.75
-"""A document joins a stack when it is at least so long as a share of the longest: what is filled up stays small."""
+"""A document joins a stack if its length is at least this share of the longest, so that little filler is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each real token stands in the stacks, which lie one after the other in one line of slots."""
+    """Where each real token is in the stacks; the stacks are one sequence of slots, one after the other."""
 
     shapes: tuple[tuple[int, int], ...]
     """(G, L) of each stack."""
     token_of_slot: Tensor
-    """Index of the token in each slot; any index where there is none."""
+    """Index of the token in each slot; any index for filler."""
     is_filler: Tensor
     """True for slots without a token."""
     slot_of_token: Tensor
     """Index of each token's slot [M]."""
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Layout":
-        """The same on another device: where a model is spread over several, each layer asks for its inputs so."""
+        """The same on another device. In a model spread over several devices, each layer moves its inputs so."""
         moved = (
             part.to(device, non_blocking=non_blocking)
             for part in (self.token_of_slot, self.is_filler, self.slot_of_token)
@@ -83,7 +82,7 @@ def _to_slots(tokens: Tensor, where: Layout) -> Tensor:
 
 
 class _ToSlots(torch.autograd.Function):
-    """[M, H, F] to slots, 0 where there is no token. Its gradient is the way back: no two slots hold one token."""
+    """[M, H, F] to slots, 0 for filler. Its gradient is the inverse: no two slots hold one token."""
 
     @staticmethod
     def forward(ctx: Any, tokens_MHF: Tensor, where: Layout) -> Tensor:  # type: ignore[override]
@@ -124,12 +123,12 @@ def attend(
     """Attention as transformers calls it: heads before tokens in, tokens before heads out.
 
     Args:
-        module, attention_mask, others: transformers' own; there is no mask, and positions are in query and key.
+        module, attention_mask, others: passed by transformers; there is no mask, and positions are in query and key.
         query_1HMF, key_1KMF, value_1KMF: with H heads, a multiple of the K key heads.
-        documents: where the tokens stand.
+        documents: where the tokens are.
         scaling: factor on the products.
         dropout: share of attention weights dropped.
-        sliding_window: tokens that a token sees, itself included; None for all before it.
+        sliding_window: tokens that a token attends to, itself included; None for all before it.
     """
     assert others.get("softcap") is None and others.get("s_aux") is None, "a kind of attention that is not this one"
     slots = [_ToSlots.apply(part[0].transpose(0, 1), documents) for part in (query_1HMF, key_1KMF, value_1KMF)]
@@ -155,7 +154,7 @@ def attend(
 
 
 def _band(length: int, window: int, like: Tensor) -> Tensor:
-    """True where a token sees another: not after it, and less than `window` before."""
+    """True where a token attends to another: not after it, and less than `window` before."""
     distance = torch.arange(length, device=like.device)
     distance = distance[:, None] - distance[None, :]
     return (distance >= 0) & (distance < window)
@@ -163,11 +162,11 @@ def _band(length: int, window: int, like: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def packed_documents(model: "PreTrainedModel") -> Generator[None]:
-    """While it is open, the model attends by `attend`, and wants `documents=` in its forward pass."""
+    """Inside it, the model attends by `attend` and takes `documents=` in its forward pass."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    # The private name on purpose: the public setter looks for kernels and visits every layer, once for each batch.
+    # The private name: the public setter looks for kernels and visits every layer, at each batch.
     config: Any = model.config
     usual = config._attn_implementation
     config._attn_implementation = NAME

@@ -2,11 +2,12 @@
 
 A model folder is what transformers calls a checkpoint: `config.json`, `generation_config.json`, safetensors and the
 tokenizer's files. Training state (weights, optimizer, counters) is written by `torch.distributed.checkpoint` into
-`scratch/` of the stage's own folder, renamed when complete, and loaded only after its checksums match. This module
-knows no loss and no stage.
+`scratch/` of the stage's own folder, renamed when complete, and loaded only after its checksums match. Independent of
+losses and stages.
 """
 
 import json
+import math
 import os
 import shutil
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.attention import layout, packed_documents
@@ -22,11 +24,12 @@ from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError
 from common.launch import num_processes
+from common.optim import Optimizers
 from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    # transformers takes seconds to load: whoever only reads a finished build does without it.
+    # transformers takes seconds to load, and a command that only reads a finished build does not need it.
     from transformers import PreTrainedModel
 
 
@@ -39,15 +42,15 @@ def load_model(
 
     Args:
         folder: a Hugging Face model folder, in one file or in shards.
-        machine: where to.
         dtype: number format of the weights.
-        spread: over all GPUs of this machine where there are several, by accelerate: for a model that is only read.
+        spread: over all GPUs of this machine (`spread_map`), for a model that is not trained.
 
     Raises:
         UserError: no `config.json`, no safetensors, or a weight file that cannot be read.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UserError(
+            "not-found",
             wanted="a model folder with config.json and safetensors",
             got=f"{folder}",
             next_step="name a Hugging Face model folder",
@@ -55,7 +58,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # a bar for reading a few shards would stand between the stages' own lines
+    disable_progress_bar()  # it would interrupt the stages' own lines
+    device = machine.torch_device
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -64,19 +68,23 @@ def load_model(
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            device_map=_placement(machine, spread=spread),
+            device_map=None if device.type == "cpu" else (spread and spread_map(machine)) or {"": device},
         )
     except _refusals(OSError, RuntimeError) as error:
         raise UserError(
+            "damaged",
             wanted="readable model weights",
             got=f"{folder}: {str(error).splitlines()[0]}",
-            next_step="check that the files are whole and of a supported model type",
+            next_step="check that the files are complete and of a supported model type",
         ) from error
     except Exception as error:  # safetensors raises its own class for a truncated file
         if type(error).__name__ != "SafetensorError":
             raise
         raise UserError(
-            wanted="whole safetensors files", got=f"{folder}: {error}", next_step="copy or build the model again"
+            "damaged",
+            wanted="complete safetensors files",
+            got=f"{folder}: {error}",
+            next_step="copy or build the model again",
         ) from error
     model, report = loaded
     _require_plain_logits(model, folder)
@@ -84,20 +92,21 @@ def load_model(
     absent = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
     if absent:
         raise UserError(
+            "damaged",
             wanted=f"all weights of the model in {folder}",
             got=f"{len(absent)} missing or of another shape, {absent[0]} the first",
             next_step="copy the whole folder, config.json and every safetensors file",
         )
-    return (model.to(machine.torch_device) if model.device.type == "cpu" else model).eval()
+    return (model.to(device) if model.device.type == "cpu" else model).eval()
 
 
-def _placement(machine: Machine, *, spread: bool) -> Any:
-    """transformers' `device_map`; None on a CPU, where there is nothing to place."""
-    device = machine.torch_device
-    if device.type == "cpu":
-        return None
-    alone = num_processes() == 1  # several processes have a GPU each
-    return "balanced_low_0" if spread and alone and torch.cuda.device_count() > 1 else {"": device}
+def spread_map(machine: Machine) -> str | None:
+    """transformers' `device_map` by which accelerate spreads a model over all GPUs, the first one last.
+
+    None where one device or, of several processes, each process has the whole model.
+    """
+    alone = num_processes() == 1
+    return "balanced_low_0" if machine.device == "cuda" and alone and torch.cuda.device_count() > 1 else None
 
 
 def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:
@@ -105,6 +114,7 @@ def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:
     for name in ("logits_scaling", "logit_scale", "final_logit_softcapping"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError(
+                "unsupported",
                 wanted="a model whose logits are its head's product, such as Qwen2, Qwen3 or Llama",
                 got=f"{name} {getattr(model.config, name)} in {folder}",
                 next_step="take a model of another family",
@@ -118,17 +128,22 @@ def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError, *more)
 
 
-def new_model(config_json: dict[str, Any]) -> "PreTrainedModel":
-    """An untrained float32 model from the content of a Hugging Face `config.json`; the caller seeds torch."""
+def new_model(config_json: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
+    """An untrained model from the content of a Hugging Face `config.json`; the caller seeds torch.
+
+    Raises:
+        UserError: a config that transformers refuses.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
     try:
         config = AutoConfig.for_model(config_json["model_type"], **fields)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         head_weight(model)
     except _refusals(AssertionError, RuntimeError) as error:
         raise UserError(
+            "unsupported",
             wanted="a config with a model_type that transformers knows",
             got=(str(error) or type(error).__name__).splitlines()[0],
             next_step="start from the config.json of a Qwen2, Qwen3 or Llama model",
@@ -137,7 +152,7 @@ def new_model(config_json: dict[str, Any]) -> "PreTrainedModel":
 
 
 def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write a model folder: weights in `dtype`, the tokenizer beside them, both of its end tokens as stop tokens."""
+    """Write a model folder: weights in `dtype`, the tokenizer, and both of its end tokens as stop tokens."""
     from transformers import GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -161,7 +176,7 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
 
 
 def hidden_states(model: "PreTrainedModel", real: VarlenBatch, machine: Machine) -> Tensor:
-    """Final hidden states [M, D] of real tokens in one line; attention stays inside each document."""
+    """Final hidden states [M, D] of a batch; attention stays inside each document."""
     device = machine.torch_device
     with machine.autocast(), packed_documents(model):
         return model.model(
@@ -181,12 +196,64 @@ def head_weight(model: "PreTrainedModel") -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """Everything that a loop needs to go on as if it had never stopped."""
+    """With the tensors, everything that a loop needs to go on as if it had never stopped."""
 
     step: int
     """Optimizer steps done."""
     values: dict[str, Any]
     """Counters and controller state, JSON."""
+
+
+class CheckpointManager:
+    """Training state and best weights of one loop, in `scratch/` of the stage's folder.
+
+    Attributes:
+        best_step: optimizer steps of the best weights by validation; -1 before the first validation.
+        best_loss: their validation loss.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers, *, writes: bool = True) -> None:
+        """Of several processes one `writes`; all of them resume from what it wrote."""
+        self._scratch = folder / "scratch"
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._best_file = self._scratch / "best.safetensors"
+        self._model, self._optimizers, self._writes = model, optimizers, writes
+        self.best_step, self.best_loss = -1, math.inf
+
+    def _tensors(self) -> dict[str, Tensor]:
+        weights = {f"model/{name}": p for name, p in self._model.named_parameters()}
+        return {**weights, **{f"optimizer/{k}": v for k, v in self._optimizers.tensors().items()}}
+
+    def resume(self) -> TrainingState | None:
+        """Load the newest complete state into model and optimizers; None at a fresh start."""
+        state = resume_training(self._scratch, self._tensors())
+        if state is not None:
+            self.best_step, best_loss = state.values["best_step"], state.values["best_loss"]
+            self.best_loss = math.inf if best_loss is None else best_loss
+        return state
+
+    def save(self, step: int, values: dict[str, Any]) -> None:
+        """Write the state after `step` optimizer steps."""
+        if self._writes:
+            best = {"best_step": self.best_step, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
+            save_training(self._scratch, self._tensors(), TrainingState(step=step, values={**values, **best}))
+
+    def keep_if_best(self, step: int, validation_loss: float) -> None:
+        """Keep the weights if their validation loss is the lowest so far."""
+        if validation_loss < self.best_loss:
+            self.best_step, self.best_loss = step, validation_loss
+            if self._writes:
+                partial = self._best_file.with_suffix(".partial")
+                save_file({name: p.detach().contiguous() for name, p in self._model.named_parameters()}, partial)
+                partial.rename(self._best_file)
+
+    @torch.no_grad()
+    def restore_best(self) -> None:
+        """Put the best weights back into the model."""
+        if self.best_step >= 0:
+            best = load_file(self._best_file)
+            for name, parameter in self._model.named_parameters():
+                parameter.copy_(best[name])
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -198,7 +265,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingState) -> None:
-    """Write `scratch/step_<n>/` completely or not at all, then drop the older ones."""
+    """Write `scratch/step_<n>/` completely or not at all, then delete the older ones."""
     from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
     target = scratch / f"step_{state.step:06d}"

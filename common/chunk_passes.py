@@ -1,9 +1,9 @@
-"""What happens to one chunk of logits: values are added up, and the weighted gradient takes the student's place.
+"""An objective over one chunk of logits: losses are summed, and the weighted gradient overwrites the student's logits.
 
-An objective is a pure function of logits. A pass runs it over a chunk as the device likes it: in blocks that stay in
-the cache (CPU), in kernels that a compiler makes of the whole objective (CUDA), or whole and eagerly. An objective with
-a kernel of its own brings its pass along as `InPlace`. The module knows no objective's name and no head. Legend: C
-tokens of the chunk, V vocabulary, R rows of one block.
+An objective is a pure function of logits. A pass runs it over a chunk in the way that suits the device: in blocks that
+stay in the cache (CPU), in kernels that a compiler makes of the whole objective (CUDA), or whole and eagerly. An
+objective with a kernel of its own is its own pass, an `InPlace`. Legend: C tokens of the chunk, V vocabulary, R rows of
+one block.
 """
 
 import functools
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 _BLOCK_LOGITS = 2**20
-"""Logits of a block on a CPU: 4 MiB of float32, so that a block's few temporaries fit the last cache."""
+"""Logits of a block on a CPU: 4 MiB of float32, so that a block's few temporaries fit in the last-level cache."""
 
 LOSS = ""
-"""The loss itself among the sums; no objective names a value so."""
+"""The loss itself among the sums; no objective has a value of this name."""
 
 PassName = Literal["blocks", "whole", "compiled"]
 
 
 class Objective(Protocol):
-    """One chunk of logits to per-token values and gradient."""
+    """One chunk of logits to per-token losses and gradient."""
 
     def __call__(
         self, student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor
@@ -35,7 +35,7 @@ class Objective(Protocol):
 
 
 class ChunkValues(NamedTuple):
-    """What a pass leaves besides the gradient, all by token and in float32."""
+    """What a pass returns besides the gradient, per token and in float32."""
 
     loss_C: Tensor
     extras: dict[str, Tensor]
@@ -46,25 +46,25 @@ class ChunkValues(NamedTuple):
 
 
 ChunkPass = Callable[[Tensor, Tensor | None, Tensor, Tensor], ChunkValues]
-"""(student_CV, teacher_CV, targets_C, scale_C) to values; student_CV becomes the gradient, each row times its scale."""
+"""(student_CV, teacher_CV, targets_C, scale_C) to values; student_CV becomes the gradient, each row scaled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InPlace:
-    """An objective that is a pass already."""
+    """An objective that is a pass by itself."""
 
     run: ChunkPass
 
 
 class Sums(dict[str, Tensor]):
-    """Scalars that add up, in float64 where the device has it."""
+    """Scalar sums by name, in float64 where the device supports it."""
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         self._zero = like.new_zeros((), dtype=torch.float64 if like.device.type != "mps" else torch.float32)
 
     def add(self, name: str, value: Tensor) -> None:
-        """Adds the scalar `value` to the sum `name`."""
+        """Add the scalar `value` to the sum `name`."""
         self[name] = self.get(name, self._zero) + value.to(self._zero.dtype)
 
 
@@ -93,14 +93,14 @@ def evaluate(
     logit_sums: Sums,
     name: PassName,
 ) -> Tensor:
-    """Adds a chunk's weighted values to the sums and turns its student logits, in place, into their gradient.
+    """Add a chunk's weighted losses to the sums and replace its student logits, in place, by their gradient.
 
     Args:
-        objective: an `InPlace` goes over the whole chunk, whatever `name` says.
+        objective: an `InPlace` runs over the whole chunk, whatever `name` is.
         name: how any other objective is run.
 
     Returns:
-        `student_CV`: now the gradient of the weighted values divided by `denominator`.
+        `student_CV`: now the gradient of the weighted loss divided by `denominator`.
     """
     run, rows = _pass(objective, name), len(student_CV)
     if name == "blocks" and not isinstance(objective, InPlace):
@@ -149,7 +149,7 @@ def _compiled() -> Callable[..., ChunkValues]:
 
 @functools.cache
 def _compiler_works(device: torch.device) -> bool:
-    """Whether torch can compile for `device`: it needs Triton, and Triton a C compiler."""
+    """Whether torch can compile for `device`: it needs Triton, and Triton needs a C compiler."""
 
     def add(a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -157,7 +157,7 @@ def _compiler_works(device: torch.device) -> bool:
     one: Any = torch.ones(1, device=device)
     try:
         return float(torch.compile(add)(one, one)) == 2.0
-    except Exception as error:  # whatever it is, the loss can do without
+    except Exception as error:  # of any kind: the loss also runs without
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         warnings.warn(f"the loss is not compiled and so slower: {reason}", stacklevel=2)
         return False

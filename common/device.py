@@ -1,8 +1,8 @@
-"""Which device computes, and in which precision: measured once for a build folder, then read from its `machine.json`.
+"""Which device computes and in which precision: measured once for a build folder, then read from its `machine.json`.
 
-bfloat16 where a one-second comparison of matrix products says that it beats float32 by half (CUDA, AMX, avx512_bf16;
-a processor without such units emulates it, several or hundreds of times slower), else float32. Weights stay float32
-either way: `Machine.autocast` lowers only what is computed. It knows no model, and keeps no host, user or path.
+bfloat16 where a one-second comparison of matrix products finds it 1.5 times as fast as float32 (CUDA, AMX,
+avx512_bf16; a processor without such units emulates it, several or hundreds of times slower), else float32. Weights
+stay float32: `Machine.autocast` lowers only what is computed. Records no host, user or path.
 """
 
 import contextlib
@@ -21,17 +21,18 @@ from common.disk import replace_text
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    # torch takes seconds to load: whoever only reads a finished build's machine.json does without it.
+    # torch takes seconds to load, and a command that only reads a finished build does not need it.
     import torch
 
 MIN_BFLOAT16_SPEEDUP = 1.5
 _PROBE_SECONDS = 1.0
 _SMALL, _LARGE = 256, 1536  # sides of the square matrices that are multiplied
+_RATE_SIDES = {"cuda": 8192, "cpu": 2048}  # large enough that the start of a product costs nothing in comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What a stage computes on, as `machine.json`, every manifest and the report tell it."""
+    """What a stage computes on; recorded in `machine.json`, every manifest and the report."""
 
     device: str
     """"cpu", "cuda" or "mps"."""
@@ -50,12 +51,13 @@ class Machine:
 
     @property
     def torch_device(self) -> "torch.device":
-        """The device, checked to be there: UserError when this build folder was begun on a machine with another."""
+        """The device; UserError when this build folder was begun on a machine with another one."""
         import torch
 
         available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
         if self.device in available and not available[self.device]():
             raise UserError(
+                "contradiction",
                 wanted=f"the device {self.device} ({self.gpu}) that this build folder's machine.json names",
                 got="a machine without it",
                 next_step="delete machine.json to measure this machine, or build in another folder",
@@ -70,7 +72,7 @@ class Machine:
         return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
 
     def autocast(self) -> "torch.autocast":
-        """The context in which a forward pass runs: torch's autocast to bfloat16, switched off for float32."""
+        """The context of a forward pass: torch's autocast to bfloat16, switched off for float32."""
         import torch
 
         enabled = self.compute_dtype == "bfloat16"
@@ -87,11 +89,14 @@ class Machine:
 
 
 def probe(record: Path) -> Machine:
-    """The machine as `record` (a `machine.json`) tells it, or measured in about a second and written there.
+    """The machine as recorded in `record` (a `machine.json`), or measured in about a second and written there.
 
-    A record of another processor is measured again, since a build folder may have been moved, and so is one without a
-    GPU where torch now sees one. Threads are this process's, unless it is one of several, to each of which the launcher
-    gives one. UserError when the record is broken.
+    A record of another processor is measured again, because a build folder may have been moved, and so is one without
+    a GPU where torch now sees one. `threads` are this process's, or the recorded ones if it is one of several: a
+    launcher gives each of them one.
+
+    Raises:
+        UserError: the record cannot be read.
     """
     cpu = cpu_name()
     if record.exists():
@@ -113,6 +118,7 @@ def _read(record: Path) -> Machine:
         return Machine.from_json(json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(
+            "wrong-format",
             wanted=f"the machine's description in {record}",
             got=str(error),
             next_step="delete the file and start again",
@@ -139,7 +145,7 @@ def _measure(cpu: str) -> Machine:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether this CPU is known to lack bfloat16 units (AMX, avx512_bf16); of all but x86 torch tells too little."""
+    """Whether this CPU is known to lack bfloat16 units (AMX, avx512_bf16); torch reports them on x86 only."""
     import torch
 
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -151,7 +157,7 @@ def bfloat16_speedup(device: str) -> float:
     import torch
 
     threads = torch.get_num_threads()
-    # On one thread: where others keep the cores busy, threads that wait for one another would be what is measured.
+    # On one thread: on busy cores, several threads would measure how long they wait for one another.
     torch.set_num_threads(1)
     try:
         return _speedup(device)
@@ -168,29 +174,77 @@ def _speedup(device: str) -> float:
 
 
 def _shortest_products(device: str, *, side: int, seconds: float) -> dict[str, float]:
-    """Shortest time of one product per precision, in seconds; both in turns, so that a busy moment hits both."""
+    """Shortest seconds of one product per precision; both in turns, so that a busy moment affects both."""
     import torch
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     matrices = {name: torch.ones(side, side, dtype=dtype, device=device) for name, dtype in dtypes.items()}
-    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
     shortest = dict.fromkeys(dtypes, float("inf"))
     deadline = None
     while deadline is None or time.perf_counter() < deadline:
         for name, matrix in matrices.items():
-            synchronize()
-            start = time.perf_counter()
+            start = synchronized_time(device)
             torch.mm(matrix, matrix)
-            synchronize()
+            seconds_taken = synchronized_time(device) - start
             # The first round warms up: libraries choose their kernels there.
             if deadline is not None:
-                shortest[name] = min(shortest[name], time.perf_counter() - start)
+                shortest[name] = min(shortest[name], seconds_taken)
         deadline = deadline or time.perf_counter() + seconds
     return shortest
 
 
+class MatmulProbe:
+    """A few products of square matrices, computed at each call; on a GPU the call does not wait for them.
+
+    Attributes:
+        flops: floating-point operations of one call.
+    """
+
+    def __init__(
+        self, dtype: "torch.dtype", device: "torch.device", *, side: int | None = None, times: int = 8
+    ) -> None:
+        """A `side` of None takes what suits the device."""
+        import torch
+
+        side = _RATE_SIDES[device.type] if side is None else side
+        # Random numbers: on equal ones a GPU draws less power and runs faster than it ever does in training.
+        generator = torch.Generator(device).manual_seed(0)
+        self._a, self._b = (torch.randn(side, side, generator=generator, device=device).to(dtype) for _ in range(2))
+        self._out, self._times = torch.empty_like(self._a), times
+        self.flops = 2 * side**3 * times
+
+    def __call__(self) -> "torch.Tensor":
+        import torch
+
+        for _ in range(self._times):
+            torch.mm(self._a, self._b, out=self._out)
+        return self._out
+
+
+def matmul_rate(dtype: "torch.dtype", device: "torch.device", *, side: int | None = None, rounds: int = 5) -> float:
+    """FLOP/s of large matrix products on `device`, in the fastest of a few rounds: the yardstick of a step's time."""
+    probe, fastest = MatmulProbe(dtype, device, side=side), float("inf")
+    for _ in range(rounds):
+        start = synchronized_time(device.type)
+        probe()
+        fastest = min(fastest, synchronized_time(device.type) - start)
+    return probe.flops / fastest
+
+
+def synchronized_time(device: str, *, every_gpu: bool = False) -> float:
+    """Seconds of a clock, read when the present device, or every GPU of this machine, has finished its work."""
+    import torch
+
+    if device == "cuda":
+        for index in range(torch.cuda.device_count()) if every_gpu else (torch.cuda.current_device(),):
+            torch.cuda.synchronize(index)
+    elif device == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
 def cpu_name() -> str:
-    """The processor's name as the system tells it, else its architecture."""
+    """The processor's name as the system reports it, else its architecture."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,18 +1,17 @@
 """Divergences between next-token distributions: the value and its gradient at the student's logits, in float32.
 
-Pure functions of one chunk of logits that change nothing they are given. Legend: N tokens of the chunk, V shared
+Pure functions of one chunk of logits that do not modify their arguments. Legend: N tokens of the chunk, V shared
 vocabulary; q = softmax(student's logits), p = softmax(teacher's logits), held constant. Every function returns the
-per-token value in nats and the gradient of that value with respect to the student's logits; nothing is averaged or
-masked here, `common.fused_linear_loss` weighs the tokens. A divergence is 0 where q = p, and never negative but for
-rounding. This module knows no teacher model, no method's name and no device.
+per-token value in nats and its gradient with respect to the student's logits; `common.fused_linear_loss` weighs the
+tokens. A divergence is 0 where q = p, and negative only by rounding.
 
 Gradients follow from `d q(u) / d z(v) = q(u) (1[u = v] - q(v))`: a value with `g(v) = d value / d q(v)` has the
 gradient `q * (g - sum_u q(u) g(u))`, in which any constant in g drops out.
 
-Two habits keep digits over 150,000 ids. Probabilities and log q - log p come from logits less their largest and from
+Two rules keep digits over 150,000 ids. Probabilities and log q - log p come from logits less their largest and from
 the normalisers, not from two log-softmaxes, whose roundings grow with |log q|. And every KL(a || b) is summed as
 `a (log a - log b) + (b - a)`: the second part sums to 0, and with it a rounding of the two normalisers, which shifts
-all of log a or log b at once, cancels to first order: near a = b, where the value is tiny, it keeps its digits.
+all of log a or log b at once, cancels to first order. So the value keeps its digits near a = b, where it is tiny.
 """
 
 import math
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 LARGEST_EXPONENT = 40.0
-"""exp(40) is 2e17: what is lost beyond are ids whose q is below 1e-38 / 2e17."""
+"""exp(40) is 2e17: beyond it only ids with a q below 1e-38 / 2e17 are lost."""
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,13 +41,13 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]
 
 
 def log_softmax(logits_NV: Tensor) -> Tensor:
-    """log q. torch's own adds exponentials up one by one: of 150,000 and a large one only four digits are right."""
+    """log q. torch's own sums the exponentials one by one: over 150,000 ids only four digits are right."""
     shifted_NV, _, norm_N1 = _exponentials(logits_NV)
     return shifted_NV.sub_(norm_N1.log())
 
 
 def soft_cross_entropy(student_NV: Tensor, target_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy `-sum p log q` towards p = softmax(target logits), and KL(p || q), which is less by p's entropy.
+    """Cross-entropy `-sum p log q` towards p = softmax(target logits), and KL(p || q), smaller by p's entropy.
 
     Both have the same gradient, `q - p`, because p is held constant.
 
@@ -61,11 +60,11 @@ def soft_cross_entropy(student_NV: Tensor, target_NV: Tensor) -> tuple[Tensor, T
 def tilted_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`soft_cross_entropy` towards the target logits `student + tilt`, exact for a tilt of any size down to 0.
 
-    As a difference of two softmaxes q - p would be a small number made of large ones. With r = tilt, counted from its
-    mean under q, `p = q exp(r) / (1 + S)` with `S = sum q (exp(r) - 1)`: `q - p = -q (exp(r) - 1 - S) / (1 + S)`.
+    As a difference of two softmaxes q - p would be a small number made of large ones. With r = tilt minus its mean
+    under q, `p = q exp(r) / (1 + S)` with `S = sum q (exp(r) - 1)`: `q - p = -q (exp(r) - 1 - S) / (1 + S)`.
 
     Args:
-        tilt_NV: used up.
+        tilt_NV: overwritten.
 
     Returns:
         cross_entropy_N, kl_N, gradient_NV.
@@ -73,7 +72,7 @@ def tilted_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, T
     shifted_NV, q_NV, norm_N1 = _exponentials(student_NV)
     q_NV.div_(norm_N1)
     r_NV = tilt_NV.sub_((q_NV * tilt_NV).sum(-1, keepdim=True))
-    # exp(r) would overflow, or find its q rounded to 0: the softmaxes are far apart then, and their difference is good.
+    # exp(r) would overflow, or meet a q rounded to 0. Then the softmaxes are far apart, and their difference is exact.
     is_far_N = r_NV.amax(-1) > LARGEST_EXPONENT
     compiling = torch.compiler.is_compiling()
     if not compiling and bool(is_far_N.any()):
@@ -87,7 +86,7 @@ def tilted_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, T
     cross_entropy_N = norm_N1.log().squeeze(-1).sub_(shifted_NV.mul_(p_NV).sum(-1))
     if far is None:
         return cross_entropy_N, kl_N, gradient_NV
-    # A compiled function does not branch on data: each row is taken from the form that suits it.
+    # A compiled function does not branch on data: each row takes the form that suits it.
     return (
         torch.where(is_far_N, far[0], cross_entropy_N),
         torch.where(is_far_N, far[1], kl_N),
@@ -184,7 +183,7 @@ def _log_quotient(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _log_over_mixture(log_b_over_a_NV: Tensor, *, share: float) -> Tensor:
-    """`log(a / (share a + (1 - share) b))`, from log(b / a): of size 1 where a matters, for logits of any size."""
+    """`log(a / (share a + (1 - share) b))`, from log(b / a); of size 1 where a matters, for logits of any size."""
     if share == 0.0:
         return -log_b_over_a_NV
     if share == 1.0:
@@ -202,7 +201,7 @@ def _kl_sum(a_NV: Tensor, log_ratio_NV: Tensor, b_NV: Tensor) -> Tensor:
 
 
 def _through_softmax(q_NV: Tensor, slope_NV: Tensor) -> Tensor:
-    """The gradient at the logits from the derivative with respect to q; `slope_NV` is used up."""
-    # Counted from the likeliest id's slope: where q is almost 1 the mean would swallow the digits that matter.
+    """The gradient at the logits from the derivative with respect to q; `slope_NV` is overwritten."""
+    # Relative to the likeliest id's slope: where q is almost 1 the mean would cancel the digits that matter.
     slope_NV.sub_(slope_NV.gather(1, q_NV.argmax(-1, keepdim=True)))
     return slope_NV.sub_((q_NV * slope_NV).sum(-1, keepdim=True)).mul_(q_NV)

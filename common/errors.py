@@ -65,6 +65,20 @@ def require_at_least(least: float, *, next_step: str = "correct the setting", **
     require_between(least, math.inf, next_step=next_step, **values)
 
 
+def require_above(bound: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
+    """Raise UserError ("out-of-range") for the first of the named values that is not above `bound`; None is skipped."""
+    for name, value in values.items():
+        if value is not None and not value > bound:
+            raise UserError("out-of-range", wanted=f"{name} above {bound:g}", got=f"{value:g}", next_step=next_step)
+
+
+def require_below(bound: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
+    """Raise UserError ("out-of-range") for the first of the named values that is not below `bound`; None is skipped."""
+    for name, value in values.items():
+        if value is not None and not value < bound:
+            raise UserError("out-of-range", wanted=f"{name} below {bound:g}", got=f"{value:g}", next_step=next_step)
+
+
 def require_between(low: float, high: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
     """Raise UserError ("out-of-range") for the first of the named values outside `low` to `high`; None is skipped."""
     for name, value in values.items():

@@ -1,14 +1,14 @@
 """The output head and a loss in one chunked pass: no tensor of shape [all tokens, vocabulary] is ever made.
 
-For each chunk of tokens the head's product gives logits, an objective gives value and gradient at those logits, and
-two products carry the gradient to the hidden states and to the head's weight, all in the forward pass; the backward
-pass only hands the finished gradients on. The gradient takes the place of the student's logits in memory. The weight's
-gradient is accumulated in float32. Tokens of weight 0 are left out before any product. Both heads are cropped to the
-shared vocabulary before the softmax, so that padded rows carry no mass.
+For each chunk of tokens the head's product gives logits, an objective gives loss and gradient at those logits, and two
+products carry the gradient to the hidden states and to the head's weight, all in the forward pass; the backward pass
+only returns the finished gradients. The gradient overwrites the student's logits. The weight's gradient is accumulated
+in float32. Tokens of weight 0 are left out before any product. Both heads are cropped to the shared vocabulary before
+the softmax, so that padding carries no mass.
 
-The module holds the chunking and the products; `common.chunk_passes` runs the objective over a chunk. It names no
-objective: cross-entropy comes from `common.divergences`, the distillation objectives from `distill.objectives`. Legend:
-N tokens, V shared vocabulary, D and E hidden sizes of student and teacher, C tokens of one chunk.
+`common.chunk_passes` runs the objective over a chunk: cross-entropy from `common.divergences`, or one of
+`distill.objectives`. Legend: N tokens, V shared vocabulary, W rows of a head, D and E hidden sizes of student and
+teacher, C tokens of one chunk.
 """
 
 import functools
@@ -27,15 +27,15 @@ from common.device import emulates_bfloat16
 DEFAULT_CHUNK_TOKENS = 512
 """Tokens of a chunk in float32 or on a GPU: 512 x 151,665 float32 logits are 0.29 GiB."""
 _TILE_ROWS = 2**10
-"""Rows of the head in one product on a CPU: in float32 MKL takes 1.4 times as long for all 151,665 at once, and of a
-head in another number format no more is cast at one time."""
+"""Rows of the head in one product on a CPU: in float32 MKL takes 1.4 times as long for all 151,665 at once, and a head
+in another number format is cast in pieces of this size."""
 _WEIGHT_ROWS = 2**14
-"""Rows of the head whose gradient is formed at one time where it cannot be added up in the product itself."""
+"""Rows of the head whose gradient is computed at once where the product itself cannot add it up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherHead:
-    """What a chunk of teacher logits is made from: hidden_NE and weight_WE with W >= V rows."""
+    """The teacher's hidden states and head, from which its logits are made; W >= V."""
 
     hidden_NE: Tensor
     weight_WE: Tensor
@@ -57,26 +57,26 @@ class LinearLoss:
 
 
 def default_chunk_tokens(device: torch.device, dtype: torch.dtype) -> int:
-    """On a CPU as many as take the same memory in any number format."""
+    """512; on a CPU, the number that takes the same memory in any number format."""
     return DEFAULT_CHUNK_TOKENS * 4 // dtype.itemsize if device.type == "cpu" else DEFAULT_CHUNK_TOKENS
 
 
-def logit_buffer(num_tokens: int, vocabulary: int, *, like: Tensor) -> Tensor:
-    """Room for a chunk's logits [num_tokens, vocabulary], as `like` in dtype and device.
+def logit_buffer(num_tokens: int, vocab_size: int, *, like: Tensor) -> Tensor:
+    """An empty tensor for a chunk's logits [num_tokens, vocab_size], with the dtype and device of `like`.
 
-    On CUDA rows begin at multiples of 128 bytes: with Qwen's odd 151,665 ids the products would else fall back to
-    kernels that read two bytes at a time.
+    On CUDA rows begin at multiples of 128 bytes: with Qwen's odd 151,665 ids the products would otherwise use kernels
+    that read two bytes at a time.
     """
-    row = -(-vocabulary // 64) * 64 if like.device.type == "cuda" else vocabulary
-    return like.new_empty(num_tokens, row)[:, :vocabulary]
+    row = -(-vocab_size // 64) * 64 if like.device.type == "cuda" else vocab_size
+    return like.new_empty(num_tokens, row)[:, :vocab_size]
 
 
 @functools.cache
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """In what products of values in `dtype` are computed: float32 on a CPU that would only emulate it.
+    """The dtype in which products of values in `dtype` are computed: float32 on a CPU that only emulates `dtype`.
 
-    The values are rounded to `dtype` all the same, and added up in float32 either way; emulated, a product takes
-    several times as long. It serves whoever asks for bfloat16 on such a CPU: `common.device` chooses float32 there.
+    The values are rounded to `dtype` and added up in float32 either way; an emulated product takes several times as
+    long. For users who ask for bfloat16 on such a CPU, where `common.device` chooses float32.
     """
     emulated = dtype is torch.bfloat16 and device.type == "cpu" and emulates_bfloat16()
     return torch.float32 if emulated else dtype
@@ -100,7 +100,7 @@ def head_product(hidden_CD: Tensor, head_VD: Tensor, out_CV: Tensor) -> Tensor:
 
 
 def _hidden_gradient(gradient_CV: Tensor, head_VD: Tensor) -> Tensor:
-    """`gradient head`; over a head that is cast in tiles, their products are added up in float32."""
+    """`gradient head`; the products of a head that is cast in tiles are added up in float32."""
     dtype, product = gradient_CV.dtype, product_dtype(gradient_CV.dtype, gradient_CV.device)
     if head_VD.dtype is dtype is product:
         return torch.mm(gradient_CV, head_VD)
@@ -117,13 +117,13 @@ def _add_weight_gradient(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tenso
         _add_product(total_VD, gradient_CV.t(), hidden_CD, first=first)
         return
     hidden_CD = hidden_CD.to(product)
-    # A slab at a time: all of them at once would be another copy of the head.
+    # In slabs: all rows at once would be another copy of the head.
     for rows in chunks(len(total_VD), _WEIGHT_ROWS if product is dtype else _TILE_ROWS):
         _add_product(total_VD[rows], gradient_CV[:, rows].to(product).t(), hidden_CD, first=first)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
-    """`total += a b` in float32. A product of a low precision is rounded to it, so it must not be added up in it."""
+    """`total += a b` in float32, in which a product of lower precision must be added up."""
     if a.dtype is torch.float32:
         total.addmm_(a, b, beta=0.0 if first else 1.0)
     elif first:
@@ -133,7 +133,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
 
 
 def _tiles(head_VD: Tensor, *dtypes: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Which rows of a head, and these, cast to each of the dtypes in turn, until the next ones take their place."""
+    """Slices of a head's rows, and these rows cast to each of the dtypes in turn; the next tile overwrites them."""
     buffers: list[Tensor] = []
     for before, dtype in itertools.pairwise((head_VD.dtype, *dtypes)):
         if dtype is not before:
@@ -145,13 +145,13 @@ def _tiles(head_VD: Tensor, *dtypes: torch.dtype) -> Iterator[tuple[slice, Tenso
         yield rows, tile_RD
 
 
-def _shared_rows(head_WD: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
+def _shared_rows(head_WD: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
     """The first rows of a head, on a GPU in `dtype`.
 
-    On a CPU the products cast a tile at a time, because a copy of the head would be a large part of what the loss
-    needs. It is cast again for each chunk, so chunks of a narrow format are longer there.
+    On a CPU the products cast it in tiles, because a copy of the head would be a large part of the loss's memory. It is
+    cast again for each chunk, so chunks of a narrow format are longer there.
     """
-    head_VD = head_WD[:vocabulary]
+    head_VD = head_WD[:vocab_size]
     return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
 
 
@@ -165,7 +165,7 @@ class _FusedLinearLoss(torch.autograd.Function):
         weights_N: Tensor,
         objective: Objective | InPlace,
         teacher: TeacherHead | None,
-        vocabulary: int,
+        vocab_size: int,
         denominator: float,
         chunk_tokens: int,
         compute_dtype: torch.dtype,
@@ -173,18 +173,18 @@ class _FusedLinearLoss(torch.autograd.Function):
         sums: Sums,
         logit_sums: Sums,
     ) -> Tensor:
-        head_VD = _shared_rows(weight_WD, vocabulary, compute_dtype)
-        teacher_head_VE = None if teacher is None else _shared_rows(teacher.weight_WE, vocabulary, compute_dtype)
+        head_VD = _shared_rows(weight_WD, vocab_size, compute_dtype)
+        teacher_head_VE = None if teacher is None else _shared_rows(teacher.weight_WE, vocab_size, compute_dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
-        # One buffer a side for all chunks: fresh memory of this size costs as much as a pass over it.
+        # One buffer per side for all chunks: fresh memory of this size costs as much as a pass over it.
         most = min(chunk_tokens, len(valid_N))
         like = hidden_ND.new_empty(0, dtype=compute_dtype)
-        student_buffer_CV = logit_buffer(most, vocabulary, like=like)
-        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocabulary, like=like)
-        # Without a valid token one empty chunk names the further values: all processes add up the same ones.
+        student_buffer_CV = logit_buffer(most, vocab_size, like=like)
+        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocab_size, like=like)
+        # Without a valid token one empty chunk names the further values, so that all processes sum the same names.
         for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
             hidden_CD = hidden_ND[rows_C].to(compute_dtype)
@@ -206,9 +206,9 @@ class _FusedLinearLoss(torch.autograd.Function):
             if grad_hidden_ND is not None:
                 grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD).to(hidden_ND.dtype)
             if grad_weight_WD is not None:
-                _add_weight_gradient(grad_weight_WD[:vocabulary], gradient_CV, hidden_CD, first=part.start == 0)
+                _add_weight_gradient(grad_weight_WD[:vocab_size], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:
-            grad_weight_WD[vocabulary:] = 0.0
+            grad_weight_WD[vocab_size:] = 0.0
             grad_weight_WD = grad_weight_WD.to(weight_WD.dtype)
         ctx.gradients = grad_hidden_ND, grad_weight_WD
         return (sums.pop(LOSS) / denominator).float()
@@ -217,10 +217,10 @@ class _FusedLinearLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad_output,) = grad_outputs
-        # Handed over rather than saved: autograd then keeps the very tensors as .grad, without a copy.
+        # Not through save_for_backward: so autograd keeps these very tensors as .grad, without a copy.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("the fused loss gives its gradients away: backward runs once for each forward pass")
+            raise RuntimeError("the fused loss keeps no gradients: backward runs once for each forward pass")
         if grad_output.device.type != "cpu" or float(grad_output) != 1.0:
             gradients = [None if gradient is None else gradient.mul_(grad_output) for gradient in gradients]
         return *gradients, *([None] * 11)
@@ -233,7 +233,7 @@ def fused_linear_loss(
     weights_N: Tensor,
     objective: Objective | InPlace,
     *,
-    vocabulary: int,
+    vocab_size: int,
     denominator: float,
     teacher: TeacherHead | None = None,
     chunk_tokens: int | None = None,
@@ -244,20 +244,20 @@ def fused_linear_loss(
 
     Args:
         hidden_ND: the student's final hidden states.
-        weight_WD: the student's head, W >= vocabulary rows; the rows beyond get a gradient of zero.
+        weight_WD: the student's head, W >= vocab_size; the rows beyond get a gradient of zero.
         targets_N: next-token ids, int64; ignored where the weight is 0.
         weights_N: loss weight of each token, float32, >= 0.
-        objective: value and gradient of one chunk of logits.
-        vocabulary: V, the ids that both tokenizers own; both heads are cropped to it.
+        objective: loss and gradient of one chunk of logits.
+        vocab_size: V, the ids that both tokenizers share; both heads are cropped to it.
         denominator: sum of the weights over the whole optimizer step, all micro-batches and ranks.
         teacher: the teacher's hidden states and head, or None.
-        chunk_tokens: tokens whose logits exist at one time; None takes `default_chunk_tokens`.
+        chunk_tokens: tokens whose logits exist at once; None takes `default_chunk_tokens`.
         compute_dtype: dtype of the matrix products; values and softmax are float32.
         loss_pass: how the objective is run over a chunk; None takes what suits the device.
 
     Returns:
-        The loss and the objective's further sums. With no valid token the loss and every gradient are 0. Its backward
-        pass can be run once.
+        The loss and the objective's further sums. With no valid token the loss and every gradient are 0. The backward
+        pass runs once.
     """
     sums, logit_sums = Sums(weights_N), Sums(weights_N)
     loss: Tensor = _FusedLinearLoss.apply(  # pyright: ignore[reportAssignmentType]
@@ -267,7 +267,7 @@ def fused_linear_loss(
         weights_N,
         objective,
         teacher,
-        vocabulary,
+        vocab_size,
         denominator,
         chunk_tokens or default_chunk_tokens(hidden_ND.device, compute_dtype),
         compute_dtype,

@@ -1,7 +1,7 @@
-"""The processes that train one model together: which rows are whose, sums over all of them, gradients in step.
+"""The processes that train one model together: shares of the rows, sums over all processes, equal gradients.
 
-One process is a team of one, and nothing is loaded or sent for it. Of more, which the environment names as torchrun
-does, accelerate opens the process group and keeps the models' gradients equal. It knows no loss and no stage.
+One process works alone and loads nothing for it. Several, which the environment names as torchrun does, use
+accelerate: it opens the process group and keeps the gradients equal.
 """
 
 import contextlib
@@ -13,70 +13,72 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    # torch takes seconds to load: whoever only reads a finished build does without it.
+    # torch takes seconds to load, and a command that only reads a finished build does not need it.
     from accelerate import Accelerator
     from torch import nn
 
 
 def num_processes() -> int:
-    """How many processes the environment names for this run."""
+    """The number of processes that the environment names for this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class Team:
+class Distributed:
     """This process among those of its run.
 
     Attributes:
-        rank: 0 to size - 1; the first writes what all share.
+        rank: 0 to size - 1.
         size: number of processes.
     """
 
-    def __init__(self, device: str) -> None:
-        """Joins the processes that the environment names (RANK, WORLD_SIZE), or works alone."""
-        self._accelerator = _accelerator(device) if num_processes() > 1 else None
+    def __init__(self, device: str | None) -> None:
+        """Join the processes that the environment names (RANK, WORLD_SIZE); a device of None always works alone."""
+        self._accelerator = _accelerator(device) if device is not None and num_processes() > 1 else None
         self.rank = self._accelerator.process_index if self._accelerator else 0
         self.size = self._accelerator.num_processes if self._accelerator else 1
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process writes."""
+    def is_main(self) -> bool:
+        """Whether this process writes the files that all processes share."""
         return self.rank == 0
 
-    def own(self, rows: Sequence[int]) -> list[int]:
-        """This process's share of the rows of one optimizer step; all shares together are all rows, each once.
+    def shard(self, rows: Sequence[int]) -> list[int]:
+        """This process's share of the rows of one optimizer step; each row is in exactly one share.
 
         Raises:
             UserError: fewer rows than processes.
         """
         if len(rows) < self.size:
             raise UserError(
+                "out-of-range",
                 wanted=f"at least {self.size} rows a step, one for each process",
                 got=str(len(rows)),
                 next_step="raise rows_per_step or start fewer processes",
             )
         return list(rows[self.rank :: self.size])
 
-    def totals(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each value summed over all processes, in float64; every process names the same values."""
+    def all_reduce_sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each value summed over all processes, in float64; every process passes the same names."""
         if self._accelerator is None:
             return dict(values)
         import torch
 
-        device = self._accelerator.device
-        summed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+        summed = torch.tensor(list(values.values()), dtype=torch.float64, device=self._accelerator.device)
         reduced: Any = self._accelerator.reduce(summed, reduction="sum")
         return dict(zip(values, reduced.tolist(), strict=True))
 
-    def in_step(self, module: "nn.Module") -> "nn.Module":
-        """The module with its parameters' gradients averaged over all processes in each backward pass."""
+    def wrap(self, module: "nn.Module") -> "nn.Module":
+        """The module, with its parameters' gradients averaged over all processes in each backward pass."""
         return module if self._accelerator is None else self._accelerator.prepare_model(module)
 
-    def accumulating(self, module: "nn.Module") -> AbstractContextManager[Any]:
-        """The context of a backward pass that is not the last of its optimizer step: nothing is sent yet."""
-        return contextlib.nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
+    def accumulating(self, module: "nn.Module", *, last: bool) -> AbstractContextManager[Any]:
+        """The context of one backward pass of an optimizer step: gradients are sent in the last one only."""
+        if last or self._accelerator is None:
+            return contextlib.nullcontext()
+        return self._accelerator.no_sync(module)
 
-    def wait(self) -> None:
-        """Until every process is here."""
+    def barrier(self) -> None:
+        """Wait until every process is here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 
@@ -84,5 +86,5 @@ class Team:
 def _accelerator(device: str) -> "Accelerator":
     from accelerate import Accelerator
 
-    # Precision is the machine's, and autocast the model's alone: none from accelerate's own environment.
+    # The machine chooses the precision, and only the model autocasts: accelerate's own environment is ignored.
     return Accelerator(cpu=device == "cpu", mixed_precision="no")

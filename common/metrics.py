@@ -1,8 +1,8 @@
-"""What a long stage says while it works: a metrics file, a progress bar, and its peak memory.
+"""What a long stage records while it runs: a metrics file, a progress bar, and its peak memory.
 
-`MetricsLog` writes one JSON line a record into `metrics.jsonl` of a stage's folder, `progress` draws a bar on a
-terminal and stays silent elsewhere, `peak_bytes` reads the operating system's own high-water mark. Plots and averages
-are made later from the file (`eval.report`): this module knows no stage's name and no metric's meaning.
+`MetricsLog` writes one JSON line per record into `metrics.jsonl` of a stage's folder, `progress` draws a bar on a
+terminal, `peak_bytes` reads the operating system's high-water mark. Plots and averages are made later from the file
+(`eval.report`).
 """
 
 import contextlib
@@ -23,12 +23,12 @@ Item = TypeVar("Item")
 
 
 class MetricsLog:
-    """Appends records to `folder/metrics.jsonl`, one JSON object a line.
+    """Appends records to `folder/metrics.jsonl`, one JSON object per line.
 
     Args:
         folder: the stage's folder; it exists.
         resume_after_step: the step of the checkpoint that the stage resumes from. Lines of later steps, which the
-            resumed run is about to write again, are dropped, and so is a line cut in half by a kill. 0 starts afresh.
+            resumed run writes again, are dropped, and so is a line cut by a kill. 0 starts an empty file.
     """
 
     def __init__(self, folder: Path, *, resume_after_step: int = 0) -> None:
@@ -41,15 +41,15 @@ class MetricsLog:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record. It has an integer `step`; a number that is not finite raises ValueError."""
         assert isinstance(record.get("step"), int), "a metrics record needs an integer step"
-        # Opened for each record: there is no handle to close when a stage fails, and a kill loses at most one line.
+        # Opened for each record: a failed stage leaves no open handle, and a kill loses at most one line.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
 
 def read_metrics(folder: Path, *, last_step: int | None = None) -> list[dict[str, Any]]:
-    """The records of `folder/metrics.jsonl` in order, up to `last_step` where one is given; [] when there is no file.
+    """The records of `folder/metrics.jsonl` in order, up to `last_step` where one is given; [] without a file.
 
-    A line that a kill cut in half can only be the last one; it is left out.
+    A line cut by a kill can only be the last one; it is left out.
     """
     path = folder / METRICS_FILE
     if not path.exists():
@@ -74,13 +74,13 @@ def progress(iterable_or_total: int, *, label: str, unit: str, total: int | None
 @overload
 def progress(iterable_or_total: Iterable[Item], *, label: str, unit: str, total: int | None = None) -> "tqdm[Item]": ...
 def progress(iterable_or_total: int | Iterable[Any], *, label: str, unit: str, total: int | None = None) -> "tqdm[Any]":
-    """A bar with rate and time left on stderr, or nothing at all where stderr is no terminal.
+    """A bar with rate and time left on stderr; nothing where stderr is no terminal.
 
     Args:
-        iterable_or_total: what to loop over, or a number of units that the caller counts off with `.update(n)`.
+        iterable_or_total: what to loop over, or a number of units that the caller advances with `.update(n)`.
         label: what is being done, in a word or two.
         unit: what is counted, in the plural ("tokens").
-        total: number of units, where the iterable does not know its length.
+        total: number of units, where the iterable has no length.
     """
     iterable, count = (None, iterable_or_total) if isinstance(iterable_or_total, int) else (iterable_or_total, total)
     return tqdm(
@@ -90,14 +90,14 @@ def progress(iterable_or_total: int | Iterable[Any], *, label: str, unit: str, t
         unit=" " + unit,
         unit_scale=True,
         dynamic_ncols=True,
-        leave=False,  # the store prints one line a stage; a bar that stays would print a second one
+        leave=False,  # the store prints one line per stage; a bar that stays would be a second one
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
     )
 
 
 def reset_peak() -> None:
-    """Start `peak_bytes` anew, where the system lets a process do so (Linux); elsewhere the mark only ever rises."""
+    """Reset `peak_bytes` on Linux; elsewhere the high-water mark only rises."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -5,7 +5,7 @@ Shapes of known models of the hub are in `KNOWN`, so that a plan needs no networ
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,22 @@ def forward_flops(shape: ModelShape, *, vocab_size: int, sequence_tokens: int) -
     """
     attention = 2 * 2 * (sequence_tokens / 2) * shape.attention * shape.num_hidden_layers
     return 2 * (shape.block_matrices() + vocab_size * shape.hidden_size) + attention
+
+
+def step_flops(shape: ModelShape, lengths: Sequence[int], *, vocab_size: int, passes: int) -> float:
+    """FLOPs of the matrix products that packed documents need in one step, attention included.
+
+    Args:
+        shape: the model.
+        lengths: tokens of each document.
+        vocab_size: columns of the logits that are computed.
+        passes: 1 for a forward pass, 3 for a trained model, whose backward pass costs two forward ones.
+    """
+    num_tokens = sum(lengths)
+    head = vocab_size * shape.hidden_size * (num_tokens - len(lengths))  # a document's last token predicts nothing
+    pairs = sum(length**2 / 2 for length in lengths)
+    attention = 2 * pairs * shape.num_hidden_layers * shape.attention
+    return 2 * passes * (shape.block_matrices() * num_tokens + head + attention)
 
 
 _QWEN25_32B = ModelShape(

@@ -1,9 +1,9 @@
 """Optimizers and the learning-rate schedule of every training loop.
 
 Matrices inside the transformer blocks may be trained by Muon (orthogonalised momentum), everything else (embeddings,
-biases, norms) by AdamW. `torch.optim.Muon` computes its Newton-Schulz iteration in bfloat16 always, which costs a
-hundred times the float32 product on a CPU without bfloat16 units, so the iteration stands here, in the dtype that
-the machine is fast in, and over stacks of equally shaped matrices. This module knows no loss and no data.
+biases, norms) by AdamW. `torch.optim.Muon` always computes its Newton-Schulz iteration in bfloat16, at a hundred times
+the cost of the float32 product on a CPU without bfloat16 units. So the iteration is here, in the dtype in which the
+machine is fast, and over stacks of equally shaped matrices.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import require_above, require_between
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic coefficients of Keller Jordan's Muon (kellerjordan.github.io/posts/muon): steep at 0, about 1 in the end."""
@@ -23,7 +23,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """Which optimizer, its learning rates and the schedule that scales both."""
+    """The optimizers, their learning rates and the schedule that scales both."""
 
     matrices: Literal["adamw", "muon"] = "adamw"
     """Optimizer of the blocks' matrices; the rest is always AdamW's."""
@@ -40,7 +40,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of matrices and embeddings; biases and norms have none."""
     gradient_clip: float = 1.0
-    """Largest norm of the whole gradient; 0 switches clipping off."""
+    """Largest norm of the whole gradient; 0 turns clipping off."""
     warmup_share: float = 0.02
     """Share of the steps over which the learning rate rises linearly from 0."""
     decay: Literal["cosine", "linear"] = "cosine"
@@ -51,19 +51,10 @@ class OptimConfig:
     """Learning rate at the end, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.muon_learning_rate <= 0:
-            raise UserError(
-                wanted="learning rates above 0",
-                got=f"{self.learning_rate}, {self.muon_learning_rate}",
-                next_step="mend the optimizer settings",
-            )
-        shares = (self.warmup_share, self.stable_share, self.floor_share)
-        if any(not 0.0 <= share <= 1.0 for share in shares) or self.warmup_share + self.stable_share > 1.0:
-            raise UserError(
-                wanted="warm-up, stable and floor shares in [0, 1], the first two together at most 1",
-                got=f"{shares}",
-                next_step="mend the optimizer settings",
-            )
+        require_above(0, learning_rate=self.learning_rate, muon_learning_rate=self.muon_learning_rate)
+        rising_and_stable = self.warmup_share + self.stable_share
+        shares = {"warmup_share": self.warmup_share, "stable_share": self.stable_share, "floor_share": self.floor_share}
+        require_between(0, 1, **shares, warmup_share_plus_stable_share=rising_and_stable)
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
@@ -159,26 +150,22 @@ class Optimizers:
             self._optimizers.append(Muon((self._named[name] for name in sorted(matrices)), config, compute_dtype))
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
 
-    def step(self, factor: float) -> float:
-        """Clip the gradient, update with the peak learning rates times `factor`, clear the gradient.
-
-        Returns:
-            The norm of the gradient before clipping.
-        """
+    def clip_gradients(self) -> float:
+        """Scale the whole gradient down to `gradient_clip`; returns its norm before."""
         limit = self._config.gradient_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), limit)
+        return float(torch.nn.utils.clip_grad_norm_(self._named.values(), limit))
+
+    def step(self, factor: float) -> None:
+        """Update with the peak learning rates times `factor`."""
         for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return float(norm)
 
-    def skip(self) -> float:
-        """Clear the gradient of a step that has none, and leave weights and momenta alone; the norm, 0."""
+    def zero_grad(self) -> None:
+        """Drop the gradient."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return 0.0
 
     def tensors(self) -> dict[str, Tensor]:
         """All state tensors by `<parameter>/<state>`, created where the optimizer has not stepped yet."""

@@ -1,108 +1,166 @@
-"""What both training loops share: resuming, keeping the best weights, the finite-loss check, the held-out loss.
+"""What the training loops share: the optimizer step, the checks before the first step, held-out loss, reading ahead.
 
-The loops themselves stand in `distill.train` and `instruct.train` and read in execution order. What is numerically
-delicate (loss normalisation, validation, resume) exists once, here and in `common.fused_linear_loss`.
+The loops are `distill.train` and `instruct.train`, each in execution order. What is numerically delicate exists once:
+the normalisation of the loss here, chunking in `common.fused_linear_loss`, resuming in `common.checkpoint`.
+Shape suffixes: B rows, T tokens in a row, M real tokens, C tokens of a chunk, V vocabulary, D hidden size.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from common.checkpoint import TrainingState, head_weight, hidden_states, resume_training, save_training
-from common.chunk_passes import chunks
+from common.checkpoint import head_weight, hidden_states
+from common.chunk_passes import InPlace, Objective, chunks
 from common.device import Machine
 from common.divergences import cross_entropy
 from common.errors import UserError
-from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, head_product
-from common.launch import Team
-from common.optim import Optimizers
+from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, head_product
+from common.launch import Distributed
+from common.optim import OptimConfig, Optimizers, schedule
 from common.packing import PackedRows, VarlenBatch
 from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
+
 TINY_WEIGHT = 1e-9
-"""Stands for the sum of the loss weights of a step without a valid token, whose loss is 0."""
+"""The denominator of a step without a valid token, whose loss is 0."""
 
 
-def require_fit(model: "PreTrainedModel", tokenizer: Tokenizer, sequence_tokens: int) -> None:
-    """Refuse rows longer than the model's positions and heads smaller than the tokenizer.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What one optimizer step reports, over all micro-batches and processes."""
+
+    means: dict[str, float]
+    """For the log: `loss`, the objective's further means, `gradient_norm` before clipping, `learning_rate`."""
+    tokens: int
+    """Real tokens."""
+    is_skipped: bool
+    """No token was valid: the loss is 0 and the weights are unchanged."""
+
+
+def optimizer_step(
+    batches: Sequence[VarlenBatch],
+    loss: nn.Module,
+    objective: Objective | InPlace,
+    optimizers: Optimizers,
+    distributed: Distributed,
+    *,
+    step: int,
+    steps: int,
+    optim: OptimConfig,
+    timer: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> StepResult:
+    """One optimizer step: the mean loss over its valid tokens, the gradient, the update.
+
+    Args:
+        batches: this process's micro-batches.
+        loss: a `common.model_loss.ModelLoss`, wrapped by `distributed`.
+        objective: the loss of one chunk of logits.
+        step: 0 to steps - 1.
+        timer: a context for each of the parts "student" (forward pass and loss), "backward" and "optimizer".
 
     Raises:
-        UserError: either of the two.
+        UserError: a loss, logits or a gradient that are not finite; the weights are unchanged.
     """
-    positions = int(model.config.max_position_embeddings)
-    if sequence_tokens > positions:
+    # ---------------------------------------------------------------------------------------------------------
+    weight = distributed.all_reduce_sum({"weight": weight_of(batches)})["weight"]
+    denominator = max(weight, TINY_WEIGHT)
+    sums, logit_sums = {"loss": 0.0}, defaultdict[str, float](float)
+    for index, real in enumerate(batches, start=1):
+        with distributed.accumulating(loss, last=index == len(batches)):
+            with timer("student"):
+                # Gradients are averaged over the processes, and the loss is a sum over them.
+                result: LinearLoss = loss(real, objective, denominator / distributed.size)
+            with timer("backward"):
+                result.loss.backward()
+        sums["loss"] += float(result.loss.detach()) / distributed.size
+        for name, total in result.sums.items():
+            sums[name] = sums.get(name, 0.0) + float(total) / denominator
+        for side, total in result.logit_sums.items():
+            logit_sums[f"{side} logits"] += float(total)
+    means = distributed.all_reduce_sum(sums | {"tokens": sum(len(real.tokens_M) for real in batches)})
+    tokens = int(means.pop("tokens"))
+    with timer("optimizer"):
+        means["gradient_norm"] = optimizers.clip_gradients() if weight > 0 else 0.0
+        require_finite({**distributed.all_reduce_sum(logit_sums), **means}, step=step + 1)
+        factor = schedule(step, steps, optim)
+        if weight > 0:
+            optimizers.step(factor)
+        optimizers.zero_grad()
+    # ---------------------------------------------------------------------------------------------------------
+    means["learning_rate"] = optim.learning_rate * factor
+    return StepResult(means=means, tokens=tokens, is_skipped=weight == 0)
+
+
+def weight_of(batches: Sequence[VarlenBatch]) -> float:
+    """Sum of the loss weights of the micro-batches, in float64."""
+    return float(sum(real.weights_M.sum(dtype=torch.float64) for real in batches))
+
+
+def require_finite(values: Mapping[str, float], *, step: int) -> None:
+    """Refuse a value that is NaN or infinite. A sum of logits is not finite where any of its logits is not.
+
+    Raises:
+        UserError: naming the first such value and the optimizer step.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                "not-finite",
+                wanted=f"finite {name.replace('_', ' ')}",
+                got=f"{value} in optimizer step {step}",
+                next_step="lower the learning rate or check the data of that step; finished steps are kept",
+            )
+
+
+def open_rows(
+    folder: Path, model: "PreTrainedModel", tokenizer: Tokenizer, *, limit_tokens: int | None = None
+) -> PackedRows:
+    """A split of packed rows on which this model can be trained or measured.
+
+    Raises:
+        UserError: rows that cannot be read, were packed with another tokenizer, are longer than the model's positions
+            or have no supervised token (their loss would always be 0); a head with fewer logits than the tokenizer's
+            ids.
+    """
+    rows = PackedRows(folder, limit_tokens=limit_tokens)
+    rows.require(tokenizer)
+    positions, vocab_size = int(model.config.max_position_embeddings), head_weight(model).size(0)
+    if rows.sequence_tokens > positions:
         raise UserError(
+            "mismatch",
             wanted=f"rows of at most {positions} tokens, the model's positions",
-            got=f"rows of {sequence_tokens}",
+            got=f"rows of {rows.sequence_tokens}",
             next_step="pack with a shorter sequence_tokens or take a model with more positions",
         )
-    vocabulary = head_weight(model).size(0)
-    if vocabulary < tokenizer.size:
+    if vocab_size < tokenizer.size:
         raise UserError(
+            "mismatch",
             wanted=f"a model with at least the tokenizer's {tokenizer.size} logits",
-            got=f"{vocabulary}",
+            got=f"{vocab_size}",
             next_step="give the model a vocab_size of at least the tokenizer's size",
         )
-
-
-def require_valid_tokens(rows: PackedRows, folder: Path) -> None:
-    """Refuse a split in which no token counts: a validation loss on it would be 0 whatever the weights are.
-
-    Raises:
-        UserError: no row, or loss weights of 0 throughout.
-    """
     if not any(rows.batch([row]).num_valid_tokens for row in range(rows.num_rows)):
         raise UserError(
+            "empty",
             wanted="a split with at least one supervised token",
             got=f"none in {folder}",
             next_step="raise this split's share, or give more documents",
         )
-
-
-def require_finite(loss: float, gradient_norm: float, *, step: int) -> None:
-    """Stop before a broken update reaches a checkpoint.
-
-    Raises:
-        UserError: the loss or the gradient's norm is NaN or infinite.
-    """
-    for name, value in (("loss", loss), ("gradient norm", gradient_norm)):
-        if not math.isfinite(value):
-            raise UserError(
-                wanted=f"a finite {name}",
-                got=f"{value} in optimizer step {step}",
-                next_step="lower the learning rate or look at the data of that step; finished steps are kept",
-            )
-
-
-def require_finite_logits(logit_sums: Mapping[str, Tensor | float], *, step: int) -> None:
-    """Stop before the optimizer when a logit is infinite or NaN, and name whose.
-
-    Args:
-        logit_sums: sums by side; of several processes the sums over all, so that all of them stop.
-
-    Raises:
-        UserError: naming the step and the tensor.
-    """
-    for side, total in logit_sums.items():
-        if not math.isfinite(float(total)):
-            raise UserError(
-                wanted="finite logits",
-                got=f"inf or NaN among the {side}'s logits in optimizer step {step}",
-                next_step="lower the learning rate or look at the data of that step; finished steps are kept",
-            )
-
-
-def weight_of(batches: Sequence[VarlenBatch]) -> float:
-    """Sum of the loss weights of a whole optimizer step: the one denominator of its mean."""
-    return float(sum(real.weights_M.sum(dtype=torch.float64) for real in batches))
+    return rows
 
 
 @torch.no_grad()
@@ -111,47 +169,43 @@ def row_losses(
     rows: PackedRows,
     machine: Machine,
     *,
-    vocabulary: int,
+    vocab_size: int,
     indices: Sequence[int] | None = None,
     rows_per_batch: int = 8,
 ) -> list[tuple[float, float]]:
-    """Cross-entropy on packed rows (all, or those of `indices`): a pair for each row, weighted sum in nats and tokens.
+    """Cross-entropy on packed rows (all, or those of `indices`): (weighted sum in nats, sum of weights) of each row.
 
-    The logits are made in chunks and cropped to the tokenizer's ids.
+    The logits are made in chunks and cropped to the tokenizer's `vocab_size` ids.
     """
     results: list[tuple[float, float]] = []
     training = model.training
     model.eval()
-    head_VD = head_weight(model)[:vocabulary]
+    head_VD = head_weight(model)[:vocab_size]
     wanted = range(rows.num_rows) if indices is None else indices
-    for part in chunks(len(wanted), rows_per_batch):
-        batch = rows.batch(wanted[part])
+    for rows_B in chunks(len(wanted), rows_per_batch):
+        batch = rows.batch(wanted[rows_B])
         real = batch.varlen()
         hidden_MD = hidden_states(model, real, machine)
         targets_M = real.targets_M.to(hidden_MD.device)
         loss_M = torch.zeros(targets_M.numel(), device=hidden_MD.device)
         for part in chunks(len(targets_M), DEFAULT_CHUNK_TOKENS):
             hidden_CD = hidden_MD[part].to(head_VD.dtype)
-            logits_CV = head_product(hidden_CD, head_VD, head_VD.new_empty(len(hidden_CD), vocabulary))
+            logits_CV = head_product(hidden_CD, head_VD, head_VD.new_empty(len(hidden_CD), vocab_size))
             loss_M[part] = cross_entropy(logits_CV.float(), targets_M[part])[0]
         loss_BT = torch.zeros_like(batch.weights_BT)
         loss_BT[batch.doc_ids_BT > 0] = loss_M.cpu()
         sums_B = (loss_BT * batch.weights_BT).sum(1, dtype=torch.float64)
-        weights_BT = batch.weights_BT
-        results += [(float(a), float(b)) for a, b in zip(sums_B, weights_BT.sum(1), strict=True)]
+        results += [(float(a), float(b)) for a, b in zip(sums_B, batch.weights_BT.sum(1), strict=True)]
     model.train(training)
     return results
 
 
-def mean_loss(pairs: Sequence[tuple[float, float]], team: Team | None = None) -> float:
-    """Mean over all weights of the pairs that `row_losses` returns, of every process of a team.
-
-    Together they hold at least one valid token; a process may have none of it.
-    """
+def mean_loss(pairs: Sequence[tuple[float, float]], distributed: Distributed | None = None) -> float:
+    """Mean over all weights of the pairs of `row_losses`, of all processes together; their weights are not all 0."""
     totals = {"loss": sum(loss for loss, _ in pairs), "weight": sum(weight for _, weight in pairs)}
-    if team is not None:
-        totals = team.totals(totals)
-    assert totals["weight"] > 0, "a split without valid tokens has no loss: require_valid_tokens refuses it before"
+    if distributed is not None:
+        totals = distributed.all_reduce_sum(totals)
+    assert totals["weight"] > 0, "a split without valid tokens has no loss: open_rows refuses it"
     return totals["loss"] / totals["weight"]
 
 
@@ -159,66 +213,44 @@ def held_out_loss(
     model: "PreTrainedModel",
     rows: PackedRows,
     machine: Machine,
+    distributed: Distributed,
     *,
-    vocabulary: int,
+    vocab_size: int,
     step: int,
-    team: Team | None = None,
 ) -> float:
-    """Mean cross-entropy over a whole validation split, each process of a team measuring a part of its rows.
+    """Mean cross-entropy in nats over a whole validation split, of which each process measures its share.
 
     Raises:
-        UserError: it is not finite; `step` names the optimizer step that it was measured after.
+        UserError: it is not finite; `step` is the optimizer step that it was measured after.
     """
-    own = range(rows.num_rows) if team is None else range(team.rank, rows.num_rows, team.size)
-    loss = mean_loss(row_losses(model, rows, machine, vocabulary=vocabulary, indices=own), team)
-    require_finite(loss, 0.0, step=step)
+    indices = range(distributed.rank, rows.num_rows, distributed.size)
+    loss = mean_loss(row_losses(model, rows, machine, vocab_size=vocab_size, indices=indices), distributed)
+    require_finite({"validation loss": loss}, step=step)
     return loss
 
 
-class Keeper:
-    """Training state and best weights of one loop, in `scratch/` of the stage's folder."""
+def prefetched(make: Callable[[int], T], steps: Iterable[int], ahead: int = 2) -> Iterator[tuple[int, T]]:
+    """`(step, make(step))` for every step, in order, with up to `ahead` of them made early in one background thread.
 
-    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers, *, writes: bool = True) -> None:
-        """Of several processes one `writes`; all of them resume from what it wrote."""
-        self._scratch = folder / "scratch"
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        self._best_file = self._scratch / "best.safetensors"
-        self._model, self._optimizers, self._writes = model, optimizers, writes
-        self.best_step, self.best_loss = -1, math.inf
+    Reading mapped files and laying out tensors needs no result of an earlier step, so it overlaps with computing.
+    An exception of `make` is raised at its own step. The thread ends with the loop, however that ends: where the loop
+    is left early, when the iterator is closed or dropped. Keep no name for it, so that leaving the loop drops it.
 
-    def _tensors(self) -> dict[str, Tensor]:
-        weights = {f"model/{name}": p for name, p in self._model.named_parameters()}
-        return {**weights, **{f"optimizer/{k}": v for k, v in self._optimizers.tensors().items()}}
-
-    def resume(self) -> TrainingState | None:
-        """Load the newest complete state into model and optimizers; None at a fresh start."""
-        state = resume_training(self._scratch, self._tensors())
-        if state is not None:
-            self.best_step, self.best_loss = state.values["best_step"], state.values["best_loss"]
-            self.best_loss = math.inf if self.best_loss is None else self.best_loss
-        return state
-
-    def save(self, step: int, values: dict[str, Any]) -> None:
-        """Write the state after `step` optimizer steps."""
-        if not self._writes:
-            return
-        best = {"best_step": self.best_step, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
-        save_training(self._scratch, self._tensors(), TrainingState(step=step, values={**values, **best}))
-
-    def offer(self, step: int, validation_loss: float) -> None:
-        """Keep the weights if they are the best by validation so far."""
-        if validation_loss < self.best_loss:
-            self.best_step, self.best_loss = step, validation_loss
-            if not self._writes:
-                return
-            partial = self._best_file.with_suffix(".partial")
-            save_file({name: p.detach().contiguous() for name, p in self._model.named_parameters()}, partial)
-            partial.rename(self._best_file)
-
-    @torch.no_grad()
-    def restore_best(self) -> None:
-        """Put the best weights back into the model."""
-        if self.best_step >= 0:
-            best = load_file(self._best_file)
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(best[name])
+    Args:
+        make: called in the background thread, one step after the other.
+        steps: read in the caller's thread, at most `ahead` steps early.
+        ahead: results that may be ready and waiting, at least 1.
+    """
+    assert ahead >= 1, "with nothing made ahead there is nothing to overlap"
+    waiting = iter(steps)
+    pending: deque[tuple[int, Future[T]]] = deque()
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+    try:
+        pending.extend((step, thread.submit(make, step)) for step in islice(waiting, ahead))
+        while pending:
+            step, made = pending.popleft()
+            ready = made.result()
+            pending.extend((later, thread.submit(make, later)) for later in islice(waiting, 1))
+            yield step, ready
+    finally:
+        thread.shutdown(cancel_futures=True)

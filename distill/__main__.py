@@ -12,12 +12,10 @@ from common.cli import command, run
 from common.rows import SUFFIXES
 from common.store import run_alone
 
-Subparsers = Any  # argparse's own class for this is private
-
 
 def main(arguments: list[str]) -> None:
     """Parse `arguments` and run one verb."""
-    # Here, so that an import of this module does not load torch.
+    # Imported here, so that an import of this module does not load torch.
     from distill.corpus.cli import add_verb
     from distill.train_cli import add_verbs
 
@@ -30,7 +28,7 @@ def main(arguments: list[str]) -> None:
     parsed.function(parsed)
 
 
-def _add_tokenizer(subparsers: Subparsers) -> None:
+def _add_tokenizer(subparsers: Any) -> None:
     from distill.train_tokenizer import NUM_BYTES, TokenizerConfig
 
     default = TokenizerConfig(vocabulary=2 * NUM_BYTES)

@@ -1,9 +1,8 @@
-"""An untrained model folder from a config, and one help that a very small teacher needs.
+"""An untrained model from a config: `python -m distill init --config CONFIG.json --tokenizer DIR --out DIR`.
 
-`python -m distill init --config CONFIG.json --tokenizer DIR --out DIR`. Weights are transformers' own initialisation
-with a seed. `previous_token_heads` additionally turns that many heads of the first layer into heads that attend to
-the token before, through Qwen2's query and key biases: the first half of an induction circuit (Olsson et al. 2022),
-which a model of a few million parameters otherwise needs most of its training to find.
+Weights are transformers' own initialisation with a seed. `previous_token_heads` turns that many heads of the first
+layer into heads that attend to the previous token, through Qwen2's query and key biases: the first half of an induction
+circuit (Olsson et al. 2022), which a model of a few million parameters otherwise needs most of its training to find.
 """
 
 import json
@@ -26,22 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitConfig:
-    """The geometry of an untrained model, as the content of a Hugging Face `config.json`."""
+    """The shape of an untrained model, as the content of a Hugging Face `config.json`."""
 
     config_json: str
-    """JSON text with `model_type` and its fields; `vocab_size` counts the padded logits."""
+    """JSON text with `model_type` and its fields; `vocab_size` includes padding."""
     seed: int = 0
     """Seed of the weights."""
     previous_token_heads: int = 0
-    """First-layer heads that begin by attending to the token before (Qwen2 only)."""
+    """First-layer heads that initially attend to the previous token (Qwen2 only)."""
     previous_token_sharpness: float = 4.0
-    """Attention logit of the token before above the average position, roughly."""
+    """Attention logit of the previous token, above that of an average position, roughly."""
 
     def __post_init__(self) -> None:
         fields = self.fields()
         heads = int(fields.get("num_attention_heads", 0))
         if self.previous_token_heads and (fields.get("model_type") != "qwen2" or self.previous_token_heads > heads):
             raise UserError(
+                "out-of-range",
                 wanted=f"previous_token_heads of 0, or up to the {heads} heads of a qwen2 model",
                 got=f"{self.previous_token_heads} for {fields.get('model_type')}",
                 next_step="lower previous_token_heads",
@@ -56,14 +56,28 @@ class InitConfig:
         try:
             fields = json.loads(self.config_json)
         except json.JSONDecodeError as error:
+            got = str(error)
+        else:
+            got = "" if isinstance(fields, dict) and "model_type" in fields else self.config_json[:60]
+        if got:
+            wanted = "a model config: a JSON object with model_type"
+            raise UserError("wrong-format", wanted=wanted, got=got, next_step="correct the config file")
+        return fields  # pyright: ignore
+
+    def require_logits(self, tokenizer: Tokenizer) -> None:
+        """Refuse a model with fewer logits than the tokenizer has ids.
+
+        Raises:
+            UserError: `vocab_size` is too small.
+        """
+        vocab_size = int(self.fields().get("vocab_size", 0))
+        if vocab_size < tokenizer.size:
             raise UserError(
-                wanted="the JSON of a model config", got=str(error), next_step="mend the config file"
-            ) from error
-        if not isinstance(fields, dict) or "model_type" not in fields:
-            raise UserError(
-                wanted="a JSON object with model_type", got=self.config_json[:60], next_step="mend the config file"
+                "mismatch",
+                wanted=f"vocab_size of at least the tokenizer's {tokenizer.size} ids",
+                got=str(vocab_size),
+                next_step="raise vocab_size in the config",
             )
-        return fields  # pyright: ignore[reportUnknownVariableType]
 
 
 def qwen2_config(
@@ -79,20 +93,8 @@ def qwen2_config(
     tie_word_embeddings: bool = True,
 ) -> str:
     """`config_json` of a Qwen2 model; `vocab_size` may pad the tokenizer's ids."""
-    fields = {
-        "model_type": "qwen2",
-        "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
-        "num_hidden_layers": num_hidden_layers,
-        "num_attention_heads": num_attention_heads,
-        "num_key_value_heads": num_key_value_heads,
-        "vocab_size": vocab_size,
-        "max_position_embeddings": max_position_embeddings,
-        "rope_theta": rope_theta,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": tie_word_embeddings,
-        "use_sliding_window": False,
-    }
+    # The parameters have the names of config.json.
+    fields = locals() | {"model_type": "qwen2", "rms_norm_eps": 1e-6, "use_sliding_window": False}
     return json.dumps(fields, sort_keys=True)
 
 
@@ -101,7 +103,7 @@ def previous_token_biases(head_dim: int, rope_theta: float, sharpness: float) ->
 
     With rotary embeddings (Su et al. 2021, halves layout) constant q and k give, at distance d, the logit
     `sum_i a_i cos(d * theta_i - phase_i) / sqrt(head_dim)`; a phase of theta_i puts every term's peak at d = 1.
-    Frequencies far below one turn in a few tokens cannot tell neighbours apart and get no amplitude.
+    Frequencies far below one turn in a few tokens do not separate neighbours and get no amplitude.
     """
     half = head_dim // 2
     theta = rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
@@ -132,13 +134,7 @@ def initial_model(config: InitConfig, tokenizer: Tokenizer) -> "PreTrainedModel"
     Raises:
         UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
     """
-    rows = int(config.fields().get("vocab_size", 0))
-    if rows < tokenizer.size:
-        raise UserError(
-            wanted=f"vocab_size of at least the tokenizer's {tokenizer.size} ids",
-            got=str(rows),
-            next_step="raise vocab_size in the config",
-        )
+    config.require_logits(tokenizer)
     torch.manual_seed(config.seed)
     model = new_model(config.fields())
     if config.previous_token_heads:
@@ -165,7 +161,8 @@ def open_student(
     """
     if (folder is None) == (config is None):
         raise UserError(
-            wanted="either a student folder or the geometry of an untrained one",
+            "contradiction",
+            wanted="either a student folder or the config of an untrained student",
             got="both" if folder else "neither",
             next_step="give exactly one of the two",
         )

@@ -1,13 +1,14 @@
-"""The distillation methods by name: objective, settings with their ranges, and what drives it over the steps.
+"""The distillation methods by name: objective, settings with their ranges, and the controller of their arguments.
 
-A new method is one function in `distill.objectives` and one line in `METHODS` (`docs/add-a-method.md`). Two things
-that every method can have stand here once: a temperature for both sides, and a share of the language-modelling loss.
+A new method is one function in `distill.objectives` and one line in `METHODS` (`docs/add-a-method.md`). Two options of
+every method are here once: a temperature for both sides, and a share of the language-modelling loss.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import inf
 from typing import Any, Literal
 
 from torch import Tensor
@@ -26,18 +27,17 @@ Settings = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Between:
+class Range:
     """A range of numbers."""
 
-    low: float
-    high: float
-    low_included: bool = True
-    high_included: bool = True
+    low: float = 0.0
+    high: float = inf
+    low_included: bool = False
+    high_included: bool = False
     whole: bool = False
     """Only whole numbers."""
 
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies in it."""
+    def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.low_included else value > self.low
         below = value <= self.high if self.high_included else value < self.high
         return above and below and (not self.whole or float(value).is_integer())
@@ -47,14 +47,14 @@ class Between:
             f"{'at least' if self.low_included else 'above'} {self.low:g}",
             f"{'at most' if self.high_included else 'below'} {self.high:g}",
         )
-        return ("a whole number " if self.whole else "") + " and ".join(ends[: 1 if self.high == float("inf") else 2])
+        return ("a whole number " if self.whole else "") + " and ".join(ends[: 1 if self.high == inf else 2])
 
 
-OPEN_SHARE = Between(low=0.0, high=1.0, low_included=False, high_included=False)
-SKEW = Between(low=0.0, high=1.0, high_included=False)
-POSITIVE = Between(low=0.0, high=float("inf"), low_included=False, high_included=False)
-WEIGHT = Between(low=0.0, high=float("inf"), high_included=False)
-COUNT = Between(low=1.0, high=float("inf"), high_included=False, whole=True)
+OPEN_SHARE = Range(high=1.0)
+SKEW = Range(high=1.0, low_included=True)
+POSITIVE = Range()
+WEIGHT = Range(low_included=True)
+COUNT = Range(low=1.0, low_included=True, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,33 +64,33 @@ class Method:
     function: Callable[..., ChunkResult]
     """From `distill.objectives`."""
     needs_teacher: bool = True
-    driver: Literal["taid", "ctkd"] | None = None
-    """What gives the objective a new argument in each step: TAID its t, CTKD its temperature."""
-    ranges: Mapping[str, Between] = field(default_factory=dict[str, Between])
+    controller: Literal["taid", "ctkd"] | None = None
+    """What moves an argument of the objective between steps (`distill.controllers`)."""
+    ranges: Mapping[str, Range] = field(default_factory=dict[str, Range])
     """The objective's settings; their defaults are the function's own."""
-    value: frozenset[Literal["cross_entropy", "kl"]] = frozenset()
-    """Which of these the objective's value is; the log has the other under its name where the objective knows it."""
+    loss_kind: frozenset[Literal["cross_entropy", "kl"]] = frozenset()
+    """Which of these the objective's loss is; the log has the other under its name if the objective computes it."""
 
     @property
     def has_kernel(self) -> bool:
-        """Whether it is a Triton kernel as well (`distill.taid_kernel`): TAID, and forward KL as its end."""
-        return self.needs_teacher and bool(self.value)
+        """Whether there is a Triton kernel (`distill.taid_kernel`): for TAID, and for forward KL, which is t = 1."""
+        return self.needs_teacher and bool(self.loss_kind)
 
     @property
-    def softens(self) -> bool:
-        """Whether a temperature for both sides makes sense: there is a teacher, and no temperature of its own."""
-        return self.needs_teacher and self.driver != "ctkd"
+    def supports_temperature(self) -> bool:
+        """Whether both sides can be softened: there is a teacher, and no learnt temperature."""
+        return self.needs_teacher and self.controller != "ctkd"
 
-    def kernel(self, arguments: Mapping[str, Any]) -> InPlace:
-        """The same as a Triton kernel, where `has_kernel` and `require_kernel` hold."""
+    def kernel(self, kwargs: Mapping[str, Any]) -> InPlace:
+        """The objective as a Triton kernel, where `has_kernel` and `require_kernel` hold."""
         from distill.taid_kernel import taid_in_place
 
-        (value,) = self.value
-        return taid_in_place(arguments.get("t", 1.0), value=value)
+        (loss_kind,) = self.loss_kind
+        return taid_in_place(kwargs.get("t", 1.0), loss_kind=loss_kind)
 
     def objective(
         self,
-        arguments: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
         settings: Settings = (),
         *,
         temperature: float = 1.0,
@@ -99,13 +99,13 @@ class Method:
         """The objective of one optimizer step.
 
         Args:
-            arguments: what the driver gives: `t`, `temperature`, or nothing.
+            kwargs: from the controller: `t`, `temperature`, or nothing.
             settings: see `require_settings`.
-            temperature: divides both sides' logits; value and gradient are multiplied by its square, so that the
+            temperature: divides both sides' logits; loss and gradient are multiplied by its square, so that the
                 gradient keeps its size (Hinton et al. 2015, arXiv 1503.02531, section 2).
             lm_weight: share of the language-modelling loss in the sum, 0 to 1.
         """
-        bound = {name: int(value) if self.ranges[name].whole else value for name, value in settings} | dict(arguments)
+        bound = {name: int(value) if self.ranges[name].whole else value for name, value in settings} | dict(kwargs)
 
         def objective(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
             return self.function(student_logits_CV, teacher_logits_CV, targets_C, **bound)
@@ -115,7 +115,7 @@ class Method:
 
 
 def pass_name(loss_pass: LossPass) -> PassName | None:
-    """What `fused_linear_loss` is told: None where the device or the objective itself decides."""
+    """What `fused_linear_loss` takes: None where the device or the objective itself decides."""
     return None if loss_pass == "auto" or loss_pass == "triton" else loss_pass
 
 
@@ -132,7 +132,7 @@ def _softened(objective: Objective, temperature: float) -> Objective:
 
 
 def _mixed(objective: Objective, lm_weight: float) -> Objective:
-    """`(1 - w)` times the objective plus w times the cross-entropy on the text; both stand in the log."""
+    """`(1 - w)` times the objective plus w times the cross-entropy on the text; the log has both."""
 
     def mixed(student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:
         loss_C, gradient_CV, extras = objective(student_logits_CV, teacher_logits_CV, targets_C)
@@ -144,55 +144,54 @@ def _mixed(objective: Objective, lm_weight: float) -> Objective:
 
 
 DISTILLATION_LOSS = "distillation_loss"
-"""In the log: the objective's own value, where the language-modelling loss is mixed in."""
+"""In the log: the objective's own loss, where the language-modelling loss is mixed in."""
 
 METHODS: dict[str, Method] = {
     # Towards text, whose entropy is 0, cross-entropy and KL are the same.
     "cross_entropy": Method(
-        function=objectives.cross_entropy, needs_teacher=False, value=frozenset(("cross_entropy", "kl"))
+        function=objectives.cross_entropy, needs_teacher=False, loss_kind=frozenset(("cross_entropy", "kl"))
     ),
-    "forward_kl": Method(function=objectives.forward_kl, value=frozenset(("kl",))),
+    "forward_kl": Method(function=objectives.forward_kl, loss_kind=frozenset(("kl",))),
     "reverse_kl": Method(function=objectives.reverse_kl),
     "jensen_shannon": Method(function=objectives.jensen_shannon, ranges={"beta": OPEN_SHARE}),
     "total_variation": Method(function=objectives.total_variation),
     "skew_forward_kl": Method(function=objectives.skew_forward_kl, ranges={"skew": SKEW}),
     "skew_reverse_kl": Method(function=objectives.skew_reverse_kl, ranges={"skew": SKEW}),
     "adaptive_kl": Method(function=objectives.adaptive_kl, ranges={"head_mass": OPEN_SHARE}),
-    "ctkd": Method(function=objectives.ctkd, driver="ctkd"),
+    "ctkd": Method(function=objectives.ctkd, controller="ctkd"),
     "decoupled_kd": Method(function=objectives.decoupled_kd, ranges={"target_weight": WEIGHT, "other_weight": WEIGHT}),
     "decoupled_top_k": Method(function=objectives.decoupled_top_k, ranges={"k": COUNT, "kept_temperature": POSITIVE}),
-    "taid": Method(function=objectives.taid, driver="taid", value=frozenset(("cross_entropy",))),
+    "taid": Method(function=objectives.taid, controller="taid", loss_kind=frozenset(("cross_entropy",))),
     "taid_labels": Method(
         function=objectives.taid_labels,
         needs_teacher=False,
-        driver="taid",
+        controller="taid",
         ranges={"smoothing": OPEN_SHARE},
-        value=frozenset(("cross_entropy",)),
+        loss_kind=frozenset(("cross_entropy",)),
     ),
 }
 
 
 def method(name: str) -> Method:
-    """Look a method up by name.
+    """The method of this name.
 
     Raises:
         UserError: unknown name.
     """
     if name not in METHODS:
-        raise UserError(
-            wanted=f"a method out of {', '.join(sorted(METHODS))}", got=repr(name), next_step="name one of these"
-        )
+        known = ", ".join(sorted(METHODS))
+        raise UserError("unknown-name", wanted=f"a method out of {known}", got=repr(name), next_step="name one of them")
     return METHODS[name]
 
 
 def defaults(name: str) -> dict[str, float]:
-    """The settings of a method with the values they have when nothing is said."""
+    """The settings of a method with their default values."""
     parameters = inspect.signature(method(name).function).parameters
     return {setting: parameters[setting].default for setting in method(name).ranges}
 
 
 def require_settings(name: str, settings: Settings) -> None:
-    """Refuse settings that the method does not have, or that lie outside their range.
+    """Refuse settings that the method does not have, or that are outside their range.
 
     Raises:
         UserError: either of the two.
@@ -201,14 +200,14 @@ def require_settings(name: str, settings: Settings) -> None:
     for setting, value in settings:
         if setting not in ranges:
             raise UserError(
+                "unknown-name",
                 wanted=f"settings of {name}: {', '.join(sorted(ranges)) or 'it has none'}",
                 got=setting,
                 next_step="leave it out, or name another method",
             )
-        if not ranges[setting].holds(value):
-            raise UserError(
-                wanted=f"{setting} {ranges[setting]}", got=f"{value:g}", next_step=f"mend the settings of {name}"
-            )
+        if value not in ranges[setting]:
+            wanted = f"{setting} {ranges[setting]}"
+            raise UserError("out-of-range", wanted=wanted, got=f"{value:g}", next_step=f"correct {setting} of {name}")
 
 
 def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_weight: float) -> None:
@@ -219,6 +218,7 @@ def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_
     """
     if loss_pass == "triton" and (not method(name).has_kernel or temperature != 1.0 or lm_weight > 0.0):
         raise UserError(
+            "contradiction",
             wanted="taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton",
             got=f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}",
             next_step="take the loss pass auto",
@@ -233,6 +233,7 @@ def require_kernel(loss_pass: LossPass, device: str) -> None:
     """
     if loss_pass == "triton" and (device != "cuda" or find_spec("triton") is None):
         raise UserError(
+            "unsupported" if device != "cuda" else "not-installed",
             wanted="a CUDA device and the package triton for the loss pass triton",
             got=device if device != "cuda" else "no triton",
             next_step="take the loss pass auto",
@@ -240,7 +241,7 @@ def require_kernel(loss_pass: LossPass, device: str) -> None:
 
 
 def parse_settings(name: str, texts: list[str]) -> Settings:
-    """`["beta=0.5"]` to settings of a method, as the command line gives them.
+    """Settings of a method from the command line's texts, such as `["beta=0.5"]`.
 
     Raises:
         UserError: not `name=number`, or as `require_settings`.
@@ -251,9 +252,8 @@ def parse_settings(name: str, texts: list[str]) -> Settings:
         try:
             parsed[setting] = float(value)
         except ValueError:
-            raise UserError(
-                wanted="settings as name=number", got=text, next_step="write for example beta=0.5"
-            ) from None
+            wanted = "settings as name=number"
+            raise UserError("wrong-format", wanted=wanted, got=text, next_step="write for example beta=0.5") from None
     settings = tuple(sorted(parsed.items()))
     require_settings(name, settings)
     return settings

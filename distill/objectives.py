@@ -1,9 +1,9 @@
 """Every distillation objective: pure functions of one chunk of logits.
 
-An objective takes the student's logits, the teacher's logits (None where it needs none), the next-token ids of one
-chunk and its own settings by keyword. It returns per-token values, their gradient at the student's logits and further
-per-token values for the log, and changes nothing that it is given. `distill.methods` gives them their names;
-`common.fused_linear_loss` calls them. Divergences that others use too stand in `common.divergences`.
+An objective takes the student's logits, the teacher's logits (None if it needs none), the next-token ids of one chunk
+and its own settings by keyword. It returns the per-token loss, its gradient at the student's logits and further
+per-token values for the log, and does not modify its arguments. `distill.methods` names them;
+`common.fused_linear_loss` calls them. The divergences themselves are in `common.divergences`.
 
 Legend: C tokens of the chunk, V shared vocabulary, K ids kept; p teacher, q student, y the next token of the text.
 """
@@ -28,7 +28,7 @@ def cross_entropy(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tens
 
 
 def forward_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor) -> ChunkResult:
-    """KL(p || q); `cross_entropy` in the log has p's entropy in it."""
+    """KL(p || q); `cross_entropy` in the log is larger by p's entropy."""
     cross_entropy_C, kl_C, gradient_CV = soft_cross_entropy(student_CV, teacher_CV)
     return kl_C, gradient_CV, {"cross_entropy": cross_entropy_C}
 
@@ -62,7 +62,7 @@ def taid(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, t: float)
     """Cross-entropy towards TAID's intermediate distribution (arXiv 2501.16937, eq. 3 and 4).
 
     The target is `softmax((1 - t) z_s + t z_T)` with the student's logits held constant. The loss is the released
-    code's cross-entropy; `kl` in the log has the target's entropy subtracted and the same gradient.
+    code's cross-entropy; `kl` in the log is smaller by the target's entropy and has the same gradient.
     """
     cross_entropy_C, kl_C, gradient_CV = tilted_cross_entropy(student_CV, tilt(student_CV, teacher_CV, t))
     return cross_entropy_C, gradient_CV, {"kl": kl_C}
@@ -76,8 +76,8 @@ def taid_labels(
     `y_eps = (1 - smoothing) onehot(y) + smoothing / V`. With smoothing 0 the geometric mean is the label itself for
     every t above 0 (`docs/taid.md`), so smoothing must be above 0.
     """
-    # log y_eps is one constant but for the label, and a constant drops out of the softmax. The student's logits are
-    # counted from their largest, so that near it their product with t keeps its digits.
+    # log y_eps is one constant except at the label, and a constant drops out of the softmax. The student's logits are
+    # taken relative to their largest, so that near it their product with t keeps its digits.
     floor = smoothing / student_CV.size(-1)
     lift = math.log((1.0 - smoothing + floor) / floor)
     shifted_CV = student_CV - student_CV.amax(-1, keepdim=True)
@@ -109,15 +109,15 @@ def adaptive_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, he
 def ctkd(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, temperature: float) -> ChunkResult:
     """`T^2 KL(p_T || q_T)` at CTKD's learnt temperature (arXiv 2211.16231), both sides softened by T.
 
-    `temperature_gradient` in the log is the derivative of the value with respect to T, through p_T as well; the loop
-    turns T against the student with it (`distill.ctkd`).
+    `temperature_gradient` in the log is the derivative of the loss with respect to T, also through p_T; the controller
+    moves T against the student with it (`distill.controllers`).
     """
     student_CV, teacher_CV = student_CV / temperature, teacher_CV / temperature
     _, kl_C, gradient_CV = soft_cross_entropy(student_CV, teacher_CV)
     log_q_CV, log_p_CV = log_softmax(student_CV), log_softmax(teacher_CV)
     p_CV, ratio_CV = log_p_CV.exp(), log_p_CV - log_q_CV
-    # d KL / d (1/T) = Cov_p(z_T, log p - log q) - (E_p z_s - E_q z_s). Logits enter as T log p and T log q: from each
-    # row's constant neither term depends, and without it large logits do not cancel.
+    # d KL / d (1/T) = Cov_p(z_T, log p - log q) - (E_p z_s - E_q z_s). Logits enter as T log p and T log q: neither
+    # term depends on a row's constant, and without it no large logits cancel.
     centred_CV = log_p_CV - (p_CV * log_p_CV).sum(-1, keepdim=True)
     slope_C = (p_CV * centred_CV * ratio_CV).sum(-1) + (gradient_CV * log_q_CV).sum(-1)
     extras = {"temperature_gradient": temperature * (2.0 * kl_C - slope_C)}
@@ -154,9 +154,8 @@ def decoupled_top_k(
     rest, and only the second term, inside S, is softened by the temperature tau.
     """
     if k >= student_CV.size(-1):
-        raise UserError(
-            wanted=f"k below the vocabulary's {student_CV.size(-1)} ids", got=str(k), next_step="lower the setting k"
-        )
+        wanted = f"k below the vocabulary's {student_CV.size(-1)} ids"
+        raise UserError("out-of-range", wanted=wanted, got=str(k), next_step="lower the setting k")
     ids_CK = teacher_CV.topk(k, dim=-1, sorted=False).indices
     is_kept_CV = torch.zeros_like(student_CV, dtype=torch.bool).scatter_(1, ids_CK, True)
     binary_C, gradient_CV = _kl_of_masses(student_CV, teacher_CV, is_kept_CV)
@@ -177,7 +176,8 @@ def _kl_of_masses(student_CV: Tensor, teacher_CV: Tensor, inside_CV: Tensor) -> 
     masks = (inside_CV, ~inside_CV)
     log_p_in_C, log_p_out_C = (log_p_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
     log_q_in_C, log_q_out_C = (log_q_CV.masked_fill(~mask_CV, -torch.inf).logsumexp(-1) for mask_CV in masks)
-    # Q - P is taken from single ids, and on the side whose masses are small: near 1 two masses have no digits left.
+    # Q - P is summed over single ids, and on the side whose masses are small: near 1 a difference of masses loses its
+    # digits.
     _, _, difference_CV = soft_cross_entropy(student_CV, teacher_CV)
     excess_in_C, excess_out_C = (difference_CV.masked_fill(~mask_CV, 0.0).sum(-1) for mask_CV in masks)
     excess_C = torch.where(log_p_in_C < log_p_out_C, excess_in_C, -excess_out_C)

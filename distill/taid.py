@@ -3,7 +3,7 @@
 The student is pulled towards an intermediate distribution `p_t = softmax((1 - t) * stop_grad(z_s) + t * z_T)`, and
 the interpolation coefficient t rises from `t_start` to `t_end`, faster while the loss falls fast. The controller's
 state is a value: it is passed in and returned, once per optimizer step, on training batches only, with the loss of
-the whole step. This module knows no trainer and no device. Legend: N tokens, V shared vocabulary.
+the whole step. Independent of trainers and devices. Legend: N tokens, V shared vocabulary.
 """
 
 import math
@@ -12,14 +12,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, require_above, require_at_least, require_below, require_between
 
 RELEASED_STEPS = 12_000
 """A run length for which the released alpha matters: t leads the linear ramp by 0.17 at half-way."""
-
-
 _NO_LOSS = 1e-6
-"""Below it a loss has no digits that a relative change could be taken of."""
+"""Below it a loss has no digits left for a relative change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,30 +36,22 @@ class TaidConfig:
     """False: t follows the linear floor alone."""
     ramp_share: float = 1.0
     """Share of the run's steps after which the linear floor reaches t_end. The released code has 1."""
-    watches: Literal["cross_entropy", "kl"] = "cross_entropy"
+    controller_input: Literal["cross_entropy", "kl"] = "cross_entropy"
     """Loss value that drives the controller: the released code's cross-entropy, or the paper's KL."""
     released: bool = False
-    """True: the released code's rule to the step. Its floor counts the optimizer steps before the present one."""
+    """True: exactly the released code's rule. Its floor counts the optimizer steps before the present one."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.t_start <= self.t_end <= 1.0:
+        require_between(0, 1, t_start=self.t_start, t_end=self.t_end, beta=self.beta, ramp_share=self.ramp_share)
+        require_at_least(0, alpha=self.alpha)
+        require_at_least(self.t_start, t_end=self.t_end)
+        require_above(0, ramp_share=self.ramp_share)
+        require_below(1, beta=self.beta)
+        if self.released and (self.ramp_share != 1.0 or self.controller_input != "cross_entropy"):
             raise UserError(
-                wanted="0 <= t_start <= t_end <= 1",
-                got=f"t_start {self.t_start}, t_end {self.t_end}",
-                next_step="mend the TAID settings",
-            )
-        if not self.alpha >= 0.0 or not 0.0 <= self.beta < 1.0:
-            raise UserError(
-                wanted="alpha >= 0 and 0 <= beta < 1",
-                got=f"alpha {self.alpha}, beta {self.beta}",
-                next_step="mend the TAID settings",
-            )
-        if not 0.0 < self.ramp_share <= 1.0:
-            raise UserError(wanted="0 < ramp_share <= 1", got=f"{self.ramp_share}", next_step="mend the TAID settings")
-        if self.released and (self.ramp_share != 1.0 or self.watches != "cross_entropy"):
-            raise UserError(
-                wanted="the released rule with a ramp over the whole run, watching the cross-entropy",
-                got=f"ramp_share {self.ramp_share:g}, watches {self.watches}",
+                "contradiction",
+                wanted="the released rule with ramp_share 1 and controller_input cross_entropy",
+                got=f"ramp_share {self.ramp_share:g}, controller_input {self.controller_input}",
                 next_step="leave both at their defaults, or leave `released` out",
             )
 
@@ -107,7 +97,7 @@ def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: 
     if not config.adaptive:
         return TaidState(t=max(state.t, floor), previous_loss=loss, t_momentum=state.t_momentum)
     if state.previous_loss < _NO_LOSS and not config.released:
-        # A KL at t = 0 is 0 but for rounding: relative to it every change is endless, and the momentum would keep it.
+        # A KL at t = 0 is 0 but for rounding: relative to it every change is huge, and the momentum would keep it.
         relative_fall = 0.0
     else:
         relative_fall = (state.previous_loss - loss) / (state.previous_loss + 1e-15)
@@ -119,7 +109,7 @@ def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: 
 
 
 def alpha_for(*, steps: int, ramp_share: float = 1.0) -> float:
-    """An alpha that shapes t in a run of any length as the released 5e-4 does over 12,000 steps, and never below it.
+    """An alpha that gives t in a run of any length the shape of the released 5e-4 over 12,000 steps; at least 5e-4.
 
     The closed form `1 - t_n = (1 - t_0)(1 - alpha/2)^n` depends on `alpha * n` alone while alpha is small, so the
     product is kept.
@@ -129,7 +119,7 @@ def alpha_for(*, steps: int, ramp_share: float = 1.0) -> float:
 
 
 def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
-    """A sentence when alpha cannot matter in a run of this length, else None.
+    """A warning if alpha has no effect in a run of this length, else None.
 
     With the sigmoid near one half the adaptive term rises by alpha/2 of what is left to 1, the linear floor by 1/steps
     of the whole ramp: the first leads only if `alpha > 2 / ramp steps`, for a ramp that ends at 1.
@@ -147,7 +137,7 @@ def alpha_warning(config: TaidConfig, *, steps: int) -> str | None:
 
 
 def tilt(student_NV: Tensor, teacher_NV: Tensor, t: float) -> Tensor:
-    """What TAID adds to the student's logits, `t (z_T - z_s)` [N, V].
+    """What TAID's target adds to the student's logits, `t (z_T - z_s)` [N, V].
 
     The intermediate distribution is `softmax((1 - t) z_s + t z_T)` (eq. 3), a constant for the gradient. Mixing
     log-probabilities instead gives the same one: they differ from logits by a constant of each row.

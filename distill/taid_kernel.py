@@ -1,9 +1,9 @@
 """TAID's loss over a chunk of logits as one Triton kernel: both logit rows in, values and gradient out.
 
-One program works on one token and reads its two rows three times, which after the first comes from the GPU's cache
-where they fit: normaliser and mean tilt, the sums over the target, the gradient. The arithmetic is that of
-`common.divergences.tilted_cross_entropy`, which the tests hold it against; forward KL is its case t = 1. Imported only
-where it is asked for (`--loss-pass triton`): Triton comes with torch's CUDA builds and needs a C compiler.
+One program handles one token and reads its two rows three times, the second and third time from the GPU's cache if
+they fit: normaliser and mean tilt, the sums over the target, the gradient. The arithmetic is that of
+`common.divergences.tilted_cross_entropy`, its reference in the tests; forward KL is the case t = 1. Imported only for
+`--loss-pass triton`: Triton comes with torch's CUDA builds and needs a C compiler.
 """
 
 # Kernels are Triton's language, which has no types.
@@ -137,12 +137,12 @@ def _token(
     tl.store(sums_ptr + 7, teacher_sum)
 
 
-def taid_in_place(t: float, *, value: str = "cross_entropy") -> InPlace:
+def taid_in_place(t: float, *, loss_kind: str = "cross_entropy") -> InPlace:
     """TAID's objective at t as a pass over a chunk of logits whose rows are contiguous.
 
     Args:
         t: share of the teacher, 0 to 1; 1 is forward KL.
-        value: "cross_entropy" or "kl", which of the two is the loss; the other stands among the further values.
+        loss_kind: "cross_entropy" or "kl", which of the two is the loss; the other is among the further values.
     """
 
     def run(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, scale_C: Tensor) -> ChunkValues:
@@ -163,16 +163,18 @@ def taid_in_place(t: float, *, value: str = "cross_entropy") -> InPlace:
                 BLOCK=_BLOCK,
                 num_warps=8,
             )
-        return _values(sums_CS, value)
+        return _values(sums_CS, loss_kind)
 
     return InPlace(run=run)
 
 
-def _values(sums_CS: Tensor, value: str) -> ChunkValues:
+def _values(sums_CS: Tensor, loss_kind: str) -> ChunkValues:
     """What `_token` summed up, finished where logarithms are exact."""
     student_norm, target_norm, excess, of_logits, of_ratio, is_far, student_sum, teacher_sum = sums_CS.unbind(1)
     mass = torch.where(is_far > 0, 1.0, 1.0 + excess)
     cross_entropy_C = student_norm.log() - of_logits / mass
     kl_C = of_ratio / mass + torch.where(is_far > 0, (student_norm / target_norm).log(), -excess.log1p())
-    loss_C, name, other_C = (kl_C, "cross_entropy", cross_entropy_C) if value == "kl" else (cross_entropy_C, "kl", kl_C)
+    loss_C, name, other_C = (
+        (kl_C, "cross_entropy", cross_entropy_C) if loss_kind == "kl" else (cross_entropy_C, "kl", kl_C)
+    )
     return ChunkValues(loss_C, {name: other_C}, student_sum, teacher_sum)

@@ -1,12 +1,12 @@
-"""The frozen teacher, and what it says about each token of a batch.
+"""The frozen teacher: the `TeacherSignal` that a method needs.
 
-`TeacherSignal` is what the loop sees: for a batch, the teacher's final hidden states and its head. The online
-teacher computes them as the batch comes; logits are only ever made chunk by chunk, in `common.fused_linear_loss`.
+The online teacher computes its final hidden states for each batch; logits are made only chunk by chunk, in
+`common.fused_linear_loss`.
 """
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +14,7 @@ from common.checkpoint import head_weight, hidden_states, load_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import TeacherHead
+from common.model_loss import TeacherSignal
 from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 from distill.methods import method
@@ -22,22 +23,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class TeacherSignal(Protocol):
-    """The teacher's view of one batch."""
-
-    def __call__(self, real: VarlenBatch) -> TeacherHead:
-        """Hidden states [M, E] of every token, and the teacher's head."""
-        ...
-
-
 class OnlineTeacher:
-    """A frozen model that reads each batch as it comes."""
+    """A frozen model that runs on each batch."""
 
     def __init__(self, model: "PreTrainedModel", machine: Machine) -> None:
-        """Takes a model in the dtype in which it is to compute, on the machine's device or spread over several."""
+        """Take a model in the dtype in which it computes, on the machine's device or spread over several."""
         self._model = model.requires_grad_(False)
         self._machine = machine
-        # The loss is computed beside the student; what lies there already is not copied.
+        # The loss is computed on the student's device.
         self._head_WE = head_weight(self._model).to(machine.torch_device)
 
     @torch.no_grad()
@@ -56,6 +49,7 @@ def open_teacher(
     """
     if method(method_name).needs_teacher != (folder is not None):
         raise UserError(
+            "contradiction",
             wanted=f"{'a teacher' if folder is None else 'no teacher'} for method {method_name}",
             got="none" if folder is None else str(folder),
             next_step="name a teacher folder or another method",
@@ -67,7 +61,7 @@ def open_teacher(
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
-    """Refuse a teacher whose ids mean other tokens; unequal padded rows are fine.
+    """Refuse a teacher with other tokens; a padding of another size is fine.
 
     Raises:
         UserError: the first id whose token differs, or unequal numbers of ids.
@@ -75,11 +69,11 @@ def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
     ours, theirs = student.tokens(), Tokenizer.load(teacher_folder).tokens()
     for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs)):
         if mine != other:
-            sides = ("no token" if token is None else repr(token) for token in (mine, other))
+            mine, other = ("no token" if token is None else repr(token) for token in (mine, other))
             raise UserError(
+                "mismatch",
                 wanted=f"a teacher with the student's {len(ours)} token ids",
-                got="id {} is {} for the student and {} for the teacher, {} ids, in {}".format(
-                    index, *sides, len(theirs), teacher_folder
-                ),
+                got=f"id {index} is {mine} for the student and {other} for the teacher, {len(theirs)} ids, in "
+                f"{teacher_folder}",
                 next_step="take a teacher of the same tokenizer family",
             )

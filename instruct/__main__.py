@@ -1,15 +1,14 @@
-"""`python -m instruct conversations | train`: one stage by itself, on one's own conversations and models.
+"""`python -m instruct conversations | train`: one stage by itself, on your own conversations and models.
 
-Each verb turns its arguments into the stage's config and runs it into `--out`; running it again finds it done. Every
-default is the config's own. It knows no recipe.
+Each verb makes the stage's config of its arguments and runs the stage into `--out`; a second run finds it done.
 """
 
 from common.cli import command, run
 
 
 def main(arguments: list[str]) -> None:
-    """Parses `arguments` and runs one verb."""
-    # Here and not above: reading this module, as a test or a tool does, need not load torch.
+    """Parse `arguments` and run one verb."""
+    # Imported here: reading this module, as a test or a tool does, need not load torch.
     from instruct.conversations import cli
     from instruct.train_cli import add_verbs
 

@@ -4,71 +4,51 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.store import run_alone
 from instruct.train import InstructConfig, instruct
 
-Subparsers = Any  # argparse's own class for this is private
 
-
-def add_verbs(subparsers: Subparsers) -> None:
+def add_verbs(subparsers: Any) -> None:
     """Register `train`."""
     run, optim = InstructConfig(), OptimConfig()
     verb = subparsers.add_parser(
         "train",
         help="tune a checkpoint on conversations",
-        description="Loss on the assistant's turns only; --replay mixes pre-training text in.",
-        formatter_class=HelpWithDefaults,
+        description="The loss counts the assistant's turns only; --replay mixes pre-training text in.",
     )
-    add = verb.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="model folder to start from")
-    add(
-        "--conversations",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="a folder of `python -m instruct conversations`",
-    )
-    add(
-        "--replay",
-        type=Path,
-        metavar="CORPUS",
-        help="a folder of `python -m distill corpus` to replay from (default: conversations alone)",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    add("--steps", type=int, default=run.steps, metavar="N", help="optimizer steps")
-    add("--rows-per-step", type=int, default=run.rows_per_step, metavar="N", help="packed rows of conversations a step")
-    add(
-        "--replay-rows-per-step", type=int, metavar="N", help="packed rows of text a step (default: as --rows-per-step)"
-    )
-    add(
-        "--micro-batch-rows",
-        type=int,
-        default=run.micro_batch_rows,
-        metavar="N",
-        help="packed rows that go through the model at one time",
-    )
-    add("--validate-every", type=int, default=run.validate_every, metavar="N", help="steps between validations")
-    add("--checkpoint-every", type=int, default=run.checkpoint_every, metavar="N", help="steps between checkpoints")
+    add, folder, count = verb.add_argument, {"type": Path}, {"type": int, "metavar": "N"}
+    conversations = "a folder of `python -m instruct conversations`"
+    replay = "a folder of `python -m distill corpus` to replay from (default: conversations alone)"
+    replay_rows = "packed rows of text a step (default: as --rows-per-step)"
+    add("checkpoint", metavar="CHECKPOINT", help="model folder to start from", **folder)
+    add("--conversations", required=True, metavar="DIR", help=conversations, **folder)
+    add("--replay", metavar="CORPUS", help=replay, **folder)
+    add("--out", required=True, metavar="DIR", help="a new folder", **folder)
+    add("--steps", default=run.steps, help="optimizer steps", **count)
+    add("--rows-per-step", default=run.rows_per_step, help="packed rows of conversations a step", **count)
+    add("--replay-rows-per-step", help=replay_rows, **count)
+    add("--micro-batch-rows", default=run.micro_batch_rows, help="packed rows of one forward pass", **count)
+    add("--validate-every", default=run.validate_every, help="steps between validations", **count)
+    add("--checkpoint-every", default=run.checkpoint_every, help="steps between checkpoints", **count)
     add("--optimizer", choices=["adamw", "muon"], default=optim.matrices, help="for the blocks' matrices")
-    add("--learning-rate", type=float, default=optim.learning_rate, metavar="X", help="AdamW's peak")
-    add("--muon-learning-rate", type=float, default=optim.muon_learning_rate, metavar="X", help="Muon's peak")
+    add("--learning-rate", type=float, default=optim.learning_rate, metavar="X", help="peak of AdamW")
+    add("--muon-learning-rate", type=float, default=optim.muon_learning_rate, metavar="X", help="peak of Muon")
     add("--save-dtype", choices=["float32", "bfloat16"], default=run.save_dtype, help="number format of the weights")
-    add("--seed", type=int, default=run.seed, metavar="N", help="seed of the order of the rows")
+    add("--seed", default=run.seed, help="seed of the order of the rows", **count)
     verb.set_defaults(function=_train)
 
 
 def _train(parsed: argparse.Namespace) -> None:
-    folders = (
-        ("CHECKPOINT", parsed.checkpoint),
-        ("--conversations", parsed.conversations),
-        ("--replay", parsed.replay),
-    )
-    for label, folder in folders:
+    folders = {
+        "CHECKPOINT": parsed.checkpoint,
+        "--conversations": parsed.conversations,
+        "--replay": parsed.replay,
+    }
+    for label, folder in folders.items():
         if folder is not None and not folder.is_dir():
-            raise UserError(wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+            raise UserError("not-found", wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
     replay_rows = parsed.replay_rows_per_step
     if replay_rows is None:
         replay_rows = parsed.rows_per_step if parsed.replay else 0

@@ -63,7 +63,7 @@ def configs(
         for name in methods:
             config = dataclasses.replace(base, seed=seed)
             if name != base.method:
-                temperature = base.temperature if method(name).softens else 1.0
+                temperature = base.temperature if method(name).supports_temperature else 1.0
                 on_policy = base.on_policy if method(name).needs_teacher else None
                 config = dataclasses.replace(
                     config, method=name, settings=(), temperature=temperature, on_policy=on_policy

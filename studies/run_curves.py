@@ -48,7 +48,7 @@ def _values(
     records: Sequence[Mapping[str, Any]], name: str, value: Literal["cross_entropy", "kl"]
 ) -> list[float] | None:
     """One of the two over the steps: what the method minimises, or what it logs beside that."""
-    if value in method(name).value:
+    if value in method(name).loss_kind:
         return [_short(record.get(DISTILLATION_LOSS, record["loss"])) for record in records]
     return [_short(record[value]) for record in records] if value in records[0] else None
 

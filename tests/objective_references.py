@@ -156,5 +156,5 @@ VARIED: dict[str, dict[str, float]] = {
 
 
 def arguments(name: str) -> dict[str, float]:
-    """What the driver would give."""
-    return {"taid": {"t": T}, "ctkd": {"temperature": TEMPERATURE}, None: {}}[METHODS[name].driver]
+    """What the controller gives."""
+    return {"taid": {"t": T}, "ctkd": {"temperature": TEMPERATURE}, None: {}}[METHODS[name].controller]

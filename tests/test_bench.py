@@ -19,7 +19,7 @@ from bench import step
 from bench.__main__ import main
 from bench.measure import medians, peak_above
 from common.cli import run
-from common.product_rate import LargeProducts
+from common.device import MatmulProbe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,11 +97,11 @@ def test_step_takes_real_documents_and_both_sides_have_the_same_loss(tmp_path: P
 
 def test_each_step_is_held_against_the_products_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine slows down from round to round: medians taken apart would pair a step with another round's rate."""
-    operations = 2 * 2048**3 * step.TINY_PRODUCTS
-    around = [1.0 * operations, 2.0 * operations, 4.0 * operations]
-    seconds = {"products before": around, "ours": [2.0, 8.0, 8.0], "products after": around, "plain": [1.0, 16.0, 32.0]}
+    flops = 2 * 2048**3 * step.TINY_MATMULS
+    around = [1.0 * flops, 2.0 * flops, 4.0 * flops]
+    seconds = {"probe before": around, "ours": [2.0, 8.0, 8.0], "probe after": around, "plain": [1.0, 16.0, 32.0]}
     monkeypatch.setattr(step, "turns", lambda sides, **_: {name: seconds[name] for name in sides})
-    monkeypatch.setattr(step, "_operations", lambda *_: 6.0)
+    monkeypatch.setattr(step, "step_flops", lambda *_, passes, **__: 2.0 if passes == 1 else 4.0)
     parser = argparse.ArgumentParser()
     step.add_verb(parser.add_subparsers())
     figures = step.bench_step(parser.parse_args(["step", "--tiny", "--vocabulary", "99", "--max-tokens", "9"]))
@@ -134,13 +134,13 @@ def test_bad_sizes_are_one_line(
     assert ended.value.code == 2 and said in printed and printed.count("\n") == 1
 
 
-def test_large_products_are_what_they_count() -> None:
-    products = LargeProducts(torch.float32, torch.device("cpu"), side=5, times=3)
+def test_a_probe_computes_the_products_that_it_counts() -> None:
+    probe = MatmulProbe(torch.float32, torch.device("cpu"), side=5, times=3)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(5, 5, generator=generator) for _ in range(2))
-    assert torch.allclose(products().double(), a.double() @ b.double(), atol=1e-5)
+    assert torch.allclose(probe().double(), a.double() @ b.double(), atol=1e-5)
     # A multiplication and an addition for each of 5 terms of each of 25 entries, three times over.
-    assert products.operations == 3 * 25 * 5 * 2
+    assert probe.flops == 3 * 25 * 5 * 2
 
 
 def test_measuring_is_in_turns_and_memory_is_what_is_added() -> None:

@@ -51,7 +51,7 @@ class Case:
             self.targets[part],
             self.weights[part],
             method(name).objective(arguments(name)),
-            vocabulary=self.vocabulary,
+            vocab_size=self.vocabulary,
             teacher=head if method(name).needs_teacher else None,
             **options,
         )

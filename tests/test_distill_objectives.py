@@ -81,7 +81,7 @@ def real_rows(kind: str) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_bar_holds_over_the_real_vocabulary(name: str, kind: str) -> None:
     """Sums of 150,000 terms, differences of near-equal softmaxes: there float32 loses digits that it need not lose."""
     own: list[dict[str, float]] = [arguments(name)]
-    if METHODS[name].driver == "taid":
+    if METHODS[name].controller == "taid":
         own = [{"t": 0.001}, {"t": 0.1}, {"t": 1.0}]
     for driven in own:
         check(name, *real_rows(kind), {}, driven=driven)

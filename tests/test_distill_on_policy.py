@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.packing import PackedRows, VarlenBatch
 from common.store import run_alone
 from common.tokenizer import Tokenizer
-from distill.on_policy import OnPolicy, OnPolicyConfig, ShareState, Written, next_share, pack_rollouts, prompts_of
+from distill.on_policy import OnPolicy, OnPolicyConfig, Rollout, ShareState, next_share, pack_rollouts, prompts_of
 from distill.train import DistillConfig, distill
 
 
@@ -43,7 +43,7 @@ def own(tiny: dict[str, Path], **settings: Any) -> OnPolicy:
 
 def mixed(writer: OnPolicy, real: VarlenBatch, *, step: int = 0) -> VarlenBatch:
     """The first micro-batch of a step of 200."""
-    return writer.mixed(real, step=step, steps=200, index=0, rank=0)
+    return writer.mix_in_rollouts(real, step=step, steps=200, index=0, rank=0)
 
 
 @given(
@@ -56,7 +56,7 @@ def mixed(writer: OnPolicy, real: VarlenBatch, *, step: int = 0) -> VarlenBatch:
     )
 )
 def test_a_response_counts_and_its_prompt_does_not(documents: list[tuple[list[int], int]]) -> None:
-    real = pack_rollouts([Written(ids=tuple(ids), prompt_tokens=prompt) for ids, prompt in documents])
+    real = pack_rollouts([Rollout(ids=tuple(ids), prompt_tokens=prompt) for ids, prompt in documents])
     start = 0
     for ids, prompt in documents:
         part = slice(start, start + len(ids))
@@ -138,10 +138,10 @@ def test_the_buffer_is_replayed_bounded_and_saved(
     num_documents = len(real.lengths)
     writer = own(tiny, replay=1.0, buffer_documents=num_documents + 2)
     first = mixed(writer, real)
-    assert len(writer.saved()["replay"]) == num_documents
+    assert len(writer.state()["replay"]) == num_documents
     restored = own(tiny, replay=1.0)
-    restored.restore(json.loads(json.dumps(writer.saved())))
-    monkeypatch.setattr(OnPolicy, "_write", lambda *given, **options: pytest.fail("the buffer holds enough"))
+    restored.load_state(json.loads(json.dumps(writer.state())))
+    monkeypatch.setattr(OnPolicy, "_generate", lambda *given, **options: pytest.fail("the buffer holds enough"))
     replayed = [mixed(source, real, step=1) for source in (writer, restored)]
     assert torch.equal(replayed[0].tokens_M, replayed[1].tokens_M)
     assert sorted(replayed[0].tokens_M.tolist()) == sorted(first.tokens_M.tolist())
@@ -149,7 +149,7 @@ def test_the_buffer_is_replayed_bounded_and_saved(
     fresh = own(tiny, replay=0.0, buffer_documents=num_documents + 2)
     for step in range(2):
         mixed(fresh, real, step=step)
-    assert len(fresh.saved()["replay"]) == num_documents + 2
+    assert len(fresh.state()["replay"]) == num_documents + 2
 
 
 @pytest.mark.parametrize("settings", [{"replay": 1.0}, {"schedule": "adaptive"}], ids=["fixed", "adaptive"])
@@ -158,7 +158,7 @@ def test_a_buffer_smaller_than_a_batch_is_replayed_whole(
 ) -> None:
     writer = own(tiny, buffer_documents=len(real.lengths) - 1, **settings)
     mixed(writer, real, step=198)
-    monkeypatch.setattr(OnPolicy, "_write", lambda *given, **options: pytest.fail("the buffer is full"))
+    monkeypatch.setattr(OnPolicy, "_generate", lambda *given, **options: pytest.fail("the buffer is full"))
     assert len(mixed(writer, real, step=199).lengths) == len(real.lengths) - 1
 
 
@@ -195,11 +195,11 @@ def test_with_an_adaptive_share_replay_takes_over_once_the_buffer_is_full(
 ) -> None:
     written: list[int] = []
 
-    def write(_: OnPolicy, prompts: list[list[int]], *, seed: int) -> list[Written]:
+    def write(_: OnPolicy, prompts: list[list[int]], *, seed: int) -> list[Rollout]:
         written.append(seed)
-        return [Written(ids=(*prompt, 1), prompt_tokens=len(prompt)) for prompt in prompts]
+        return [Rollout(ids=(*prompt, 1), prompt_tokens=len(prompt)) for prompt in prompts]
 
-    monkeypatch.setattr(OnPolicy, "_write", write)
+    monkeypatch.setattr(OnPolicy, "_generate", write)
     documents = len(prompts_of(real, OnPolicyConfig()))
     writer = own(tiny, schedule="adaptive", buffer_documents=3 * documents)
     for done in range(3):
@@ -248,13 +248,13 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_distill_on_policy as here
-import common.training as training
-original = training.Keeper.save
+import common.checkpoint as checkpoint
+original = checkpoint.CheckpointManager.save
 def save(self, step, values):
     original(self, step, values)
     if step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-training.Keeper.save = save
+checkpoint.CheckpointManager.save = save
 here.train(Path({out!r}), {{name: Path(path) for name, path in {tiny!r}.items()}})
 """
 

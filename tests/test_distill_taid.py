@@ -63,7 +63,7 @@ def test_the_released_rule_step_by_step() -> None:
 
 
 def test_the_released_rule_takes_no_settings_of_ours() -> None:
-    for settings in ({"ramp_share": 0.5}, {"watches": "kl"}):
+    for settings in ({"ramp_share": 0.5}, {"controller_input": "kl"}):
         with pytest.raises(UserError, match="released rule"):
             TaidConfig(released=True, **settings)  # pyright: ignore[reportArgumentType]
 
@@ -134,7 +134,7 @@ def test_a_ramp_that_ends_early_needs_less() -> None:
 
 def test_a_kl_of_nothing_does_not_poison_the_momentum() -> None:
     """At t = 0 the target is the student, and the first KL is a rounding."""
-    config = TaidConfig(alpha=0.02, t_start=0.0, watches="kl")
+    config = TaidConfig(alpha=0.02, t_start=0.0, controller_input="kl")
     state = initial_state(config)
     for step, loss in enumerate([0.0, -1e-9, 7e-4, 2e-3, 2e-3], start=1):
         state = next_state(state, loss, step=step, steps=1000, config=config)

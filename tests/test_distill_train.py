@@ -30,7 +30,7 @@ from common.packing import PackedRows, rows_of_step, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
 from common.training import mean_loss, row_losses
-from distill.ctkd import CtkdConfig
+from distill.controllers import CtkdConfig
 from distill.initial import InitConfig, previous_token_biases, qwen2_config
 from distill.methods import METHODS
 from distill.on_policy import OnPolicyConfig
@@ -69,7 +69,7 @@ def test_training_lowers_the_held_out_loss_and_writes_a_loadable_folder(tiny: di
     rows = PackedRows(tiny["corpus"] / "packed" / "test")
     size = Tokenizer.load(tiny["tokenizer"]).size
     losses = [
-        mean_loss(row_losses(load_model(folder, MACHINE), rows, MACHINE, vocabulary=size))
+        mean_loss(row_losses(load_model(folder, MACHINE), rows, MACHINE, vocab_size=size))
         for folder in (tiny["student"], tmp_path / "out")
     ]
     assert losses[1] < losses[0] - 1.0
@@ -94,15 +94,15 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_distill_train as here
-import common.training as training
+import common.checkpoint as checkpoint
 saves = 0
-original = training.Keeper.save
+original = checkpoint.CheckpointManager.save
 def save(self, step, values):
     global saves
     original(self, step, values)
     if step == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
-training.Keeper.save = save
+checkpoint.CheckpointManager.save = save
 import distill.train
 tiny = {{name: Path(path) for name, path in {tiny!r}.items()}}
 here._run(here.CONFIG, Path({out!r}), tiny)
@@ -170,7 +170,7 @@ def test_row_losses_equal_transformers_own_loss(tiny: dict[str, Path]) -> None:
             logits = model(input_ids=alone).logits[0, :-1, :size].double()
             total += float(torch.nn.functional.cross_entropy(logits, alone[0, 1:], reduction="sum"))
         expected.append(total)
-    found = row_losses(model, rows, MACHINE, vocabulary=size, rows_per_batch=3)
+    found = row_losses(model, rows, MACHINE, vocab_size=size, rows_per_batch=3)
     assert [loss for loss, _ in found] == pytest.approx(expected, rel=1e-5)
     assert sum(count for _, count in found) == float((batch.weights_BT > 0).sum())
 
@@ -497,7 +497,7 @@ def test_flags_reach_the_config_and_defaults_stay_the_configs(
     _train(*common, "--steps", 600)
     assert runs.pop() == (DistillConfig(steps=600, taid=TaidConfig(alpha=alpha)), None)
     _train(*common, "--teacher", tiny["teacher"], *("--steps", 1200, "--ramp-share", 0.5, "--watch", "kl", "--seed", 3))
-    taid = TaidConfig(alpha=alpha, ramp_share=0.5, watches="kl")
+    taid = TaidConfig(alpha=alpha, ramp_share=0.5, controller_input="kl")
     assert runs.pop() == (DistillConfig(method="taid", steps=1200, seed=3, taid=taid), tiny["teacher"])
     _train(*common, "--teacher", tiny["teacher"], *("--released", "--optimizer", "muon", "--muon-learning-rate", 0.1))
     optim, taid = OptimConfig(matrices="muon", muon_learning_rate=0.1), TaidConfig(released=True)

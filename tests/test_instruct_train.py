@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from training_tiny import MACHINE, NAMES, THINGS, corpus_folder, model_folder, tokenizer_folder
 
-from common.checkpoint import load_model
+from common.checkpoint import CheckpointManager, load_model
 from common.errors import UserError
 from common.optim import OptimConfig
 from common.packing import PackedRows, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
-from common.training import Keeper, mean_loss, row_losses
+from common.training import mean_loss, row_losses
 from instruct.train import InstructConfig, instruct
 
 CONFIG = InstructConfig(
@@ -59,7 +59,7 @@ def test_the_answers_are_learnt_and_prompts_do_not_count(tiny: dict[str, Path], 
     rows = PackedRows(tiny["conversations"] / "packed" / "validation")
     model = load_model(tmp_path / "out", MACHINE)
     tokenizer = Tokenizer.load(tmp_path / "out")
-    assert mean_loss(row_losses(model, rows, MACHINE, vocabulary=tokenizer.size)) < 1.0
+    assert mean_loss(row_losses(model, rows, MACHINE, vocab_size=tokenizer.size)) < 1.0
     messages = [
         {"role": "user", "content": f"{NAMES[0]}の名物は？"},
         {"role": "assistant", "content": f"{THINGS[0]}です。"},
@@ -95,7 +95,7 @@ def test_replay_keeps_the_text_better(tiny: dict[str, Path], tmp_path: Path) -> 
         corpus = tiny["corpus"] if replayed else None
         run_alone(instruct, config, tmp_path / name, tiny["base"], tiny["conversations"], corpus)
         size = Tokenizer.load(tmp_path / name).size
-        losses.append(mean_loss(row_losses(load_model(tmp_path / name, MACHINE), rows, MACHINE, vocabulary=size)))
+        losses.append(mean_loss(row_losses(load_model(tmp_path / name, MACHINE), rows, MACHINE, vocab_size=size)))
     assert losses[0] < losses[1] - 0.5
 
 
@@ -110,17 +110,17 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     inputs = (tiny["base"], tiny["conversations"], tiny["corpus"])
     config = replace(CONFIG, replay_rows_per_step=1)
     run_alone(instruct, config, tmp_path / "whole", *inputs)
-    original = Keeper.save
+    original = CheckpointManager.save
 
-    def save_and_stop(self: Keeper, step: int, values: dict[str, object]) -> None:
+    def save_and_stop(self: CheckpointManager, step: int, values: dict[str, object]) -> None:
         original(self, step, values)
         if step == stop_at:
             raise _Stopped
 
-    monkeypatch.setattr(Keeper, "save", save_and_stop)
+    monkeypatch.setattr(CheckpointManager, "save", save_and_stop)
     with pytest.raises(_Stopped):
         run_alone(instruct, config, tmp_path / "stopped", *inputs)
-    monkeypatch.setattr(Keeper, "save", original)
+    monkeypatch.setattr(CheckpointManager, "save", original)
     run_alone(instruct, config, tmp_path / "stopped", *inputs)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

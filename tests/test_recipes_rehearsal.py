@@ -7,23 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from errors_tiny import refuses
 from export_tiny import CPU, workspace
-from recipes.plan_training import gpu_bytes
-from recipes.rehearsal_figures import figure_lines, rehearsal_figures
 from safetensors import safe_open
 
-from bench import step as bench_step
-from bench.released import taid_loss
+from bench.loss import released_taid_loss
 from common.checkpoint import load_model, new_model
-from common.errors import UserError
-from common.model_shape import KNOWN, ModelShape
+from common.model_shape import KNOWN, ModelShape, step_flops
 from common.store import Artifact, Store
 from distill.initial import InitConfig, qwen2_config
 from export.gguf import GgufConfig, gguf
 from recipes import rehearsal
-from recipes.plan.gguf_bytes import computed_tensor_bytes, step_operations
-from recipes.rehearsal_places import Places, choose_places, places_of, planned
-from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps, measure, random_teacher
+from recipes.plan.gguf_bytes import computed_tensor_bytes
+from recipes.rehearsal import rehearsal_figures
+from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps, measure, missing_memory, random_teacher, spread_model
 from recipes.stages.random_model import RandomModelConfig, random_model
 from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer
 
@@ -107,12 +104,13 @@ def test_a_block_a_shard_and_the_same_bytes_again(tmp_path: Path, tokenizer: Pat
 
 
 def test_random_model_refuses_what_it_cannot_be(tmp_path: Path, tokenizer: Path) -> None:
-    with pytest.raises(UserError, match="578"):
+    with refuses("mismatch", wanted="578", got="500"):
         random_model(RandomModelConfig(init=init(rows=500)), workspace(tmp_path / "small"), tokenizer)
-    with pytest.raises(UserError, match="previous-token"):
+    with refuses("contradiction", next_step="previous_token_heads"):
         RandomModelConfig(init=replace(STUDENT, previous_token_heads=1))
-    with pytest.raises(UserError, match="standard deviation"):
-        RandomModelConfig(init=STUDENT, standard_deviation=0.0)
+    for deviation in (0.0, float("inf")):
+        with refuses("out-of-range", wanted="standard_deviation", got=f"{deviation:g}"):
+            RandomModelConfig(init=STUDENT, standard_deviation=deviation)
 
 
 def test_a_rehearsal_gives_its_figures(tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ def test_a_rehearsal_gives_its_figures(tmp_path: Path) -> None:
     done["chat"] = store.build("chat", random_model, RandomModelConfig(init=STUDENT), done["tokenizer"])
     encodings = rehearsal.GGUF.encodings
     done["gguf"] = store.build("gguf", gguf, GgufConfig(stem="Toy", encodings=encodings), done["chat"])
-    figures = [json.loads(line) for line in figure_lines(done, told)]
+    figures = list(rehearsal_figures(done, told))
     assert [figure["stage"] for figure in figures[:3]] == ["tokenizer", "chat", "gguf"]
     assert all(figure["peak_bytes"] > 2**20 and figure["seconds"] > 0 for figure in figures[:3])
     assert [figure["encoding"] for figure in figures[3:]] == list(encodings)
@@ -157,7 +155,7 @@ def test_figures_of_package_and_gpu() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_steps_are_timed_part_by_part(student: Path, precision: str) -> None:
     machine = replace(CPU, compute_dtype=precision)
-    facts = measure(STEPS, machine, student, Places())
+    facts = measure(STEPS, machine, student)
     assert set(facts["seconds"]) == {"teacher", "student", "backward", "optimizer"}
     assert min(facts["seconds"].values()) > 0
     assert facts["tokens_per_s"] > 0 and facts["matmul_share"] > 0
@@ -165,7 +163,7 @@ def test_steps_are_timed_part_by_part(student: Path, precision: str) -> None:
     assert facts["student_parameters"] == ModelShape.of(STUDENT.fields()).parameters()
     assert facts["teacher_parameters"] == ModelShape.of(TEACHER.fields()).parameters()
     assert facts["peak_gpu_bytes"] == []
-    again = measure(STEPS, machine, student, Places())
+    again = measure(STEPS, machine, student)
     assert (facts["first_loss"], facts["last_loss"]) == (again["first_loss"], again["last_loss"])
     assert facts["last_loss"] != facts["first_loss"]
     json.dumps(facts, allow_nan=False)
@@ -173,7 +171,7 @@ def test_steps_are_timed_part_by_part(student: Path, precision: str) -> None:
 
 def test_the_loss_is_that_of_the_released_code(student: Path) -> None:
     config = replace(STEPS, micro_batches=1, documents=1, steps=1, warm_up_steps=0)
-    first = measure(config, CPU, student, Places())["first_loss"]
+    first = measure(config, CPU, student)["first_loss"]
     ids = torch.tensor([_rows_of_first_step(config)])
     with torch.no_grad():
         ours, theirs = [
@@ -181,7 +179,21 @@ def test_the_loss_is_that_of_the_released_code(student: Path) -> None:
             for model in (load_model(student, CPU), random_teacher(TEACHER, CPU))
         ]
         predicts = torch.tensor([1] * (ids.size(1) - 1) + [0])
-        assert first == pytest.approx(float(taid_loss(ours, theirs, predicts, t=config.taid.t_start)), rel=1e-4)
+        assert first == pytest.approx(
+            float(released_taid_loss(ours, theirs, predicts, t=config.taid.t_start)), rel=1e-4
+        )
+
+
+def test_a_spread_teacher_is_drawn_as_one_on_a_single_device(capfd: pytest.CaptureFixture[str]) -> None:
+    spread: Any = spread_model(TEACHER, replace(CPU, compute_dtype="bfloat16"), "cpu")
+    whole: Any = new_model(TEACHER.fields(), dtype=torch.bfloat16)
+    assert "MISSING" not in capfd.readouterr().err
+    for (name, mine), other in zip(spread.named_parameters(), whole.parameters(), strict=True):
+        assert mine.dtype is other.dtype is torch.bfloat16 and mine.device.type == "cpu"
+        assert float(mine.std(correction=0)) == pytest.approx(float(other.std(correction=0)), rel=0.05), name
+        assert float(mine.float().mean()) == pytest.approx(float(other.float().mean()), abs=0.003), name
+    assert torch.equal(spread.model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
+    assert not spread.training
 
 
 def _rows_of_first_step(config: GpuStepsConfig) -> list[int]:
@@ -190,48 +202,43 @@ def _rows_of_first_step(config: GpuStepsConfig) -> list[int]:
     return torch.randint(0, 578, (length,), generator=generator).tolist()
 
 
-def test_operations_are_those_that_the_benchmark_counts() -> None:
-    student, teacher = (new_model(config.fields()) for config in (STUDENT, TEACHER))
+def test_flops_of_a_step_are_those_of_the_models_own_matrices() -> None:
+    """Counted from torch's modules: each weight of a linear layer multiplies each token once, the head's but the last
+    of a document; attention has two products over half of all pairs of tokens."""
     lengths = (7, 12, 3)
-    ours = sum(
-        step_operations(ModelShape.of(config.fields()), lengths, vocabulary=578, passes=passes)
-        for config, passes in ((STUDENT, 3), (TEACHER, 1))
-    )
-    assert ours == bench_step._operations(student, teacher, [[0] * length for length in lengths], 578)
+    pairs = sum(length**2 / 2 for length in lengths)
+    for config, passes in ((STUDENT, 3), (TEACHER, 1)):
+        model: Any = new_model(config.fields())
+        linear = sum(one.weight.numel() for one in model.model.modules() if isinstance(one, torch.nn.Linear))
+        head = 578 * model.config.hidden_size * (sum(lengths) - len(lengths))
+        attention = 2 * pairs * model.config.num_hidden_layers * model.config.hidden_size
+        expected = 2 * passes * (linear * sum(lengths) + head + attention)
+        shape = ModelShape.of(config.fields())
+        assert step_flops(shape, lengths, vocab_size=578, passes=passes) == expected
 
 
 GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("memory", "places"),
+    ("memory", "has_room"),
     [
-        ([141 * GB], Places(student=0, teacher=0)),
-        ([80 * GB, 192 * GB], Places(student=1, teacher=1)),
-        ([48 * GB, 85 * GB], Places(student=0, teacher=1)),
-        ([85 * GB] * 8, Places(student=1, teacher=0)),
-        ([], None),
-        ([85 * GB], None),
-        ([80 * GB, 24 * GB], None),  # 104 in all, but no room for the student
-        ([48 * GB] * 4, None),  # no device holds the teacher
+        ([141 * GB], True),
+        ([48 * GB] * 4, True),  # the teacher's layers are spread
+        ([85 * GB] * 8, True),
+        ([], False),
+        ([85 * GB], False),
+        ([24 * GB, 141 * GB], False),  # the student is on the first
+        ([48 * GB, 40 * GB], False),
     ],
 )
-def test_models_go_where_there_is_room(memory: list[int], places: Places | None) -> None:
-    sizes = {"teacher_bytes": 66 * GB, "least_bytes": 100 * GB}
-    if places is not None:
-        assert choose_places(memory, **sizes) == places
-        return
-    with pytest.raises(UserError, match="100 GB or more, or one of more than 66 GB and a second one of 34 GB"):
-        choose_places(memory, **sizes)
-
-
-def test_the_true_size_needs_what_the_plan_counts() -> None:
-    student = KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]
-    least = gpu_bytes(planned(rehearsal.GPU, student))
-    assert 100 * GB < least < 115 * GB
-    assert places_of(rehearsal.GPU, student, [least]) == Places(student=0, teacher=0)
-    with pytest.raises(UserError, match="a CUDA device of"):
-        places_of(rehearsal.GPU, student, [least - 1])
+def test_models_need_room_for_their_weights(memory: list[int], has_room: bool) -> None:
+    """The true size: 32.8 billion weights of 2 bytes, and 1.54 billion of 16 on the first GPU."""
+    reason = missing_memory(rehearsal.GPU, KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], memory)
+    assert (reason is None) == has_room
+    assert not reason or not memory or ("90 GB" in reason and "25 GB on the first" in reason)
+    assert missing_memory(rehearsal.GPU, None, [66 * GB]) is None
+    assert missing_memory(rehearsal.GPU, None, [65 * GB]) is not None
 
 
 @pytest.mark.parametrize(
@@ -257,13 +264,12 @@ def test_other_families_are_rehearsed_too(
     done["gguf"] = store.build("gguf", gguf, GgufConfig(stem="Toy", encodings=("Q4_K_M",)), done["chat"])
     figures = list(rehearsal_figures(done, told))
     assert figures[-1]["tensor_bytes_ratio"] == 1.0
-    facts = measure(replace(STEPS, teacher=config.init), CPU, done["chat"].folder, Places())
+    facts = measure(replace(STEPS, teacher=config.init), CPU, done["chat"].folder)
     assert facts["matmul_share"] > 0
 
 
-def test_gpu_steps_refuse_a_machine_without_one(tmp_path: Path, student: Path) -> None:
-    with pytest.raises(UserError, match="no CUDA device"):
-        gpu_steps(STEPS, workspace(tmp_path / "gpu"), student)
+def test_a_machine_without_a_gpu_gives_the_reason(tmp_path: Path, student: Path) -> None:
+    assert gpu_steps(STEPS, workspace(tmp_path / "gpu"), student) == {"not_here": "no CUDA device"}
 
 
 @pytest.mark.parametrize(
@@ -271,10 +277,10 @@ def test_gpu_steps_refuse_a_machine_without_one(tmp_path: Path, student: Path) -
     [{"steps": 1, "warm_up_steps": 1}, {"documents": 0}, {"least_tokens": 1}, {"least_tokens": 9, "most_tokens": 8}],
 )
 def test_numbers_that_make_no_run_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="correct the recipe"):
+    with refuses("out-of-range", next_step="correct the recipe"):
         replace(STEPS, **wrong)
 
 
 def test_a_teacher_with_too_few_logits_is_refused(student: Path) -> None:
-    with pytest.raises(UserError, match="578 logits"):
-        measure(replace(STEPS, teacher=init(rows=500)), CPU, student, Places())
+    with refuses("mismatch", wanted="578", got="500"):
+        measure(replace(STEPS, teacher=init(rows=500)), CPU, student)

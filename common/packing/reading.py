@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from common.packing.layout import ARRAYS, FULL_WEIGHT
+from common.packing.writing import ARRAYS, FULL_WEIGHT
 from common.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Rows ready for a training step; torch tensors [B, T] on the CPU."""
+    """Padded rows; torch tensors [B, T] on the CPU."""
 
     tokens_BT: torch.Tensor
     """int64 token ids."""
@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VarlenBatch:
-    """The M real tokens of a batch in one line, row after row, document after document; torch tensors on the CPU."""
+    """The M real tokens of a batch, without padding, row after row and document after document; tensors on the CPU."""
 
     tokens_M: torch.Tensor
     """int64 token ids."""
@@ -63,7 +63,7 @@ class VarlenBatch:
     weights_M: torch.Tensor
     """float32: loss weight of predicting the target."""
     lengths: tuple[int, ...]
-    """Tokens of each document; they add up to M."""
+    """Tokens of each document; their sum is M."""
 
 
 class PackedRows:
@@ -77,7 +77,7 @@ class PackedRows:
     """
 
     def __init__(self, folder: Path, *, limit_tokens: int | None = None) -> None:
-        """Opens a split; with `limit_tokens` only the first rows that together hold at least so many tokens (or all).
+        """Open a split; with `limit_tokens` only the first rows that together hold at least that many tokens, or all.
 
         Raises:
             UserError: the folder is absent, incomplete or damaged.
@@ -90,9 +90,10 @@ class PackedRows:
                 raise ValueError(f"arrays of shapes {[array.shape for array in arrays]}, meta.json says {shape}")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
+                "damaged" if folder.is_dir() else "not-found",
                 wanted="packed rows (tokens.npy, doc_ids.npy, weights.npy, meta.json)",
                 got=f"{folder}: {error}",
-                next_step="Make it again with `python -m distill corpus` or `python -m instruct conversations`.",
+                next_step="make it again with `python -m distill corpus` or `python -m instruct conversations`",
             ) from error
         self._tokens_RT, self._doc_ids_RT, self._weights_RT = arrays
         self.num_rows, self.sequence_tokens = shape
@@ -112,10 +113,16 @@ class PackedRows:
         """UserError when the rows were packed with another tokenizer."""
         if self.meta["tokenizer_sha256"] != tokenizer.sha256:
             raise UserError(
+                "mismatch",
                 wanted=f"rows packed with the tokenizer of {tokenizer.folder} (sha256 {tokenizer.sha256[:12]})",
                 got=f"{self._folder} packed with another (sha256 {str(self.meta['tokenizer_sha256'])[:12]})",
-                next_step="Pack the corpus again with the model's own tokenizer (`--tokenizer`).",
+                next_step="pack the corpus again with the model's own tokenizer (`--tokenizer`)",
             )
+
+    def micro_batches(self, row_indices: Sequence[int], micro_batch_rows: int) -> list[VarlenBatch]:
+        """The rows of these indices, in this order, `micro_batch_rows` in a batch."""
+        starts = range(0, len(row_indices), micro_batch_rows)
+        return [self.batch(row_indices[start : start + micro_batch_rows]).varlen() for start in starts]
 
     def batch(self, row_indices: Sequence[int]) -> Batch:
         """The rows of these indices, in this order, with positions and targets."""

@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.disk import replace_text
-from common.packing.layout import ARRAYS
 from common.tokenizer import Tokenizer
 
-# Documents are packed window by window: enough rows for a tight fit, 5 bytes a token of memory (80 MiB).
+FULL_WEIGHT = 100
+"""The loss weight 1, in hundredths."""
+ARRAYS: dict[str, np.dtype[Any]] = {"tokens": np.dtype("<i4"), "doc_ids": np.dtype("<i4"), "weights": np.dtype("u1")}
+"""The .npy files and their number formats; each is [R, T]. doc_ids count from 1 inside a row, 0 is padding."""
 WINDOW_TOKENS = 2**24
+"""Tokens that are packed together: enough rows for a tight fit, at 5 bytes a token (80 MiB) of memory."""
 _PROGRESS_FILE = "progress.json"
 
 Document = tuple[Sequence[int], Sequence[int]] | tuple[Sequence[int], Sequence[int], str | None]

@@ -59,7 +59,7 @@ def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -
     rows = PackedRows(packed_folder)
     rows.require(tokenizer)
     model = load_model(model_folder, machine, dtype=dtype_on(machine, exact=False))
-    return row_losses(model, rows, machine, vocabulary=tokenizer.size)
+    return row_losses(model, rows, machine, vocab_size=tokenizer.size)
 
 
 def dtype_on(machine: Machine, *, exact: bool) -> torch.dtype:

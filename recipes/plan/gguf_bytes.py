@@ -6,7 +6,6 @@ the two can disagree. It reads no file.
 """
 
 import math
-from collections.abc import Sequence
 
 from common.errors import UserError
 from common.model_shape import ModelShape
@@ -65,19 +64,3 @@ def computed_tensor_bytes(geometry: ModelShape, encoding: str) -> int:
         weights, size = BLOCKS[tensor_type(geometry, encoding, name, shape)]
         total += math.prod(shape) // weights * size
     return total
-
-
-def step_operations(geometry: ModelShape, lengths: Sequence[int], *, vocabulary: int, passes: int) -> float:
-    """Floating-point operations of the matrix products that packed documents need in one step, attention included.
-
-    Args:
-        geometry: the model.
-        lengths: tokens of each document.
-        vocabulary: rows of the head that are multiplied.
-        passes: 1 for a forward pass, 3 for a model that learns: its backward pass is twice the forward one.
-    """
-    num_tokens = sum(lengths)
-    head = vocabulary * geometry.hidden_size * (num_tokens - len(lengths))  # a document's last token predicts nothing
-    pairs = sum(length**2 / 2 for length in lengths)
-    attention = 2 * pairs * geometry.num_hidden_layers * geometry.attention
-    return 2 * passes * (geometry.block_matrices() * num_tokens + head + attention)

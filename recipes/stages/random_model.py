@@ -1,8 +1,8 @@
-"""The stage `random_model`: a model folder of any geometry with random weights, written one piece at a time.
+"""The stage `random_model`: a model folder of any shape with random weights, written in pieces.
 
-What an export or a measurement costs depends on shapes and not on what a model knows, so the release can be rehearsed
-at its true size without a download. Each block is a shard of its own and is forgotten when it is written: the peak is
-the largest piece, the embedding, and not the model. It trains nothing and loads no model.
+The cost of an export or a measurement depends on shapes and not on what a model knows, so the release can be rehearsed
+at its true size without a download. Each block is a shard of its own and is freed when it is written: the peak of
+memory is the largest piece, the embedding, and not the model.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.checkpoint import new_model
-from common.errors import UserError
+from common.errors import UserError, require_above, require_below
 from common.metrics import progress
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
@@ -30,36 +30,33 @@ if TYPE_CHECKING:
 
 DTYPE = torch.bfloat16
 """Number format of the weights, as the release's base model is published."""
-_SLAB = 2**24  # random numbers drawn at one time
+_SLAB = 2**24  # random numbers drawn at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomModelConfig:
-    """ModelShape, seed and spread of the weights."""
+    """Shape, seed and spread of the weights."""
 
     init: InitConfig
-    """ModelShape and seed; without previous-token heads."""
+    """Shape and seed; without previous-token heads."""
     standard_deviation: float = 0.02
-    """Of matrices and biases, as transformers begins a Qwen2; norms are 1."""
+    """Of matrices and biases, as in transformers' initial Qwen2; norms are 1."""
 
     def __post_init__(self) -> None:
         if self.init.previous_token_heads:
             raise UserError(
+                "contradiction",
                 wanted="a random model without previous-token heads",
                 got=f"{self.init.previous_token_heads} of them",
                 next_step="set previous_token_heads to 0",
             )
-        if not 0.0 < self.standard_deviation < math.inf:
-            raise UserError(
-                wanted="a standard deviation above 0",
-                got=f"{self.standard_deviation:g}",
-                next_step="correct standard_deviation in the recipe",
-            )
+        require_above(0, standard_deviation=self.standard_deviation)
+        require_below(math.inf, standard_deviation=self.standard_deviation)
 
 
 @stage(version=1)
 def random_model(config: RandomModelConfig, workspace: Workspace, tokenizer: Path) -> dict[str, Any]:
-    """Writes the model folder in bfloat16, the tokenizer beside it. The same config gives the same bytes.
+    """Write the model folder in bfloat16, and the tokenizer. The same config gives the same bytes.
 
     Returns:
         `parameters`.
@@ -67,16 +64,11 @@ def random_model(config: RandomModelConfig, workspace: Workspace, tokenizer: Pat
     Raises:
         UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
     """
-    loaded, fields = Tokenizer.load(tokenizer), config.init.fields()
-    if int(fields.get("vocab_size", 0)) < loaded.size:
-        raise UserError(
-            wanted=f"vocab_size of at least the tokenizer's {loaded.size} ids",
-            got=str(fields.get("vocab_size")),
-            next_step="raise vocab_size in the config",
-        )
+    loaded = Tokenizer.load(tokenizer)
+    config.init.require_logits(loaded)
     with torch.device("meta"):  # shapes without memory
-        model = new_model(fields)
-    # Parameters, not the state: there a tied head would stand a second time.
+        model = new_model(config.init.fields())
+    # Parameters, not the state: the state has a tied head twice.
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     _write_weights(config, shapes, workspace.folder)
     _write_config(model, loaded, workspace.folder)
@@ -102,7 +94,7 @@ def _write_weights(config: RandomModelConfig, shapes: Mapping[str, torch.Size], 
 
 
 def _piece(name: str) -> str:
-    """What is written together: a block, or a tensor outside the blocks."""
+    """The piece of a tensor: its block, or itself outside the blocks."""
     block = re.match(r"model\.layers\.\d+\.", name)
     return block[0] if block else name
 
@@ -111,7 +103,7 @@ def _weights(name: str, shape: torch.Size, deviation: float, generator: torch.Ge
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=DTYPE)
     weights = torch.empty(shape, dtype=DTYPE)
-    # By slabs: drawn in float32 and rounded, all at once would be three times the tensor.
+    # In slabs: all drawn at once in float32 and rounded would be three times the tensor.
     for slab in weights.view(-1).split(_SLAB):
         slab.copy_(torch.randn(len(slab), generator=generator).mul_(deviation))
     return weights

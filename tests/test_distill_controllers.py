@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from common.errors import UserError
-from distill.controllers import driver_of
-from distill.ctkd import CtkdConfig, CtkdState, initial_state, next_state, reversal_strength, temperature
+from distill.controllers import (
+    CtkdConfig,
+    CtkdState,
+    controller_of,
+    next_ctkd_state,
+    reversal_strength,
+    temperature,
+)
 from distill.methods import METHODS
 from distill.objectives import ctkd
 from distill.taid import TaidConfig
@@ -30,7 +36,7 @@ class _Reverse(torch.autograd.Function):
 def test_theta_moves_as_under_a_gradient_reversal_layer_and_a_shared_optimizer() -> None:
     generator = torch.Generator().manual_seed(1)
     config, steps = CtkdConfig(learning_rate=0.3, reversal_share=0.5), 20
-    state = initial_state(config)
+    state = CtkdState(theta=config.theta_start)
     theta = torch.tensor(config.theta_start, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([theta], lr=config.learning_rate)
     for step in range(1, steps + 1):
@@ -45,7 +51,7 @@ def test_theta_moves_as_under_a_gradient_reversal_layer_and_a_shared_optimizer()
         found, _, extras = ctkd(student, teacher, torch.zeros(6).long(), temperature=temperature(state, config))
         assert float(found.mean()) == pytest.approx(float(loss.detach()), rel=1e-9)
         slope = float(extras["temperature_gradient"].mean())
-        state = next_state(state, slope, step=step, steps=steps, config=config)
+        state = next_ctkd_state(state, slope, step=step, steps=steps, config=config)
         assert state.theta == pytest.approx(float(theta.detach()), rel=1e-8)
     assert state.theta != config.theta_start
 
@@ -57,14 +63,14 @@ def test_theta_follows_the_loss_as_it_is_with_language_modelling_mixed_in(lm_wei
     targets, chosen, config = torch.arange(5), METHODS["ctkd"], CtkdConfig(learning_rate=1.0, reversal_share=0.5)
 
     def loss(theta: float) -> tuple[float, dict[str, float]]:
-        given = {"temperature": temperature(replace(initial_state(config), theta=theta), config)}
+        given = {"temperature": temperature(replace(CtkdState(theta=config.theta_start), theta=theta), config)}
         value, _, extras = chosen.objective(given, lm_weight=lm_weight)(student, teacher, targets)
         return float(value.mean()), {name: float(extra.mean()) for name, extra in extras.items()}
 
-    start, step = initial_state(config), 1e-5
+    start, step = CtkdState(theta=config.theta_start), 1e-5
     slope = (loss(start.theta + step)[0] - loss(start.theta - step)[0]) / (2 * step)
-    driver = driver_of(chosen, TaidConfig(), config, lm_weight=lm_weight)
-    after = driver.after(start, loss(start.theta)[1], step=50, steps=100)
+    controller = controller_of(chosen, TaidConfig(), config, lm_weight=lm_weight)
+    after = controller.update(start, loss(start.theta)[1], step=50, steps=100)
     assert isinstance(after, CtkdState)
     assert after.theta - start.theta == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
@@ -79,7 +85,7 @@ def test_the_reversal_grows_from_nothing_to_all() -> None:
 def test_the_temperature_stays_in_its_range() -> None:
     config = CtkdConfig(max_temperature=5.0)
     for theta in (-1e6, -3.0, 0.0, 800.0):
-        state = initial_state(CtkdConfig(theta_start=theta))
+        state = CtkdState(theta=theta)
         assert 1.0 <= temperature(state, config) <= 5.0
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.prefetch import prefetched
+from common.training import prefetched
 
 
 def _threads() -> list[str]:
