@@ -239,6 +239,15 @@ def test_every_target_of_the_makefile_is_phony() -> None:
     assert targets == phony
 
 
+def test_files_and_targets_that_contributing_names_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+/[\w.]+\.\w+)`|\]\(([\w./-]+)\)", page))
+    paths = {first or second for first, second in named}
+    assert "recipes/recipe.py" in paths and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert [target for target in re.findall(r"`make ([\w-]+)`", page) if f"\n{target}:" not in makefile] == []
+
+
 def test_constraints_pin_every_direct_dependency_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
