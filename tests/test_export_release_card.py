@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from errors_tiny import refuses
-from export_tiny import DEFAULT_SYSTEM, HEADERS, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
+from export_tiny import DEFAULT_SYSTEM, HEADERS, LLAMA, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
 
 from common.provenance import DataSource, write_sources
