@@ -195,7 +195,7 @@ def test_the_command_writes_json_and_page(
     study.main(["--build", str(tmp_path / "build"), "--seeds", "1"])
     assert (tmp_path / "build" / "compare" / "compare.md").is_file()
     assert "all of train" in page and page.strip() in capsys.readouterr().out
-    asked = {"asked": "mini", "until": "base", "anew": ("base",)}
+    asked = {"asked": "mini", "until": "base", "rebuild": ("base",)}
     assert [{name: options[name] for name in asked} for options in begun] == [asked] * 2
 
 
