@@ -166,13 +166,7 @@ def finished_shards(folder: Path) -> list[Shard]:
 
 
 class CheckValues:
-    """The MinHash check values of all documents of one or more shard folders, read when they are needed.
-
-    Args:
-        folders: shard folders, in the order of their documents.
-        documents: number of documents of each.
-        permutations: values of a document.
-    """
+    """The MinHash check values of all documents of one or more shard folders, read when they are needed."""
 
     def __init__(self, folders: Sequence[Path], documents: Sequence[int], permutations: int) -> None:
         self._files = [folder / _CHECKS_FILE for folder in folders]
@@ -269,9 +263,6 @@ def _truncate_checks(folder: Path, values: int) -> None:
 
 def _are_small(sources: Sequence[TextSource]) -> bool:
     """Whether all files are local, and small together."""
-    size = 0
-    for source in sources:
-        if isinstance(source.files, HubFiles):
-            return False
-        size += sum(path.stat().st_size for path in source.files if path.is_file())
-    return size < _FEW_BYTES
+    local = [source.files for source in sources if not isinstance(source.files, HubFiles)]
+    size = sum(path.stat().st_size for files in local for path in files if path.is_file())
+    return len(local) == len(sources) and size < _FEW_BYTES

@@ -91,12 +91,9 @@ def _chosen(
     available = np.bincount(of_source, minlength=len(weights)).tolist()
     for name, count in zip(names, available, strict=True):
         if count == 0:
-            raise InputError(
-                "empty",
-                wanted=f"conversations of {name}, which has a weight",
-                got="none that are left",
-                next_step="leave the source out, or loosen the rules that removed its rows",
-            )
+            wanted = f"conversations of {name}, which has a weight"
+            next_step = "leave the source out, or loosen the rules that removed its rows"
+            raise InputError("empty", wanted=wanted, got="none that are left", next_step=next_step)
     kept = np.zeros(len(of_source), dtype=np.bool_)
     for source, count in enumerate(rows_of_each(available, weights)):
         members = np.flatnonzero(of_source == source)

@@ -26,13 +26,8 @@ Messages = Sequence[Mapping[str, Any]]
 class Screener:
     """The rules, and the digests of the conversations that they have seen.
 
-    Args:
-        filters: see FiltersConfig.
-        tokenizer: counts the tokens of a conversation, rendered with its chat template.
-        sequence_tokens: largest number of tokens.
-        truncate: whether to keep the part of a longer conversation that fits.
-        decontaminator: finds items of benchmarks; None looks for none.
-        seed: of the digests.
+    A conversation, rendered by `tokenizer`, can have `sequence_tokens`; `truncate` keeps the part of a longer one that
+    fits. Without a `decontaminator` no benchmarks are searched. `seed` is that of the digests.
     """
 
     def __init__(
