@@ -9,7 +9,6 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,18 +17,7 @@ from numpy.typing import NDArray
 
 from common.duplicates import DIGEST_BYTES
 from common.errors import InputError
-from common.rows import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A conversation that passed every rule."""
-
-    source: int
-    """Index of its source."""
-    digest: bytes
-    row: Row
-    tokens: int
+from instruct.conversations.screening import Screened
 
 
 def rows_of_each(available: Sequence[int], weights: Sequence[float]) -> list[int]:

@@ -26,9 +26,9 @@ from instruct.conversations.counts import RuleCounts, card_of, card_step
 from instruct.conversations.layouts import ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
 from instruct.conversations.lmsys_rows import FIRST_ANSWER, LmsysConfig
-from instruct.conversations.mixing import Screened, thinned
+from instruct.conversations.mixing import thinned
 from instruct.conversations.rules import FiltersConfig, filter_steps
-from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screener
+from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener
 
 THINNED = "thinned to its weight"
 
@@ -181,9 +181,9 @@ class Selection:
             else:
                 rows = read_chat(files_of(source.files, self._scratch), counts, config.lmsys)
             for row in rows:
-                screened = screen(row, counts)
+                screened = screen(row, counts, place)
                 if screened is not None:
-                    yield Screened(place, *screened)
+                    yield screened
             screen.check(counts, config.max_bad_share)
 
     def _steps(self) -> list[dict[str, Any]]:
