@@ -63,11 +63,11 @@ def _forward(layers: int, block: int, width: int, attention: int) -> float:
 
 
 def test_weights_equal_those_that_the_publishers_state() -> None:
-    assert KNOWN["Qwen/Qwen2.5-32B-Instruct"].parameters() == TEACHER
-    assert KNOWN["Qwen/Qwen2.5-1.5B-Instruct"].parameters() == STUDENT
+    assert ModelShape.of(KNOWN["Qwen/Qwen2.5-32B-Instruct"]).parameters() == TEACHER
+    assert ModelShape.of(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]).parameters() == STUDENT
     # "1.7B", and "32.8B" with "31.2B" outside embedding and head, on the cards of Qwen3.
-    assert KNOWN["Qwen/Qwen3-1.7B"].parameters() == pytest.approx(1.72e9, rel=0.005)
-    swallow = KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]
+    assert ModelShape.of(KNOWN["Qwen/Qwen3-1.7B"]).parameters() == pytest.approx(1.72e9, rel=0.005)
+    swallow = ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"])
     assert swallow.parameters() == pytest.approx(32.8e9, rel=0.002)
     assert swallow.block_matrices() == pytest.approx(31.2e9, rel=0.002)
 
@@ -303,7 +303,7 @@ def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
 def test_qwen3_is_planned_too(tmp_path: Path) -> None:
     plan = plan_of(qwen3(), build_folder=tmp_path, sources=None)
     assert plan.gates == () and plan.needs.gpu
-    assert gpu_parts(plan.runs[0])[0].bytes == 2 * KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"].parameters()
+    assert gpu_parts(plan.runs[0])[0].bytes == 2 * ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]).parameters()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -378,7 +378,7 @@ def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         shape_of(other, sources=None)
     with pytest.raises(UserError, match=r"the shapes of org/other.*got no .*config\.json"):
         shape_of(other, sources=tmp_path)
-    assert shape_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == KNOWN["Qwen/Qwen3-1.7B"]
+    assert shape_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == ModelShape.of(KNOWN["Qwen/Qwen3-1.7B"])
     _sources(tmp_path, TINY | {"model_type": "bert"})
     with pytest.raises(UserError, match="got bert"):
         shape_of(student, sources=tmp_path)
