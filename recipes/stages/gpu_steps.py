@@ -70,8 +70,8 @@ class GpuStepsConfig:
 
     def __post_init__(self) -> None:
         correct = "correct the recipe"
-        counts = {"micro_batches": self.micro_batches, "documents": self.documents, "chunk_tokens": self.chunk_tokens}
-        require_at_least(1, **counts, next_step=correct)
+        require_at_least(1, micro_batches=self.micro_batches, documents=self.documents, next_step=correct)
+        require_at_least(1, chunk_tokens=self.chunk_tokens, next_step=correct)
         require_at_least(0, warm_up_steps=self.warm_up_steps, next_step=correct)
         require_at_least(2, least_tokens=self.least_tokens, next_step=correct)
         require_at_least(self.least_tokens, most_tokens=self.most_tokens, next_step=correct)
@@ -262,13 +262,17 @@ def spread_model(config: InitConfig, machine: Machine, device_map: str) -> "PreT
         shapes = new_model(config.fields())
     logging.disable(logging.WARNING)  # transformers reports every weight that it draws as missing
     try:
-        return type(shapes).from_pretrained(
-            None,
-            config=shapes.config,
-            state_dict={},  # nothing is loaded: each weight is drawn on its own device
-            dtype=machine.torch_dtype,
-            attn_implementation="sdpa",
-            device_map=device_map,
-        ).eval()
+        return (
+            type(shapes)
+            .from_pretrained(
+                None,
+                config=shapes.config,
+                state_dict={},  # nothing is loaded: each weight is drawn on its own device
+                dtype=machine.torch_dtype,
+                attn_implementation="sdpa",
+                device_map=device_map,
+            )
+            .eval()
+        )
     finally:
         logging.disable(logging.NOTSET)
