@@ -8,13 +8,14 @@ PYTHON ?=
 RUN := .venv/bin/python -m
 SHELL := /bin/sh
 
-.PHONY: help .venv tinyswallow plan test check chat inspect compare figures
+.PHONY: help .venv tinyswallow plan test test-quick check chat inspect compare figures
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make tinyswallow [RECIPE=auto|NAME|FILE.py]  build a recipe; the deliverables are left in dist/<recipe>/'
 	@echo 'make plan [RECIPE=auto|NAME|FILE.py]         what it would cost, before anything is spent (auto: the release)'
-	@echo 'make test, make check                        the whole suite; style, types, import layers, size budget'
+	@echo 'make test, make test-quick                   the whole suite; a minute of it that touches every package'
+	@echo 'make check                                   style, types, import layers, size budget'
 	@echo 'make chat [MODEL=FILE.gguf]                  talk to a model in the terminal'
 	@echo 'make inspect [RECIPE=mini]                   what training reads, with the loss mask in colour'
 	@echo 'make compare                                 the distillation methods against one another'
@@ -39,6 +40,9 @@ plan: .venv
 
 test: .venv
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+test-quick: .venv
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m quick
 
 check: .venv
 	$(RUN) ruff check .

@@ -82,7 +82,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     from distill.corpus import CorpusConfig
-    from distill.corpus.dedup import find_repeats
+    from distill.corpus.dedup import find_duplicates
     from distill.corpus.shards import write_shards
     from distill.corpus.stage import cleaner_of, open_sources
 
@@ -94,7 +94,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
         reset_peak()
         start = time.perf_counter()
         shards = write_shards(Path(folder), sources, cleaner, workers=1, max_bad_share=0.01)
-        find_repeats(shards, config.near_duplicates, folders=[Path(folder)])
+        find_duplicates(shards, config.near_duplicates, folders=[Path(folder)])
         seconds = time.perf_counter() - start
         extra_bytes = peak_bytes() - before
     size = sum(len(row["text"].encode()) for row in read_rows(files, fields={"text": str}))

@@ -1,9 +1,9 @@
-"""The layout that corpora and conversations share: cleaned documents as text, and the same ones packed, by split.
+"""The folder layout of corpora and conversations: cleaned documents as text and as packed rows, by split.
 
-`documents/<split>-00000.jsonl.gz` holds the kept rows, `packed/<split>/` their tokens, `tokenizer/` a copy of the
-tokenizer, `data_card.json` what was removed and why. A stage cleans its rows and says how one becomes ids and weights;
-this module cuts, writes and packs them in streams, and keeps what an earlier start of a killed stage finished. It knows
-no stage and no field of a row.
+`documents/<split>-00000.jsonl.gz` has the kept rows, `packed/<split>/` their tokens, `tokenizer/` a copy of the
+tokenizer, `data_card.json` what was removed and why. A stage cleans its rows and turns a row into ids and weights. This
+module splits, writes and packs them as streams, and skips what an earlier start of a killed stage finished. Independent
+of stages and of the fields of a row.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import json
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,53 +19,55 @@ from typing import Any
 from common.disk import replace_text
 from common.metrics import progress
 from common.packing import Document, write_packed
+from common.provenance import CARD_FILE
 from common.rows import Row
 from common.splits import SPLITS, Shares, assign_splits
 from common.tokenizer import Tokenizer
+from common.workers import batches
 
 Encoded = tuple[list[int], list[int]]
-"""Ids of a document, its closing token included, and the loss weight of each in hundredths."""
+"""Ids of a document with its closing token, and the loss weight of each in hundredths."""
 
-# Written to scratch when the documents are complete: what a restarted stage need not do again.
-_CUT_FILE = "scratch/cut.json"
+SPLIT_FILE = "scratch/split.json"
+"""Written when the documents are complete, so that a restarted stage does not write them again."""
 _KEPT_FILE = "scratch/kept.jsonl"
-_BATCH_LINE_CHARACTERS = 1_000_000
+_BATCH_CHARACTERS = 1_000_000
 
 
 def documents_file(folder: Path, split: str) -> Path:
-    """Where a stage's folder keeps the documents of a split."""
+    """The file of a split's documents in the folder of a stage."""
     return folder / "documents" / f"{split}-00000.jsonl.gz"
 
 
 def kept_line(card: Mapping[str, Any]) -> str:
-    """Rows kept and removed, rule by rule, in one line: from `rows_in`, `removed` and `rows_out` of a data card."""
+    """One line with the rows kept and removed by rule, from `rows_in`, `removed` and `rows_out` of a data card."""
     removed = ", ".join(f"{number:,} {rule}" for rule, number in card["removed"].items() if number)
     return f"kept {card['rows_out']:,} of {card['rows_in']:,} rows; removed: {removed or 'none'}"
 
 
 def kept_lines(card: Mapping[str, Any]) -> list[str]:
-    """`kept_line` of a whole data card, and of each source where there are several."""
+    """`kept_line` of a whole data card and, if there are several sources, of each."""
     each = [f"  {source['name']}: {kept_line(source)}" for source in card["sources"]]
     return [kept_line(card), *(each if len(each) > 1 else [])]
 
 
-def cut_documents(
+def split_documents(
     folder: Path, rows: Iterable[tuple[bytes, Row]], shares: Shares, facts: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Writes the documents of every split; memory holds 16 bytes of each.
+    """Write the documents of every split; memory holds 16 bytes a document. Finished work is not repeated.
 
     Args:
-        folder: a stage's workspace; done before a kill, this is not done again.
+        folder: the workspace of a stage.
         rows: digest and content of each kept row; all digests differ.
-        shares: how much each split gets.
-        facts: called when the rows are exhausted; JSON.
+        shares: share of each split.
+        facts: called after the last row; returns JSON.
 
     Returns:
-        What `facts` returned, now or when the documents were written.
+        The result of `facts`, from this start or from the one that wrote the documents.
     """
-    cut = folder / _CUT_FILE
-    if cut.is_file():
-        return json.loads(cut.read_text())
+    done = folder / SPLIT_FILE
+    if done.is_file():
+        return json.loads(done.read_text())
     kept = folder / _KEPT_FILE
     kept.parent.mkdir(parents=True, exist_ok=True)
     digests: list[bytes] = []
@@ -78,53 +81,69 @@ def cut_documents(
             write_documents(folder, zip(assign_splits(digests, shares).tolist(), lines, strict=True))
     finally:
         kept.unlink(missing_ok=True)  # the next start reads all rows again
-    replace_text(cut, json.dumps(result))
+    replace_text(done, json.dumps(result))
     return result
 
 
 def write_documents(folder: Path, lines: Iterable[tuple[int, str]]) -> None:
-    """Writes documents, given as lines of JSON with their split's place in `SPLITS`, to the files of their splits."""
+    """Write documents, as (index in `SPLITS`, line of JSON), to the files of their splits."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(compressed(documents_file(folder, split))) for split in SPLITS]
         for split, line in lines:
             files[split].write(line)
 
 
-def pack_documents(
+def finish_documents(
     folder: Path,
     encode: Callable[[str, Sequence[Row]], list[Encoded]],
+    card: Callable[[dict[str, dict[str, Any]]], dict[str, Any]],
     *,
     sequence_tokens: int,
     tokenizer: Tokenizer,
-) -> dict[str, dict[str, Any]]:
-    """Packs the documents of every split, and goes on behind what an earlier start packed.
-
-    A row's `source`, where it has one, names whose tokens are counted together.
+) -> dict[str, Any]:
+    """Pack the documents of every split, copy the tokenizer and write the data card. Finished splits are not repeated.
 
     Args:
-        folder: a stage's workspace, its documents written.
-        encode: `encode(split, rows)` gives each row's ids and weights; called with batches of rows.
-        sequence_tokens: tokens in a packed row.
-        tokenizer: whose ids they are.
+        folder: the workspace of a stage, with its documents. Tokens of rows with a `source` are counted by source.
+        encode: `encode(split, rows)` returns ids and weights of each row of a batch.
+        card: from each split's meta.json to the data card, to which `splits` and `tokens` are added here.
+        sequence_tokens: tokens of a packed row.
+        tokenizer: the tokenizer of the ids.
 
     Returns:
-        Each split's meta.json.
+        The facts of the stage: the card, and `tokens_per_s`.
     """
-    metas: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        meta = folder / "packed" / split / "meta.json"
-        if not meta.is_file():
+    start = time.perf_counter()
+    metas = {split: _packed(folder, split, encode, sequence_tokens, tokenizer) for split in SPLITS}
+    tokenizer.save(folder / "tokenizer")
+    tokens = sum(meta["tokens"] for meta in metas.values())
+    written = card(metas) | {"splits": metas, "tokens": tokens}
+    (folder / CARD_FILE).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return written | {"tokens_per_s": round(tokens / (time.perf_counter() - start), 1)}
 
-            def documents(after: int, split: str = split) -> Iterator[Document]:
-                lines = itertools.islice(_lines(folder, split), after, None)
-                for batch in _batches(progress(lines, label=f"packing {split}", unit="documents")):
-                    rows: list[Row] = [json.loads(line) for line in batch]
-                    for row, (ids, weights) in zip(rows, encode(split, rows), strict=True):
-                        yield ids, weights, row.get("source")
 
-            write_packed(meta.parent, documents, sequence_tokens=sequence_tokens, tokenizer=tokenizer)
-        metas[split] = json.loads(meta.read_text())
-    return metas
+def _packed(
+    folder: Path,
+    split: str,
+    encode: Callable[[str, Sequence[Row]], list[Encoded]],
+    sequence_tokens: int,
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """meta.json of the packed split."""
+    meta = folder / "packed" / split / "meta.json"
+
+    def documents(after: int) -> Iterator[Document]:
+        lines = itertools.islice(_lines(folder, split), after, None)
+        lines = progress(lines, label=f"packing {split}", unit="documents")
+        # Enough for the threads of the tokenizer, little memory.
+        for batch, _ in batches(lines, len, max_size=_BATCH_CHARACTERS):
+            rows: list[Row] = [json.loads(line) for line in batch]
+            for row, (ids, weights) in zip(rows, encode(split, rows), strict=True):
+                yield ids, weights, row.get("source")
+
+    if not meta.is_file():
+        write_packed(meta.parent, documents, sequence_tokens=sequence_tokens, tokenizer=tokenizer)
+    return json.loads(meta.read_text())
 
 
 def _lines(folder: Path, split: str) -> Iterator[str]:
@@ -134,7 +153,7 @@ def _lines(folder: Path, split: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def compressed(path: Path) -> Generator[io.TextIOBase]:
-    """A gzip file that depends on its content only: no time stamp and no file name inside."""
+    """A new gzip text file without time stamp and name, so that equal content gives equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         path.open("wb") as raw,
@@ -142,17 +161,3 @@ def compressed(path: Path) -> Generator[io.TextIOBase]:
         io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
     ):
         yield text
-
-
-def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in lists of about a million characters: enough for the tokenizer's threads, little for memory."""
-    batch: list[str] = []
-    characters = 0
-    for line in lines:
-        batch.append(line)
-        characters += len(line)
-        if characters >= _BATCH_LINE_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

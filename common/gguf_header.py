@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its fields and the places of its tensors, read in a fraction of a second.
+"""The header of a GGUF file: its fields and the places of its tensors, read in a fraction of a second, without weights.
 
 The gguf library's own reader makes an array of every string; for a vocabulary of 151,665 tokens and as many merges that
-takes 13 seconds a file. Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian. It reads no weights.
+takes 13 seconds a file. Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from common.errors import UserError
+from common.errors import Code, UserError
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _DEFAULT_ALIGNMENT = 32
@@ -42,15 +42,14 @@ class TensorPlace:
     shape: tuple[int, ...]
     """The row length last."""
     bytes: int
-    """Of its data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GgufHeader:
-    """What stands before the weights."""
+    """What comes before the weights."""
 
     fields: dict[str, Any]
-    """Numbers, texts, booleans, and lists of these, by name."""
+    """Numbers, strings, booleans, and lists of these, by name."""
     tensors: dict[str, TensorPlace]
     """In the file's order."""
 
@@ -58,35 +57,44 @@ class GgufHeader:
 class _Fault(Exception):
     """What is wrong with a file."""
 
+    def __init__(self, text: str, code: Code = "damaged") -> None:
+        super().__init__(text)
+        self.code: Code = code
+
 
 def read_header(path: Path) -> GgufHeader:
     """The header of a GGUF file.
 
     Raises:
-        UserError: there is no such file, it is no GGUF file of a known version, or it is cut short.
+        UserError: the file is absent, not a GGUF file of a known version, or cut short.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(data).header()
     except (OSError, ValueError, struct.error, _Fault) as error:
+        code: Code = error.code if isinstance(error, _Fault) else "damaged"
         raise UserError(
-            wanted="a whole GGUF file", got=f"{path}: {error}", next_step="Export or download it again."
+            "not-found" if isinstance(error, FileNotFoundError) else code,
+            wanted="a whole GGUF file",
+            got=f"{path}: {error}",
+            next_step="export or download it again",
         ) from error
 
 
 class _Reader:
-    """Walks over the bytes once."""
+    """Reads the bytes from start to end, once."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._place = data, 0
 
     def header(self) -> GgufHeader:
         if self._data[:4] != _MAGIC:
-            raise _Fault("no GGUF magic at its start")
+            raise _Fault("no GGUF magic at its start", "wrong-format")
         self._place = 4
         version = self._number("<I")
         if version not in _VERSIONS:
-            raise _Fault(f"GGUF version {version}, where {' and '.join(map(str, _VERSIONS))} are known")
+            known = " and ".join(map(str, _VERSIONS))
+            raise _Fault(f"GGUF version {version}, where {known} are known", "wrong-format")
         num_tensors, num_fields = self._number("<Q"), self._number("<Q")
         fields: dict[str, Any] = {}
         for _ in range(num_fields):
@@ -117,7 +125,7 @@ class _Reader:
             raise _Fault("the file ends inside a text of its header")
         raw = self._data[self._place : end]
         self._place = end
-        # A token of a byte-level vocabulary is text; one of another kind may not be, and is no reason to refuse a file.
+        # Tokens of a byte-level vocabulary are text; others may not be, which is no reason to refuse the file.
         return raw.decode("utf-8", errors="replace")
 
     def _kind(self) -> GGUFValueType:

@@ -1,13 +1,12 @@
-"""Messages to text by a tokenizer's own chat template, and where in that text the assistant speaks.
+"""Messages to text by a tokenizer's own chat template, and the spans of that text that the assistant wrote.
 
-Chat templates are programs: they insert system prompts, strip contents, drop earlier turns, and most do not say which
-part the assistant wrote. The spans are found by rendering again (without the later messages, or with the contents
-marked) and comparing texts; what does not compare equal is refused, never guessed.
+Chat templates are programs: they insert system prompts, strip contents and drop earlier turns, and most do not mark
+what the assistant wrote. The spans are found by a second rendering (without the later messages, or with marked
+contents) and a comparison of the texts; what differs is refused, never guessed.
 
-A template may write the last answer unlike those before it: Qwen3's opens it with an empty `<think>` block, which
-neither its prompts nor its earlier answers have. A conversation that ends with an answer is then rendered as the
-beginning of one that goes on, so that what is learnt follows the prompt that the template opens, here, in llama.cpp and
-in an app. It knows no token ids.
+A template can write the last answer unlike earlier ones: Qwen3's opens it with an empty `<think>` block, which neither
+its prompts nor its earlier answers have. A conversation that ends with an answer is then rendered as the beginning of a
+longer one, so that the answer follows the same prompt here, in llama.cpp and in an app.
 """
 
 import json
@@ -37,8 +36,8 @@ class Conversation:
     """Messages and tools with every control-token string broken up, and the template that renders them.
 
     Attributes:
-        messages: as given, but with `shield` after the first character of each control-token string.
-        shield: a character that occurs nowhere else and is no part of the text; "" where none was needed.
+        messages: the given ones, with `shield` after the first character of each control-token string.
+        shield: a character that occurs nowhere else and is not part of the text; "" if no string needs it.
     """
 
     def __init__(
@@ -49,11 +48,9 @@ class Conversation:
         control_pattern: re.Pattern[str],
     ) -> None:
         if hf.chat_template is None:
-            raise UserError(
-                wanted="a tokenizer with a chat template",
-                got=f"none in {hf.name_or_path}",
-                next_step="Put the model's chat_template.jinja into the folder.",
-            )
+            wanted = "a tokenizer with a chat template"
+            next_step = "put the model's chat_template.jinja into the folder"
+            raise UserError("not-found", wanted=wanted, got=f"none in {hf.name_or_path}", next_step=next_step)
         self._hf = hf
         self._contents = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
         self.shield = _unused(self._contents, 1)[0] if control_pattern.search(self._contents) else ""
@@ -61,9 +58,11 @@ class Conversation:
         self._tools = [self._shielded(tool, control_pattern) for tool in tools] if tools else None
 
     def text(self, messages: Sequence[Message], *, opened: bool = False) -> str:
-        """The template's text for `messages`, with the assistant's turn opened at the end if asked.
+        """The template's text for `messages`, its last answer written as in a longer conversation.
 
-        The last answer is written as it would be if the conversation went on.
+        Args:
+            messages: to render.
+            opened: whether to open the assistant's turn at the end.
         """
         try:
             text = _applied(self._hf, messages, self._tools, opened=opened)
@@ -74,14 +73,12 @@ class Conversation:
                 return on.removesuffix(turn) if on.endswith(turn) else text
             return text
         except (TemplateError, TypeError, ValueError) as error:
-            raise UserError(
-                wanted="messages that the chat template accepts",
-                got=str(error),
-                next_step="Give each message a role and a text content, the user's turn before the assistant's.",
-            ) from error
+            wanted = "messages that the chat template accepts"
+            next_step = "give each message a role and a text content, the user's turn before the assistant's"
+            raise UserError("unsupported", wanted=wanted, got=str(error), next_step=next_step) from error
 
     def assistant_spans(self, text: str, *, turn_end: str) -> list[Span]:
-        """Where the assistant's turns stand in `text`, the rendering of all messages: content and `turn_end`.
+        """The spans of the assistant's turns, content and `turn_end`, in `text`, the rendering of all messages.
 
         Raises:
             UserError: the template rewrites the assistant's content, so that it cannot be found.
@@ -90,9 +87,9 @@ class Conversation:
         return self._by_markers(text, turn_end) if spans is None else spans
 
     def _by_prefix(self, text: str, turn_end: str) -> list[Span] | None:
-        """A turn starts where the conversation before it, with the assistant's turn opened, ends.
+        """A turn starts at the end of the conversation before it, rendered with the assistant's turn opened.
 
-        None where the template does not write its messages one after the other.
+        None if the template does not write its messages one after the other.
         """
         spans: list[Span] = []
         for index, message in enumerate(self.messages):
@@ -110,7 +107,7 @@ class Conversation:
         return spans
 
     def _by_markers(self, text: str, turn_end: str) -> list[Span]:
-        """Renders once more with each assistant content between two unused characters."""
+        """Render again, with each assistant content between two unused characters."""
         left, right = _unused(self._contents + text, 2)
         for clean in (str, str.strip):  # many templates strip the content, which a marker would prevent
             marked = [
@@ -128,9 +125,10 @@ class Conversation:
                     spans.append((start, start + len(piece[1]) + (closing.end() if closing else 0)))
                 return spans
         raise UserError(
-            wanted="a chat template that writes the assistant's content as it is",
+            "unsupported",
+            wanted="a chat template that writes the assistant's content unchanged",
             got=f"one that rewrites it in {self._hf.name_or_path}",
-            next_step="Use a template whose assistant turns can be found again in the rendered text.",
+            next_step="use a template whose assistant turns can be found in the rendered text",
         )
 
     def _shielded(self, value: Any, pattern: re.Pattern[str]) -> Any:
@@ -158,10 +156,10 @@ def _applied(
 
 @lru_cache(maxsize=8)
 def _singles_out_the_last(hf: "PreTrainedTokenizerFast") -> bool:
-    """Whether the template writes an answer otherwise when the conversation goes on, and can be asked about that."""
-    talk = [_NEXT, {"role": "assistant", "content": "-"}]
+    """Whether the template writes the last answer differently, and renders a conversation that goes on after it."""
+    exchange = [_NEXT, {"role": "assistant", "content": "-"}]
     try:
-        alone, on, further = (_applied(hf, [*talk, *[_NEXT] * count]) for count in (0, 1, 2))
+        alone, on, further = (_applied(hf, [*exchange, *[_NEXT] * count]) for count in (0, 1, 2))
     except (TemplateError, TypeError, ValueError):  # for one, it refuses two of the user's messages in a row
         return False
     return not on.startswith(alone) and further.startswith(on) and on.endswith(further.removeprefix(on))

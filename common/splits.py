@@ -1,7 +1,7 @@
-"""Which documents train, and which calibrate, validate and test: cut once, by each document's own digest.
+"""Splits of documents: train, calibration, validation and test, chosen once by the digest of each document.
 
-A document's split depends on its digest alone, not on its place in the file, so that a corpus may grow or be reordered
-without moving test documents into training. It knows no file and no stage.
+The split depends on the digest, not on the place in a file: a corpus can grow or change its order, and no test document
+moves into train. Independent of files and stages.
 """
 
 from collections.abc import Iterable
@@ -19,40 +19,39 @@ _NEEDED_FIRST = ("train", "validation", "test", "calibration")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """Shares of the documents, 0 to 1; what they leave is train."""
+    """Shares of the documents, 0 to 1; the rest is train."""
 
     calibration: float = 0.01
-    """Steers quantisation; disjoint from what is scored."""
+    """Used by quantisation, never scored."""
     validation: float = 0.01
-    """Chooses the best checkpoint."""
+    """Used to choose the best checkpoint."""
     test: float = 0.02
-    """Read by the report only."""
+    """Used by the report only."""
 
     def __post_init__(self) -> None:
         shares = (self.calibration, self.validation, self.test)
         if min(shares) < 0 or sum(shares) >= 1:
-            raise UserError(
-                wanted="shares of at least 0 that leave something to train on (sum below 1)",
-                got=f"calibration {self.calibration}, validation {self.validation}, test {self.test}",
-                next_step="Lower the shares.",
-            )
+            wanted = "shares of at least 0 with a sum below 1, so that train is not empty"
+            got = f"calibration {self.calibration}, validation {self.validation}, test {self.test}"
+            raise UserError("out-of-range", wanted=wanted, got=got, next_step="lower the shares")
 
 
 def assign_splits(digests: Iterable[bytes], shares: Shares) -> NDArray[np.uint8]:
-    """The split of each document, as its place in `SPLITS`.
-
-    Train, and then every split with a share, gets at least one document where there are enough of them: one that the
-    digests leave empty takes one from train, or from whichever can spare it.
+    """The split of each document, as its index in `SPLITS`: `assign_by_number` of the first 8 bytes, big-endian.
 
     Args:
-        digests: the documents' digests, all different (`common.duplicates.digest`).
-        shares: how much each split gets.
+        digests: `common.duplicates.digest` of each document, all different.
+        shares: share of each split.
     """
-    return assign_places(np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64), shares)
+    return assign_by_number(np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64), shares)
 
 
-def assign_places(numbers: NDArray[np.uint64], shares: Shares) -> NDArray[np.uint8]:
-    """`assign_splits` for digests given as numbers: the first 8 bytes of each, big end first."""
+def assign_by_number(numbers: NDArray[np.uint64], shares: Shares) -> NDArray[np.uint8]:
+    """The split of each document, as its index in `SPLITS`, from a hash of the document [documents].
+
+    Train, and then every split with a share, gets at least one document if there are enough: an empty split takes one
+    from train, or from any split that has more than one.
+    """
     held_out = [shares.calibration, shares.validation, shares.test]
     places = np.searchsorted(np.cumsum(held_out), numbers.astype(np.float64) / 2**64, side="right")
     splits = np.where(places == len(held_out), 0, places + 1).astype(np.uint8)

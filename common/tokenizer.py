@@ -1,13 +1,11 @@
-"""The one tokenizer and the one chat renderer: text and messages in, token ids (and what is supervised) out.
+"""The one tokenizer and the one chat renderer: text and messages to token ids and a loss mask.
 
-Every stage reads a Hugging Face tokenizer folder through `Tokenizer.load`, so that a text has the same ids in training,
-calibration and evaluation. Ids never carry an implied beginning-of-text token: what a template writes is what there is.
-Two rules hold everywhere. A control token (`special` in the tokenizer's files) is never made from text that a user or a
-document brought: `<|im_end|>` inside a message is spelt out in plain pieces, as llama.cpp does with `parse_special`
-off. And `render` equals the tokenizer's own `apply_chat_template`, token for token, where no message holds such text
-and the template writes the last answer as it writes the others (`common.rendering` tells what is done elsewhere).
-
-It knows no stage, no model and no packing.
+Every stage loads a Hugging Face tokenizer folder with `Tokenizer.load`, so that a text has the same ids in training,
+calibration and evaluation. No beginning-of-text token is implied: the ids are what the template writes. Two rules hold
+everywhere. A control token (`special` in the tokenizer's files) is never made from the text of a user or a document:
+`<|im_end|>` inside a message is encoded as plain pieces, as llama.cpp does with `parse_special` off. `render` equals
+the tokenizer's own `apply_chat_template`, token for token, if no message holds such text and the template writes the
+last answer as it writes the others (`common.rendering` has the other case). Independent of stages, models and packing.
 """
 
 import hashlib
@@ -26,7 +24,7 @@ from common.rendering import Conversation, Message, Tool
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The files that together are a tokenizer; a model folder may hold any subset that contains tokenizer.json.
+# The files of a tokenizer; a model folder can hold any subset with tokenizer.json.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,11 +40,11 @@ class Tokenizer:
     """A tokenizer folder in memory.
 
     Attributes:
-        folder: where it was read from.
-        size: number of ids it can produce (a model may own more logit rows).
-        document_end_id: closes a document: `<|endoftext|>` if there is one, else the end-of-sequence token.
-        turn_end_id: closes a chat turn: `<|im_end|>` if there is one, else the end-of-sequence token.
-        stop_ids: both, without repetition; generation stops at any of them.
+        folder: the folder that it was loaded from.
+        size: number of ids (a model can have more logit rows).
+        document_end_id: closes a document: `<|endoftext|>` if it exists, else the end-of-sequence token.
+        turn_end_id: closes a chat turn: `<|im_end|>` if it exists, else the end-of-sequence token.
+        stop_ids: both, without repetition; generation stops at each of them.
         sha256: identity of vocabulary, merges, normaliser, pre-tokenizer, added tokens and chat template.
     """
 
@@ -59,7 +57,10 @@ class Tokenizer:
         self.size = len(hf)
         added = self._backend.get_added_tokens_decoder()
         self._control_ids = {token.content: index for index, token in added.items() if token.special}
-        self._control_pattern = _any_of(sorted(self._control_ids, key=len, reverse=True))
+        longest_first = sorted(self._control_ids, key=len, reverse=True)
+        self._control_pattern = re.compile(
+            "|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)"
+        )
         self.document_end_id = self._id_or_eos("<|endoftext|>")
         self.turn_end_id = self._id_or_eos("<|im_end|>")
         self.stop_ids = tuple(dict.fromkeys((self.turn_end_id, self.document_end_id)))
@@ -68,38 +69,37 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Reads a Hugging Face tokenizer folder; UserError when it is absent or broken. Nothing is fetched."""
+        """Load a Hugging Face tokenizer folder, without a download.
+
+        Raises:
+            UserError: the folder has no tokenizer.json, or a damaged one.
+        """
         if not (folder / "tokenizer.json").is_file():
-            raise UserError(
-                wanted="a tokenizer folder with tokenizer.json",
-                got=f"no such file in {folder}",
-                next_step="Give the folder that `python -m distill tokenizer` or a model export wrote.",
-            )
+            wanted = "a tokenizer folder with tokenizer.json"
+            next_step = "give the folder that `python -m distill tokenizer` or a model export wrote"
+            raise UserError("not-found", wanted=wanted, got=f"no such file in {folder}", next_step=next_step)
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         try:
             hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exception on a malformed file
-            reason = str(error).strip().splitlines()
             raise UserError(
+                "damaged",
                 wanted="a readable Hugging Face tokenizer",
-                got=f"{folder}: {type(error).__name__}: {reason[0] if reason else ''}",
-                next_step="Make the folder again: tokenizer.json or tokenizer_config.json is damaged.",
+                got=f"{folder}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+                next_step="make the folder again: tokenizer.json or tokenizer_config.json is damaged",
             ) from error
         if not isinstance(hf, PreTrainedTokenizerFast):
-            raise UserError(
-                wanted="a tokenizer with tokenizer.json",
-                got=f"{type(hf).__name__} in {folder}",
-                next_step="Convert it.",
-            )
+            got = f"{type(hf).__name__} in {folder}"
+            raise UserError("unsupported", wanted="a tokenizer with tokenizer.json", got=got, next_step="convert it")
         return cls(folder, hf)
 
     def tokens(self) -> list[str]:
-        """The token of every id, as the vocabulary spells it: what two tokenizers of one family share."""
+        """The token of every id, as the vocabulary spells it."""
         return [str(self._backend.id_to_token(index)) for index in range(self.size)]
 
     def save(self, folder: Path) -> None:
-        """Copies the tokenizer's files, byte for byte, into `folder` (made if absent)."""
+        """Copy the tokenizer's files, byte for byte, into `folder` (made if absent)."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
@@ -108,23 +108,19 @@ class Tokenizer:
     # --- plain text ---------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; control-token strings inside it are plain text."""
-        return self._encode(text, control=False)[0]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and, for each, the span [start, end) of characters of `text` that it comes from.
-
-        Tokens that share one character (byte-level pieces of it) have that character's whole span.
-        """
-        return self._encode(text, control=False)
+        """Ids of `text`; control-token strings in it are plain text."""
+        return self._encode(text, control=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """`.ids` and `.offsets` of many texts, as `encode_with_offsets` gives them, in parallel."""
+        """`.ids` of many texts as `encode` returns them, in parallel, and `.offsets`: characters [start, end) of each.
+
+        Tokens that share one character (byte-level pieces of it) have the whole span of that character.
+        """
         self._backend.encode_special_tokens = True
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of `ids`; bytes that are no valid UTF-8 become U+FFFD."""
+        """Text of `ids`; bytes that are not valid UTF-8 become U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
 
     # --- chat ---------------------------------------------------------------------------------------------------------
@@ -134,9 +130,9 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """Ids of a whole conversation and its loss mask.
 
-        The mask is 1 exactly on what the template puts between an opened assistant turn and its end token, and on that
-        token. A token that begins before the content (a newline of the turn's header that merges with a newline at
-        the start of the content) is 0: the prompt already holds a part of it.
+        The mask is 1 exactly on what the template writes between an opened assistant turn and its end token, and on
+        that token. A token that begins before the content (a newline of the turn's header that merges with a newline at
+        the start of the content) is 0: a part of it belongs to the prompt.
 
         Args:
             messages: `{role, content}`, in the order of the conversation.
@@ -151,7 +147,7 @@ class Tokenizer:
         mask = [0] * len(ids)
         place = 0
         for start, end in conversation.assistant_spans(text, turn_end=self._turn_end):
-            if conversation.shield:  # the ids' offsets do not count it
+            if conversation.shield:  # the offsets of the ids do not count it
                 start, end = (edge - text.count(conversation.shield, 0, edge) for edge in (start, end))
             while place < len(ids) and offsets[place][0] < start:
                 place += 1
@@ -161,21 +157,21 @@ class Tokenizer:
         return ids, mask
 
     def render_prompt(self, messages: Sequence[Message], *, tools: Sequence[Tool] | None = None) -> list[int]:
-        """Ids of a conversation with the assistant's turn opened: what a model is asked to continue."""
+        """Ids of a conversation with the assistant's turn opened, for a model to continue."""
         conversation = Conversation(self._hf, messages, tools, self._control_pattern)
         return self._encode_rendered(conversation.text(conversation.messages, opened=True), conversation.shield)[0]
 
     # --- below the template -------------------------------------------------------------------------------------------
 
-    def _encode(self, text: str, *, control: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode(self, text: str, *, control: bool) -> Encoding:
         self._backend.encode_special_tokens = not control
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        return self._backend.encode(text, add_special_tokens=False)
 
     def _encode_rendered(self, text: str, shield: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and offsets of a rendered conversation; `shield` breaks up control strings and is no part of the text."""
+        """Ids and offsets of a rendered conversation without the `shield` that breaks up control strings."""
         if not shield:
-            return self._encode(text, control=True)
+            whole = self._encode(text, control=True)
+            return whole.ids, whole.offsets
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         begin = 0
@@ -185,36 +181,26 @@ class Tokenizer:
                 offsets.append((begin, begin + len(piece)))
             else:
                 piece = piece.replace(shield, "")
-                piece_ids, piece_offsets = self._encode(piece, control=False)
-                ids += piece_ids
-                offsets += [(begin + start, begin + end) for start, end in piece_offsets]
+                encoding = self._encode(piece, control=False)
+                ids += encoding.ids
+                offsets += [(begin + start, begin + end) for start, end in encoding.offsets]
             begin += len(piece)
         return ids, offsets
 
     def _id_or_eos(self, token: str) -> int:
         found = self._backend.token_to_id(token)
-        if found is None:
-            found = self._hf.eos_token_id
+        found = self._hf.eos_token_id if found is None else found
         if not isinstance(found, int):
-            raise UserError(
-                wanted=f"{token} or an end-of-sequence token",
-                got=f"neither in {self.folder}",
-                next_step="Name eos_token in tokenizer_config.json.",
-            )
+            wanted = f"{token} or an end-of-sequence token"
+            next_step = "set eos_token in tokenizer_config.json"
+            raise UserError("not-found", wanted=wanted, got=f"neither in {self.folder}", next_step=next_step)
         return found
 
     def _identity(self) -> str:
-        # Only what decides about ids: libraries of other versions write the rest of the file differently.
+        # Only what determines ids: other versions of the libraries write the rest of the file differently.
         whole = json.loads(self._backend.to_str())
         parts = {name: whole[name] for name in ("normalizer", "pre_tokenizer", "decoder", "added_tokens")}
-        parts |= {
-            name: whole["model"].get(name) for name in ("type", "vocab", "merges", "byte_fallback", "ignore_merges")
-        }
+        kept = ("type", "vocab", "merges", "byte_fallback", "ignore_merges")
+        parts |= {name: whole["model"].get(name) for name in kept}
         parts |= {"chat_template": self._hf.chat_template, "ends": [self.document_end_id, self.turn_end_id]}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _any_of(strings: Sequence[str]) -> re.Pattern[str]:
-    """A pattern that matches any of `strings` (of two characters or more); nothing where there are none."""
-    choices = [re.escape(string) for string in strings if len(string) > 1]
-    return re.compile("|".join(choices) if choices else r"(?!)")

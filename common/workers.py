@@ -1,9 +1,7 @@
-"""One function over many inputs in several processes, results in order, and few inputs waiting at a time.
-
-It knows no stage and nothing of what the function does.
-"""
+"""Work on many inputs with little memory: batches of them, and one function over all in several processes."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -19,34 +17,50 @@ R = TypeVar("R")
 
 _AHEAD = 2
 """Inputs that wait for each worker: enough that none is idle, few enough for memory."""
-# One thread a process: as many processes as cores would otherwise each start as many threads.
+# Otherwise each of as many processes as cores starts as many threads as cores.
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 _function: Callable[[Any], Any]
 
 
+def batches(
+    items: Iterable[T], size: Callable[[T], int], *, max_size: int, max_items: float = math.inf
+) -> Iterator[tuple[list[T], int]]:
+    """Yield (consecutive items, sum of their sizes); a batch ends when it reaches a limit."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= max_size or len(batch) >= max_items:
+            yield batch, total
+            batch, total = [], 0
+    if batch:
+        yield batch, total
+
+
 def ordered_map(function: Callable[[T], R], inputs: Iterable[T], *, workers: int) -> Iterator[R]:
-    """`function` of each input, in the order of the inputs.
+    """Yield `function` of each input, in the order of the inputs.
 
     Args:
-        function: sent to each worker once, so it may be large; it and all inputs and results can be pickled.
-        inputs: read as they are needed.
-        workers: processes; with 1 everything happens in this one.
+        function: sent to each worker once, so it can be large. It and all inputs and results can be pickled.
+        inputs: read when needed.
+        workers: processes; 1 runs in this process.
 
     Raises:
         UserError: a worker was killed.
-        Exception: whatever `function` raises, at its place in the order.
+        Exception: what `function` raises, at its place in the order.
     """
     if workers <= 1:
         yield from map(function, inputs)
         return
-    # A fresh interpreter a worker: a fork would copy this one with whatever threads it has.
+    # A fresh interpreter a worker: a fork would copy this one with its threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_install, initargs=(function,))
     waiting: deque[Future[R]] = deque()
     try:
         for one in inputs:
-            with _one_thread():  # processes are started here, as they are needed
+            with _one_thread():  # `submit` starts the processes, when they are needed
                 waiting.append(pool.submit(_call, one))
             if len(waiting) >= workers * (1 + _AHEAD):
                 yield waiting.popleft().result()
@@ -54,9 +68,10 @@ def ordered_map(function: Callable[[T], R], inputs: Iterable[T], *, workers: int
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(
+            "no-memory",
             wanted="worker processes that run to the end",
-            got="one that was killed, most likely for want of memory",
-            next_step="start again: what was finished is kept; OMP_NUM_THREADS sets the number of workers",
+            got="one that was killed, most likely because memory was full",
+            next_step="start again: finished work is kept; OMP_NUM_THREADS sets the number of workers",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -69,8 +84,8 @@ def _install(function: Callable[[Any], Any]) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Generator[None]:
-    """Processes that start meanwhile compute in one thread: numpy reads its number when it is loaded, which in a worker
-    is before any code of ours."""
+    """Processes that start inside compute in one thread: numpy reads the number when it is loaded, which a worker does
+    before any code of ours runs."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:

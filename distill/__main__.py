@@ -1,6 +1,7 @@
-"""`python -m distill corpus | tokenizer | init | train`: one stage by itself, on your own text and models.
+"""`python -m distill corpus | tokenizer | init | train`: one stage alone, on the user's text and models.
 
-Each verb makes the stage's config of its arguments and runs the stage into `--out`; a second run finds it done.
+Each verb turns its arguments into the config of the stage and runs it into `--out`; a second run finds it done.
+Defaults are those of the config. Independent of recipes.
 """
 
 import argparse
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import command, run
+from common.rows import SUFFIXES
 from common.store import run_alone
 
 
 def main(arguments: list[str]) -> None:
     """Parse `arguments` and run one verb."""
-    # Imported here: reading this module, as a test or a tool does, need not load torch.
+    # Imported here, so that an import of this module does not load torch.
     from distill.corpus.cli import add_verb
     from distill.train_cli import add_verbs
 
@@ -35,31 +37,27 @@ def _add_tokenizer(subparsers: Any) -> None:
         help="train a byte-level BPE tokenizer",
         description="Writes a Hugging Face tokenizer folder: Qwen2's pre-tokenizer, ChatML.",
     )
-    text = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet or .txt with a `text`, or a folder with text.jsonl"
-    verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help=text)
-    verb.add_argument("--vocabulary", type=int, required=True, metavar="N", help="ids in total")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    for name, metavar, meaning in (
-        ("min_frequency", "N", "times that a character or a pair must occur"),
-        ("character_share", "X", "largest share of the ids beyond bytes for building characters, 0 to 1"),
-        ("max_characters", "N", "characters of text read"),
-        ("max_bad_share", "X", "bad rows allowed, as a share, 0 to 1"),
+    add = verb.add_argument
+    files = f"{', '.join(SUFFIXES)} with a `text`, or a folder with text.jsonl"
+    add("files", type=Path, nargs="+", metavar="FILE", help=files)
+    add("--vocabulary", type=int, required=True, metavar="N", help="ids in total")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    for name, kind, metavar, text in (
+        ("min_frequency", int, "N", "smallest number of occurrences of a character or a pair that becomes a token"),
+        ("character_share", float, "X", "largest share of the ids beyond bytes spent on building characters, 0 to 1"),
+        ("max_characters", int, "N", "characters of text to read"),
+        ("max_bad_share", float, "X", "share of bad rows allowed, 0 to 1"),
     ):
-        value, flag = getattr(default, name), "--" + name.replace("_", "-")
-        verb.add_argument(flag, type=type(value), default=value, metavar=metavar, help=meaning)
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=kind, default=getattr(default, name), metavar=metavar, help=text)
     verb.set_defaults(function=_tokenizer)
 
 
 def _tokenizer(parsed: argparse.Namespace) -> None:
     from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
-    config = TokenizerConfig(
-        vocabulary=parsed.vocabulary,
-        min_frequency=parsed.min_frequency,
-        character_share=parsed.character_share,
-        max_characters=parsed.max_characters,
-        max_bad_share=parsed.max_bad_share,
-    )
+    names = ("vocabulary", "min_frequency", "character_share", "max_characters", "max_bad_share")
+    config = TokenizerConfig(**{name: getattr(parsed, name) for name in names})
     run_alone(train_tokenizer, config, parsed.out, *parsed.files)
 
 

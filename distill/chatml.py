@@ -1,7 +1,7 @@
-"""The chat form of the tokenizers that we train: ChatML, its control tokens and its template.
+"""ChatML: the control tokens and the chat template of the tokenizers that we train.
 
-No system prompt of its own. Functions and calls are written as Qwen2 writes them, which llama.cpp can parse, and the
-template keeps to what both jinja2 and llama.cpp's own engine run. `common.rendering` applies it as it does any other.
+The template adds no system prompt. It writes functions and calls as Qwen2 does, which llama.cpp can parse, and uses
+only what both jinja2 and llama.cpp's own engine support.
 """
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

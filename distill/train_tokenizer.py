@@ -1,15 +1,13 @@
-"""Trains a byte-level BPE tokenizer that any Qwen2 runtime reads: `python -m distill tokenizer FILE... --vocabulary N`.
+"""The stage `train_tokenizer`: a byte-level BPE tokenizer for any Qwen2 runtime, learnt from text.
 
-At run time it is exactly Qwen2's: NFC, its pre-tokenizer pattern, bytes, merges in order of rank; llama.cpp therefore
+At run time it is exactly Qwen2's: NFC, its pre-tokenizer pattern, bytes, merges in order of rank, so that llama.cpp
 gives the same ids (`tokenizer.ggml.pre = qwen2`). Only the training differs. Byte-level BPE on little Japanese merges
-across characters, because kana share their first two bytes, and glues a name to its particle, because Qwen2's pattern
-takes all letters of a sentence as one word. So here
+across characters, because kana share their first two bytes, and joins a name with its particle, because Qwen2's pattern
+takes all letters of a sentence as one word. Therefore
 
 1. the merges that build each frequent character from its bytes come first, and
 2. all later merges join whole characters, learnt on text that is cut where the script changes: no token spans two of
    kanji, katakana, hiragana, digits, punctuation and line breaks, because no such merge exists.
-
-It does not know what the text is about, and reads only its `text` field.
 """
 
 import json
@@ -22,7 +20,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from common.errors import UserError
+from common.errors import UserError, require_at_least, require_between
 from common.metrics import progress
 from common.rows import MAX_BAD_SHARE, RowCounts, data_files, read_rows
 from common.store import Workspace, say, stage
@@ -42,56 +40,44 @@ _PROLONGED = "\u30fc"
 SCRIPT_PATTERN = (
     rf"\p{{Hiragana}}[\p{{Hiragana}}{_PROLONGED}]*|[\p{{Katakana}}{_PROLONGED}]+|\p{{Han}}+|[\r\n]+|[\p{{P}}\p{{S}}]+"
 )
-# Stands for a character that is left to bytes; nothing merges across it.
+# Replaces a character that stays bytes; nothing merges across it.
 _GAP = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
-    """How large a tokenizer to train, and on how much text."""
+    """The size of the tokenizer, and how much text it is learnt from."""
 
     vocabulary: int
     """Ids in total: 256 bytes, whole characters, merges and the special tokens."""
     special_tokens: tuple[str, ...] = (DOCUMENT_END, TURN_START, TURN_END)
-    """Control tokens, the last ids in this order; the three of ChatML must be among them."""
+    """Control tokens: the last ids, in this order. The three of ChatML must be among them."""
     min_frequency: int = 2
-    """Times that a character or a pair must occur to become a token."""
+    """Smallest number of occurrences that makes a character or a pair a token."""
     character_share: float = 0.35
-    """Largest share of the ids beyond bytes and special tokens that building characters may take, 0 to 1.
+    """Largest share, 0 to 1, of the ids without bytes and special tokens that are spent on building characters.
 
     Of .15, .25, .35 and .5 this gave most characters a token on 11M characters of real Japanese at 8,000 ids."""
     max_characters: int = 200_000_000
-    """Characters of text read; what comes after is not looked at."""
+    """Characters of text to read; the rest is ignored."""
     max_bad_share: float = MAX_BAD_SHARE
     """Bad rows allowed, as a share of all rows, 0 to 1."""
 
     def __post_init__(self) -> None:
-        least = NUM_BYTES + len(self.special_tokens)
-        if self.vocabulary < least:
-            raise UserError(
-                wanted=f"a vocabulary of at least {least} ids (256 bytes, {len(self.special_tokens)} special tokens)",
-                got=str(self.vocabulary),
-                next_step="Raise the vocabulary (--vocabulary).",
-            )
+        require_at_least(NUM_BYTES + len(self.special_tokens), vocabulary=self.vocabulary)
+        require_at_least(1, min_frequency=self.min_frequency, max_characters=self.max_characters)
+        require_between(0, 1, character_share=self.character_share)
         if not {DOCUMENT_END, TURN_START, TURN_END} <= set(self.special_tokens):
-            raise UserError(
-                wanted=f"{DOCUMENT_END}, {TURN_START} and {TURN_END} among the special tokens",
-                got=", ".join(self.special_tokens),
-                next_step="Add the missing ones: the chat template writes them.",
-            )
-        if not 0 <= self.character_share <= 1 or self.min_frequency < 1 or self.max_characters < 1:
-            raise UserError(
-                wanted="character_share from 0 to 1, min_frequency and max_characters of at least 1",
-                got=f"{self.character_share}, {self.min_frequency}, {self.max_characters}",
-                next_step="Correct the tokenizer's config.",
-            )
+            wanted = f"{DOCUMENT_END}, {TURN_START} and {TURN_END} among the special tokens"
+            next_step = "add the missing ones: the chat template writes them"
+            raise UserError("not-found", wanted=wanted, got=", ".join(self.special_tokens), next_step=next_step)
 
 
 @stage(version=1)
 def train_tokenizer(config: TokenizerConfig, workspace: Workspace, *sources: Path) -> dict[str, Any]:
-    """Trains on `text.jsonl` of each folder, or on the files themselves, and writes a Hugging Face tokenizer folder.
+    """Train on files, or on `text.jsonl` of folders, and write a Hugging Face tokenizer folder.
 
-    Deterministic. Fewer ids than asked for come out of a text with too few repeated pairs; the facts say how many.
+    Deterministic. A text with too few repeated pairs gives fewer ids than wanted; the facts have their number.
 
     Raises:
         UserError: a file is missing or damaged, or there is no usable document.
@@ -102,17 +88,15 @@ def train_tokenizer(config: TokenizerConfig, workspace: Workspace, *sources: Pat
     for text in progress(_texts(files, config, counts), label="characters", unit="documents"):
         frequency.update(text)
     if not frequency:
-        raise UserError(
-            wanted="at least one document with text",
-            got=f"none in {', '.join(str(file) for file in files)}",
-            next_step="Give .jsonl files whose rows hold a `text`.",
-        )
+        got = f"none in {', '.join(str(file) for file in files)}"
+        next_step = "give .jsonl files whose rows hold a `text`"
+        raise UserError("empty", wanted="at least one document with text", got=got, next_step=next_step)
     known, merges = _merges(files, frequency, config)
     write_tokenizer(byte_level(merges, config.special_tokens), workspace.folder)
     loaded = LoadedTokenizer.load(workspace.folder)
     if loaded.size < config.vocabulary:
         say(
-            f"{loaded.size:,} ids of the {config.vocabulary:,} asked for: no further pair occurs "
+            f"{loaded.size:,} ids of the wanted {config.vocabulary:,}: no further pair occurs "
             f"{config.min_frequency} times in this text"
         )
     return {
@@ -140,9 +124,9 @@ def _texts(files: list[Path], config: TokenizerConfig, counts: RowCounts | None 
 def _merges(
     files: list[Path], frequency: Counter[str], config: TokenizerConfig
 ) -> tuple[list[str], list[tuple[bytes, bytes]]]:
-    """The characters with a token of their own, and all merges in order of rank.
+    """The characters that get their own token, and all merges in order of rank.
 
-    A small text runs out of repeated pairs; its characters then get the ids that are left.
+    A small text has too few repeated pairs; its characters then get the remaining ids.
     """
     total = config.vocabulary - NUM_BYTES - len(config.special_tokens)
     budget = int(total * config.character_share)
@@ -158,13 +142,10 @@ def _merges(
 def _characters(
     frequency: Counter[str], config: TokenizerConfig, budget: int
 ) -> tuple[list[str], list[tuple[bytes, bytes]]]:
-    """The characters that get a token of their own, most frequent first, and the merges that build them.
+    """The characters that get their own token, most frequent first, and at most `budget` merges that build them.
 
-    Merges run from the first byte on, so that characters share the tokens of their beginnings (64 kana one such token).
-    No merge can join bytes of two characters: what it adds is always a continuation byte.
-
-    Args:
-        budget: merges that may be spent.
+    Merges start at the first byte, so that characters share the tokens of their first bytes (64 kana one such token).
+    No merge can join bytes of two characters: the byte that it adds is always a continuation byte.
     """
     known: list[str] = []
     merges: dict[bytes, tuple[bytes, bytes]] = {}
@@ -173,14 +154,14 @@ def _characters(
             continue
         new = {made: merge for made, merge in building(character).items() if made not in merges}
         if new and (count < config.min_frequency or len(merges) + len(new) > budget):
-            continue  # a later one may still fit: all its beginnings may be there
+            continue  # a later one can still fit, if the tokens of its first bytes exist
         merges |= new
         known.append(character)
     return known, list(merges.values())
 
 
 def building(character: str) -> dict[bytes, tuple[bytes, bytes]]:
-    """The merges that build a character from its first byte on, by the bytes that each makes; none for ASCII."""
+    """The merges that build a character from its first byte, by the bytes that each makes; none for ASCII."""
     encoded = character.encode()
     return {encoded[: end + 1]: (encoded[:end], encoded[end : end + 1]) for end in range(1, len(encoded))}
 
@@ -192,13 +173,8 @@ def _character_bpe(
     if num_tokens == 0:
         return []
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
-            pre_tokenizers.Split(Regex(SCRIPT_PATTERN), behavior="isolated"),
-            pre_tokenizers.Split(_GAP, behavior="removed"),
-        ]
-    )
+    cuts = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in (QWEN2_PATTERN, SCRIPT_PATTERN)]
+    learner.pre_tokenizer = pre_tokenizers.Sequence([*cuts, pre_tokenizers.Split(_GAP, behavior="removed")])
     trainer = trainers.BpeTrainer(
         vocab_size=len(known) + num_tokens,
         min_frequency=config.min_frequency,
@@ -214,7 +190,7 @@ def _character_bpe(
 
 
 class _OnlyKnown(dict[int, str]):
-    """For str.translate: every character that is not known becomes a gap."""
+    """For str.translate: every other character becomes a gap."""
 
     def __missing__(self, _: int) -> str:
         return _GAP
@@ -227,12 +203,12 @@ def byte_level(
     plain_tokens: Sequence[str] = (),
     byte_order: Sequence[int] = range(NUM_BYTES),
 ) -> Tokenizer:
-    """Qwen2's tokenizer with these merges; ids: bytes, merged tokens in order of rank, special tokens, plain ones.
+    """Qwen2's tokenizer with these merges; ids: bytes, merged tokens in order of rank, special tokens, plain tokens.
 
     Args:
-        merges: what is joined, as UTF-8 bytes, in order of rank.
-        special_tokens: control tokens, never made from a text's own characters.
-        plain_tokens: added tokens that a text may spell.
+        merges: pairs to join, as UTF-8 bytes, in order of rank.
+        special_tokens: control tokens, never made from the characters of a text.
+        plain_tokens: added tokens that a text can spell.
         byte_order: the bytes in the order of their ids.
     """
     symbols = byte_symbols()
@@ -246,12 +222,9 @@ def byte_level(
     model = models.BPE(vocab=vocabulary, merges=[(spell(left), spell(right)) for left, right in merges])
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    cut = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
+    to_symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, to_symbols])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain_tokens])
@@ -259,9 +232,9 @@ def byte_level(
 
 
 def byte_symbols() -> list[str]:
-    """The printable character that stands for each byte in byte-level BPE files (GPT-2's convention).
+    """The printable character of each byte in byte-level BPE files (GPT-2's convention).
 
-    Bytes that print in Latin-1 stand for themselves; the others take the characters from U+0100 on, in order.
+    Bytes that print in Latin-1 are written as themselves, the others as the characters from U+0100 on, in order.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
@@ -269,7 +242,7 @@ def byte_symbols() -> list[str]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes a Hugging Face tokenizer folder: Qwen2's settings, ChatML, turns closed by its end token."""
+    """Write a Hugging Face tokenizer folder: Qwen2's settings, ChatML, its turn end as the end-of-sequence token."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "Qwen2Tokenizer",

@@ -1,40 +1,71 @@
-"""Talk to a GGUF file in the terminal: `python -m eval.chat [MODEL.gguf]`, or `make chat`.
+"""Chat with a GGUF file in the terminal: `python -m eval.chat [MODEL.gguf]`, or `make chat`.
 
-`/reset` forgets the conversation, `/exit` or Ctrl-D ends; with piped input each line is one question and only the
-answers are printed. A conversation that outgrows the model's context loses its oldest turns. How the file answers is
-`eval.chat_speaker`'s business; nothing is measured here.
+With piped input each line is one question, and only the answers are printed. A conversation that outgrows the model's
+context loses its oldest turns. Tokenizer and chat template are the file's own, and no text that a user types becomes a
+control token.
 """
 
 import argparse
 import contextlib
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import require_at_least_one, run
-from common.errors import UserError
-from eval.chat_speaker import ChatOptions, Message, Speaker, TooLong
+from common.cli import HelpWithDefaults, run
+from common.errors import UserError, require_at_least
+from eval.runtimes import Message
+from eval.runtimes.llama_process import LlamaCppRuntime
 
 ENCODING = "Q4_K_M"
-"""Which of a recipe's files is taken where none is named: the one meant for phones."""
+"""Which of a recipe's files is the default: the one meant for phones."""
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) ends it"
 
 
+class ContextOverflow(UserError):
+    """The conversation does not fit the context."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatSession:
+    """A GGUF file that answers conversations; `UserError` at its start where the file has no chat template."""
+
+    runtime: LlamaCppRuntime
+    max_tokens: int
+    """Longest answer, in tokens."""
+    temperature: float
+    """0 always takes the likeliest token."""
+
+    def __post_init__(self) -> None:
+        self.runtime.render([{"role": "user", "content": "-"}])
+
+    def answer(self, messages: list[Message]) -> Iterator[str]:
+        """Pieces of the reply to `messages` as they come.
+
+        Raises:
+            ContextOverflow: before the first piece, the messages leave no room for an answer.
+            UserError: llama.cpp fails.
+        """
+        ids = self.runtime.render(messages)
+        room = min(self.max_tokens, self.runtime.context_tokens - len(ids))
+        if room <= 0:
+            raise ContextOverflow(
+                "out-of-range",
+                wanted="a question that fits the context",
+                got=f"{len(ids)} tokens for a context of {self.runtime.context_tokens}",
+                next_step="ask a shorter one, or raise --context",
+            )
+        yield from self.runtime.stream(ids, max_tokens=room, temperature=self.temperature)
+
+
 def main(arguments: list[str]) -> None:
-    """Parses `arguments` and talks until the input ends."""
+    """Parses `arguments` and chats until the input ends."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.chat",
-        description=f"Talk to a GGUF file. {HELP}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m eval.chat", description=f"Chat with a GGUF file. {HELP}.", formatter_class=HelpWithDefaults
     )
     parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        metavar="MODEL.gguf",
-        help=f"the file (default: the one dist/*/*-{ENCODING}.gguf)",
+        "model", nargs="?", type=Path, metavar="FILE", help=f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
     )
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="room for the conversation, in tokens")
@@ -42,56 +73,59 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="X", help="0 always takes the likeliest token; 0.7 varies"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads to compute with")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores, 1 for a model under 64 MiB")
     parsed = parser.parse_args(arguments)
-    require_at_least_one(context=parsed.context, max_tokens=parsed.max_tokens, threads=parsed.threads)
+    counts = {"--context": parsed.context, "--max-tokens": parsed.max_tokens, "--threads": parsed.threads}
+    require_at_least(1, next_step="correct it", **counts)
     if not 0.0 <= parsed.temperature < math.inf:
-        raise UserError(wanted="--temperature of 0 or more", got=str(parsed.temperature), next_step="correct it")
+        raise UserError(
+            "out-of-range", wanted="--temperature of 0 or more", got=str(parsed.temperature), next_step="correct it"
+        )
     model = parsed.model or only_model(Path("dist"))
     if not model.is_file():
-        raise UserError(wanted=f"the file {model}", got="no such file", next_step="correct the path")
-    options = ChatOptions(
-        context_tokens=parsed.context,
-        max_tokens=parsed.max_tokens,
-        temperature=parsed.temperature,
-        threads=parsed.threads,
-    )
-    opening = [{"role": "system", "content": parsed.system}] if parsed.system else []
-    with Speaker(model, options) as speaker:
+        raise UserError("not-found", wanted=f"the file {model}", got="no such file", next_step="correct the path")
+    opening: list[Message] = [{"role": "system", "content": parsed.system}] if parsed.system else []
+    runtime = LlamaCppRuntime(model, context_tokens=parsed.context, threads=parsed.threads)
+    with contextlib.closing(runtime):
+        session = ChatSession(runtime=runtime, max_tokens=parsed.max_tokens, temperature=parsed.temperature)
         if sys.stdin.isatty():
             print(f"{model.name}: {HELP}", flush=True)
-        talk(speaker.answer, _questions(), opening, say=_say, goes_on=sys.stdin.isatty())
+        chat_loop(session.answer, _questions(), opening, say=_say, keep_going=sys.stdin.isatty())
 
 
 def only_model(dist: Path) -> Path:
     """The one file for phones under `dist`; UserError where there is none, or more than one to choose from."""
     found = sorted(dist.glob(f"*/*-{ENCODING}.gguf"))
-    if len(found) != 1:
-        names = ", ".join(map(str, found)) or f"none like {dist}/*/*-{ENCODING}.gguf"
-        step = "name one of them: make chat MODEL=FILE" if found else "run make tinyswallow first, or name a file"
-        raise UserError(wanted="one GGUF file to talk to", got=names, next_step=step)
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        "several" if found else "not-found",
+        wanted="one GGUF file to chat with",
+        got=", ".join(map(str, found)) or f"none like {dist}/*/*-{ENCODING}.gguf",
+        next_step="name one of them: make chat MODEL=FILE" if found else "run make tinyswallow first, or name a file",
+    )
 
 
-def talk(
+def chat_loop(
     answer: Callable[[list[Message]], Iterator[str]],
     questions: Iterable[str],
     opening: list[Message],
     *,
     say: Callable[[str], None],
-    goes_on: bool = False,
+    keep_going: bool = False,
 ) -> None:
-    """Answer each question with the conversation so far in view.
+    """Answer each question as the next turn of one conversation.
 
     Args:
-        answer: gives the pieces of the reply to a conversation; TooLong, before the first piece, where it cannot fit.
-        questions: what the user types, a line each; `/reset` and `/exit` are commands, blank lines are none.
+        answer: gives the pieces of the reply to a conversation; ContextOverflow, before the first piece, where it does
+            not fit.
+        questions: what the user types, a line each; `/reset` and `/exit` are commands, blank lines are skipped.
         opening: messages before the first question.
-        say: told each piece of a reply as it comes.
-        goes_on: whether a question that does not fit is said to be so and forgotten.
+        say: gets each piece of a reply as it comes.
+        keep_going: report a question that does not fit through `say`, forget it and go on.
 
     Raises:
-        TooLong: a single question does not fit, and the conversation does not go on.
+        ContextOverflow: a single question does not fit, without `keep_going`.
     """
     messages = list(opening)
     for line in questions:
@@ -106,8 +140,8 @@ def talk(
             asked = [*messages, {"role": "user", "content": question}]
             try:
                 reply = _reply(answer, asked, oldest=len(opening), say=say)
-            except TooLong as error:
-                if not goes_on:
+            except ContextOverflow as error:
+                if not keep_going:
                     raise
                 say(f"{error}\n")
                 continue
@@ -130,7 +164,7 @@ def _reply(
                 reply += piece
                 say(piece)
             return reply
-        except TooLong:
+        except ContextOverflow:
             if len(messages) <= oldest + 1:
                 raise
             del messages[oldest : oldest + 2]
@@ -144,7 +178,9 @@ def _questions() -> Iterator[str]:
                 yield line.decode("utf-8")
             except UnicodeDecodeError as error:
                 got = f"line {number}: {error.reason} at byte {error.start + 1}"
-                raise UserError(wanted="questions in UTF-8", got=got, next_step="convert them") from error
+                raise UserError(
+                    "wrong-format", wanted="questions in UTF-8", got=got, next_step="convert them"
+                ) from error
         return
     with contextlib.suppress(ImportError):  # not every Python is built with it
         # Its import alone gives input() a line editor.

@@ -211,7 +211,7 @@ class _Meter:
 
     def held_out(self, name: str) -> list[tuple[float, float]]:
         """Loss of a checkpoint on each packed row of the test split: (sum in nats, tokens)."""
-        from eval.heldout import held_out_losses
+        from eval.runtimes.torch_runtime import held_out_losses
 
         packed = self._inputs.corpus / "packed" / "test"
         return held_out_losses(self._inputs.checkpoints[name], packed, self._workspace.machine)

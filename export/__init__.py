@@ -1,5 +1,9 @@
-"""From a chat checkpoint to the files that a phone loads: GGUF (llama.cpp) and Core ML.
+"""From a chat checkpoint to the files that a phone loads (GGUF, Core ML), and to a release with its cards.
 
 `python -m export gguf CHECKPOINT --out DIR` and `python -m export coreml CHECKPOINT --out DIR` run one stage by itself.
-The stages read a Hugging Face folder and know nothing of how it was trained.
+
+`model_folder` reads a Hugging Face folder. `gguf` is one stage: `vocabulary` and `gguf_file` write F16, `quantize`
+makes the others in `llama_child`. `coreml` is another, with the model in `coreml_model`. `licences` has the licence
+that a file names and the duties of users. `release` is the stage `dist`, which gathers everything, and reads it back;
+`card` is its model card; `upload` sends a release to the hub. Independent of how the checkpoint was trained.
 """

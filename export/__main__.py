@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _add_publish(command: argparse.ArgumentParser) -> None:
-    command.description = "Tell what an upload of a release to the hub would do; with --upload, do it."
+    command.description = "Print what an upload of a release to the hub would do; with --upload, do it."
     command.add_argument("folder", type=Path, help="a release, such as dist/mini")
-    command.add_argument("--repo", required=True, metavar="ORG/NAME", help="model repository; made if it is not there")
+    command.add_argument("--repo", required=True, metavar="ORG/NAME", help="model repository; created if it is absent")
     command.add_argument("--upload", action="store_true", help="send it; needs HF_TOKEN in the environment")
     command.add_argument("--private", action="store_true", help="make the repository private")
     command.add_argument("--message", help="of the commit; default: Release NAME")
@@ -87,12 +87,12 @@ def _coreml(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from export.upload import publish
+    from export.upload import upload
 
-    return publish(
+    return upload(
         options.folder,
         options.repo,
-        upload=options.upload,
+        send=options.upload,
         private=options.private,
         message=options.message,
         licence_checked=options.licence_checked,

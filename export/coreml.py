@@ -30,9 +30,8 @@ from common.provenance import DataSource, read_sources, write_sources
 from common.store import Workspace, not_here, stage
 from common.tokenizer import Tokenizer
 from export.coreml_model import KEY_CACHE, VALUE_CACHE, Decoder, causal_mask, step
-from export.licences import Licence, licence_of
-from export.model_folder import Checkpoint
-from export.naming import check_stem
+from export.licences import ModelLicence, licence_of
+from export.model_folder import Checkpoint, check_stem
 
 WEIGHTS = ("float16",)
 IDS, MASK, LOGITS = "inputIds", "causalMask", "logits"
@@ -148,7 +147,7 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def _origin(licence: Licence | None, sources: Sequence[DataSource]) -> dict[str, str]:
+def _origin(licence: ModelLicence | None, sources: Sequence[DataSource]) -> dict[str, str]:
     """What the package's own metadata tells of where the model came from, empty where nothing is known."""
     told = {} if licence is None else {"licence": licence.name or licence.identifier}
     if sources:

@@ -1,28 +1,36 @@
 """The stage `gguf`: one GGUF file an encoding from a Qwen2, Qwen3 or Llama-family checkpoint.
 
 `python -m export gguf CHECKPOINT --out DIR [--encoding Q4_K_M ...]` runs it by itself. F16 is written first, straight
-from the safetensors; the others are made of it by llama.cpp's own quantiser. Every file is read back, loaded in
-llama.cpp, and its tokenizer compared with the checkpoint's on a probe text before it gets its name. It does not know
-how good a file is: that is `eval.fidelity`.
+from the safetensors; llama.cpp's own quantiser makes the others from it. Rows whose length does not fit an encoding's
+blocks fall back by tensor as llama.cpp decides, and are listed. Each file is read back, loaded in llama.cpp, and its
+tokenizer compared with the checkpoint's on a probe text before it gets its name. `eval.fidelity` measures the loss.
 """
 
 import os
+import re
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from gguf import LlamaFileType
+
 from common.errors import UserError
+from common.metrics import progress
 from common.provenance import read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
+from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
 from export.gguf_file import GgufContents, inspect, write_f16
 from export.licences import licence_of
-from export.model_folder import Checkpoint
-from export.naming import check_stem
-from export.quantize import MATRIX_TYPES, fallbacks, load, quantize
+from export.model_folder import Checkpoint, check_stem
 from export.vocabulary import read_vocabulary
 
+# What each encoding is made of besides float32 vectors (llama.cpp's src/llama-quant.cpp); any other type is a fallback.
+MATRIX_TYPES = {"F16": {"F16"}, "Q8_0": {"Q8_0"}, "Q5_K_M": {"Q5_K", "Q6_K"}, "Q4_K_M": {"Q4_K", "Q6_K"}}
+COUNTED = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]", re.MULTILINE)
+"""Where llama.cpp's quantiser logs which tensor of how many it writes."""
 # What pre-tokenizers disagree on: runs of digits, spaces and newlines, contractions, marks, emoji, width and scripts.
 PROBE = (
     "吾輩は猫である。名前はまだ無い。\n\n  リンゴを3個、1234567円で買った！？（税込）\t「東京」へ行く…\r\n"  # noqa: RUF001
@@ -46,9 +54,10 @@ class GgufConfig:
         unknown = [encoding for encoding in self.encodings if encoding not in MATRIX_TYPES]
         if unknown or not self.encodings or len(set(self.encodings)) != len(self.encodings):
             raise UserError(
+                "unknown-name",
                 wanted=f"one or more different encodings of {', '.join(MATRIX_TYPES)}",
                 got=", ".join(self.encodings) or "none",
-                next_step="Correct --encoding, or `encodings` in the recipe.",
+                next_step="correct --encoding, or `encodings` in the recipe",
             )
         check_stem(self.stem)
 
@@ -97,14 +106,39 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
     }
 
 
+def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None:
+    """Writes `target` in `encoding` from the F16 file `source` by llama.cpp's own quantiser, in a child process.
+
+    Raises:
+        UserError: llama.cpp refuses or aborts.
+    """
+    next_step = "check free memory and disk and the checkpoint's config.json, then start again"
+    process = LlamaProcess(target, wanted="a GGUF file that llama.cpp quantises", next_step=next_step)
+    with closing(process), progress(1, label=encoding, unit="tensors") as bar:
+
+        def watch(log: str) -> None:
+            for done, total in COUNTED.findall(log)[-1:]:
+                bar.total = int(total)
+                bar.update(int(done) - bar.n)
+
+        file_type = int(LlamaFileType[f"MOSTLY_{encoding}"])
+        process.call("quantize", str(source), str(target), file_type, threads, watch=watch)
+    assert target.is_file()
+
+
 def _facts(name: str, encoding: str, contents: GgufContents) -> dict[str, Any]:
+    """What the manifest says of a file; `fallbacks` are the matrices in another type than the encoding's own."""
     return {
         "file": name,
         "encoding": encoding,
         "bytes": contents.bytes,
         "bits_per_weight": round(8 * contents.bytes / contents.parameters, 4),
         "tensor_types": contents.types,
-        "fallbacks": fallbacks(contents, encoding),
+        "fallbacks": [
+            {"tensor": name, "type": tensor.type, "row_length": tensor.shape[-1]}
+            for name, tensor in contents.tensors.items()
+            if len(tensor.shape) > 1 and tensor.type not in MATRIX_TYPES[encoding]
+        ],
         "parameters": contents.parameters,
     }
 
@@ -116,19 +150,22 @@ def _check_same_tensors(path: Path, contents: GgufContents, reference: GgufConte
     vectors = {tensor.type for tensor in contents.tensors.values() if len(tensor.shape) == 1}
     if shapes != wanted or vectors - {"F32"}:
         raise UserError(
+            "mismatch",
             wanted=f"{len(wanted)} tensors as in the F16 file, vectors in F32",
             got=f"{len(shapes)} tensors, vectors in {', '.join(sorted(vectors))} in {path.name}",
-            next_step="Start again; if it happens twice, the installed llama-cpp-python is not the tested version.",
+            next_step="start again; if it fails twice, the installed llama-cpp-python is not the tested version",
         )
 
 
 def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
-    loaded = load(path, PROBE)
-    if loaded.vocabulary != rows or loaded.ids != expected_ids:
-        pairs = zip(loaded.ids, expected_ids, strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    """llama.cpp loads the file, and its tokenizer gives the checkpoint's ids for `PROBE`."""
+    with closing(LlamaCppRuntime(path, repack=False)) as loaded:
+        ids, vocabulary = loaded.encode(PROBE), loaded.vocabulary
+    if vocabulary != rows or ids != expected_ids:
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, expected_ids, strict=False)))
         raise UserError(
+            "mismatch",
             wanted=f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer",
-            got=f"{loaded.vocabulary} tokens, {same} of {len(expected_ids)} ids the same from the start in {path.name}",
-            next_step="Use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's.",
+            got=f"{vocabulary} tokens, {same} of {len(expected_ids)} ids the same from the start in {path.name}",
+            next_step="use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's",
         )

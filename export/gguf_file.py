@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.gguf_header import TensorPlace, read_header
 from common.metrics import progress
 from common.provenance import DataSource
-from export.licences import Licence
+from export.licences import ModelLicence
 from export.model_folder import EMBEDDING, Checkpoint, Rope
 from export.vocabulary import Vocabulary
 
@@ -65,7 +65,7 @@ def write_f16(
     path: Path,
     *,
     name: str,
-    licence: Licence | None = None,
+    licence: ModelLicence | None = None,
     sources: Sequence[DataSource] = (),
 ) -> None:
     """Writes `checkpoint` to `path` as a GGUF file in F16.
@@ -195,7 +195,7 @@ def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
             writer.add_rope_scaling_attn_factors(rope.attention_factor / own)
 
 
-def _add_origin(writer: GGUFWriter, licence: Licence | None, sources: Sequence[DataSource]) -> None:
+def _add_origin(writer: GGUFWriter, licence: ModelLicence | None, sources: Sequence[DataSource]) -> None:
     """Licence and data sources; a source that was both text and conversations is named once."""
     if licence is not None:
         writer.add_license(licence.identifier)

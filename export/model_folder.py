@@ -43,6 +43,17 @@ class Rope:
     parameters: dict[str, Any]
 
 
+def check_stem(stem: str) -> None:
+    """UserError ("wrong-format") unless `stem` can begin the name of an exported file, `<stem>-<encoding>`."""
+    if not stem or stem.startswith(".") or any(sign in stem for sign in "/\\:\0"):
+        raise UserError(
+            "wrong-format",
+            wanted="a stem that can begin a file's name",
+            got=repr(stem),
+            next_step="use letters, digits and hyphens",
+        )
+
+
 class Checkpoint:
     """A model folder opened for reading.
 

@@ -1,37 +1,41 @@
-"""The stage `dist`: what a user takes away, in one folder: GGUF files, Core ML package, report, cards, licences, sums.
+"""The stage `dist`: what users get, in one folder: GGUF files, Core ML package, report, cards, licences, sums.
 
-It runs last. The files lie directly in the folder, publishers' licence texts in `licences/`. They are hard links where
-the file system allows (a release is gigabytes) and copies elsewhere. It measures and changes nothing: the model card
-repeats what the report and the list of data sources say (`export.card`).
+It runs last. The files are directly in the folder, publishers' licence texts in `licences/`: hard links where the file
+system allows (a release is gigabytes), copies elsewhere. It measures and changes nothing. DATA.md and LICENSES.md are
+drawn from the list of sources that the models carry, README.md by `export.card`. `read_release` reads a folder back.
 """
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.disk import files_under, sha256_of
 from common.errors import UserError
-from common.provenance import SOURCES_FILE, DataSource, merged, read_sources
+from common.provenance import SOURCES_FILE, DataSource, Terms, merged, read_sources, write_sources
 from common.store import MANIFEST_FILE, Workspace, stage
-from export.card import CARD_FILES, CardConfig, Contents, write_card
-from export.card_terms import LICENCE_TEXTS
-from export.data_files import DATA_FILES, write_data_files
+from export.card import CARD, CARD_FILES, MODEL, CardConfig, Contents, rendered, write_card
+from export.licences import LICENCE_TEXTS, duties, spdx_url, unstated
 
 SUMS_FILE = "SHA256SUMS"
 PAGE, REPORT = "report.html", "report.json"
+DATA_PAGE, LICENCES_PAGE = "DATA.md", "LICENSES.md"
+DATA_FILES = (SOURCES_FILE, DATA_PAGE, LICENCES_PAGE)
+_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+KINDS = {MODEL: "モデル / model", "corpus": "テキスト / text", "conversations": "会話 / conversations"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistConfig:
-    """What belongs to a deliverable besides the models."""
+    """What belongs to a release besides the models."""
 
     report_files: tuple[str, ...] = (REPORT, PAGE, "report.md")
-    """Files of the report's folder to take along; each must be there."""
+    """Files of the report's folder to include; each must be there."""
     card: CardConfig | None = field(default_factory=CardConfig)
     """What the model card says by itself; None writes no card, which makes a folder that cannot be published."""
 
@@ -45,16 +49,13 @@ def dist(
     report: Path | None,
     licences: Path | None = None,
 ) -> dict[str, Any]:
-    """Gathers the deliverables in the workspace; a part that the recipe leaves out is None.
-
-    Where the models carry a list of data sources, it stands there once, with a data card and the licences beside it.
+    """Gather the release in the workspace; a part that the recipe leaves out is None.
 
     Args:
         config: what no manifest knows.
-        workspace: where to.
-        gguf: the artifact of that stage, as the next two.
-        coreml: likewise.
-        report: likewise; without it the card says that nothing was measured.
+        workspace: the folder to fill.
+        gguf: the artifact of that stage; so are `coreml` and `report`.
+        report: without it the card says that nothing was measured.
         licences: a folder with the publishers' LICENSE, NOTICE and the like, in `<org>--<name>/` each.
 
     Returns:
@@ -68,41 +69,73 @@ def dist(
     placed = [*models, *_licence_texts(licences)]
     if report is not None:
         placed += [(report / name, Path(name)) for name in config.report_files]
-    data_sources = merged(*(read_sources(part) for part in (gguf, coreml) if part is not None))
+    sources = merged(*(read_sources(part) for part in (gguf, coreml) if part is not None))
     names = [target.as_posix() for _, target in placed]
-    _require_different([*names, *(DATA_FILES if data_sources else ()), *(CARD_FILES if config.card else ())])
+    data_files = DATA_FILES if sources else ()
+    _require_different([*names, *data_files, *(CARD_FILES if config.card else ())])
     for source, target in placed:
         _place(source, folder / target)
-    if data_sources:
-        write_data_files(folder, data_sources, has_report=PAGE in names)
+    if sources:
+        _write_data_files(folder, sources, has_report=PAGE in names)
     if config.card is not None:
-        sizes = _model_sizes(folder, [target for _, target in models])
-        names += write_card(config.card, _contents(folder, sizes, data_sources, names))
-    names = sorted([*names, *(DATA_FILES if data_sources else ())])
+        contents = Contents(
+            folder=folder,
+            models=_model_sizes(folder, [target for _, target in models]),
+            sources=sources,
+            report=json.loads((folder / REPORT).read_text(encoding="utf-8")) if REPORT in names else None,
+            has_page=PAGE in names,
+        )
+        names += write_card(config.card, contents)
+    names = sorted([*names, *data_files])
     sums = [f"{sha256_of(folder / name)}  {name}\n" for name in names]
     (folder / SUMS_FILE).write_text("".join(sums), encoding="utf-8")
     return {"files": len(names), "bytes": sum((folder / name).stat().st_size for name in names)}
 
 
-def _contents(folder: Path, sizes: dict[str, int], sources: Sequence[DataSource], names: Sequence[str]) -> Contents:
-    """What the card is told of a release in which everything else lies already."""
-    return Contents(
-        folder=folder,
-        models=sizes,
-        sources=sources,
-        report=json.loads((folder / REPORT).read_text(encoding="utf-8")) if REPORT in names else None,
-        has_page=PAGE in names,
+def _write_data_files(folder: Path, sources: Sequence[DataSource], *, has_report: bool) -> None:
+    """Write `DATA_FILES`: the list for programs, the data card, and each source's terms, models included."""
+    write_sources(folder, sources)
+    data = [source for source in sources if source.stage != MODEL]
+    known = [source.tokens_out for source in data if source.tokens_out is not None]
+    data_card = rendered(
+        DATA_PAGE,
+        kinds=KINDS,
+        rows=[{"source": source, "share": _share(source, data)} for source in data],
+        tokens=sum(known) if len(known) == len(data) else None,
+        unstated=unstated(data),
+        has_report=has_report,
+        has_models=len(data) < len(sources),
     )
+    kinds: dict[Terms, list[str]] = {}  # a source under the same terms once, at whatever revisions
+    for source in sources:
+        kinds.setdefault(source.terms, []).append(KINDS.get(source.stage, source.stage))
+    entries = [
+        {"terms": terms, "kinds": dict.fromkeys(used), "text_url": spdx_url(terms.licence), "duties": duties([terms])}
+        for terms, used in kinds.items()
+    ]
+    licences_page = rendered(LICENCES_PAGE, entries=entries, has_texts=(folder / LICENCE_TEXTS).is_dir())
+    (folder / DATA_PAGE).write_text(data_card, encoding="utf-8")
+    (folder / LICENCES_PAGE).write_text(licences_page, encoding="utf-8")
+
+
+def _share(source: DataSource, data: Sequence[DataSource]) -> float | None:
+    """A source's share of all tokens of its kind; None where any of them is not counted."""
+    tokens = [other.tokens_out for other in data if other.stage == source.stage]
+    known = [count for count in tokens if count is not None]
+    if source.tokens_out is None or len(known) < len(tokens) or not sum(known):
+        return None
+    return source.tokens_out / sum(known)
 
 
 def _require_different(names: Iterable[str]) -> None:
-    """UserError where two parts of a release would be one file."""
+    """UserError ("exists") where two parts of a release would be one file."""
     doubled = sorted(name for name, times in Counter(names).items() if times > 1)
     if doubled:
         raise UserError(
+            "exists",
             wanted="files of different names from the GGUF, Core ML and report stages and this one",
             got=f"{', '.join(doubled)} twice",
-            next_step="Give the stages different stems in the recipe.",
+            next_step="give the stages different stems in the recipe",
         )
 
 
@@ -130,14 +163,15 @@ def _licence_texts(folder: Path | None) -> Iterator[tuple[Path, Path]]:
     """Each text with its place in a release.
 
     Raises:
-        UserError: a text that lies in no publisher's folder.
+        UserError: a text that is in no publisher's folder.
     """
     for path, inside in _model_files(folder):
         if len(inside.parts) < 2 or "--" not in inside.parts[0]:
             raise UserError(
+                "wrong-format",
                 wanted="licence texts in folders of the name <org>--<name>",
                 got=f"{inside} in {folder}",
-                next_step="Put it into the folder of the model or data set whose licence it is.",
+                next_step="put it into the folder of the model or data set that it belongs to",
             )
         yield path, LICENCE_TEXTS / inside
 
@@ -145,9 +179,10 @@ def _licence_texts(folder: Path | None) -> Iterator[tuple[Path, Path]]:
 def _place(source: Path, target: Path) -> None:
     if not source.is_file():
         raise UserError(
+            "not-found",
             wanted=f"{source.name} among the report's files",
             got=f"no such file in {source.parent}",
-            next_step=f"Delete {source.parent} and build it again.",
+            next_step=f"delete {source.parent} and build it again",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
@@ -155,3 +190,53 @@ def _place(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A release folder as its own files describe it."""
+
+    folder: Path
+    sums: dict[str, str]
+    """sha256 by name inside the folder, as SHA256SUMS lists them."""
+    sources: Sequence[DataSource]
+    front_matter: dict[str, Any]
+    """The fields of the card that hubs read."""
+
+    @property
+    def names(self) -> list[str]:
+        """All files that would be uploaded."""
+        return [*self.sums, SUMS_FILE]
+
+
+def read_release(folder: Path) -> Release:
+    """Read what a release says of itself.
+
+    Raises:
+        UserError: the folder is no release, or has no card.
+    """
+    sums_file, next_step = folder / SUMS_FILE, "name a folder that a recipe left in dist/"
+    if not sums_file.is_file():
+        wanted = f"a release folder with {SUMS_FILE}"
+        raise UserError("not-found", wanted=wanted, got=f"none in {folder}", next_step=next_step)
+    sums: dict[str, str] = {}
+    for line in sums_file.read_text(encoding="utf-8").splitlines():
+        said = _SUM.fullmatch(line)
+        if said is None or PurePosixPath(said[2]).is_absolute() or ".." in PurePosixPath(said[2]).parts:
+            wanted = f"sums and names of files inside the release in {sums_file}"
+            raise UserError("wrong-format", wanted=wanted, got=repr(line), next_step=next_step)
+        sums[said[2]] = said[1]
+    if CARD not in sums or not (folder / CARD).is_file():
+        wanted, next_step = f"a model card {CARD} that {SUMS_FILE} lists", "build the release with a card in its recipe"
+        raise UserError("not-found", wanted=wanted, got=f"none in {folder}", next_step=next_step)
+    return Release(folder=folder, sums=sums, sources=read_sources(folder), front_matter=_front_matter(folder / CARD))
+
+
+def _front_matter(card: Path) -> dict[str, Any]:
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        return dict(metadata_load(card) or {})
+    except Exception as error:  # the YAML library has many classes
+        wanted, next_step = f"front matter that is YAML in {card}", "build the release again; its card was changed"
+        raise UserError("damaged", wanted=wanted, got=type(error).__name__, next_step=next_step) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.disk import files_under, flush_one, sha256_of
 from common.store import MANIFEST_FILE, Artifact, check_checksums, exclusive
-from export.card_terms import LICENCE_TEXTS
+from export.licences import LICENCE_TEXTS
 from export.release import SUMS_FILE
 
 LINKED_BYTES = 2**24

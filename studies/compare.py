@@ -18,7 +18,7 @@ from common.errors import UserError, require_at_least
 from common.store import Artifact, Store
 from distill.methods import METHODS, method
 from distill.train import DistillConfig, distill
-from eval.heldout import held_out_losses
+from eval.runtimes.torch_runtime import held_out_losses
 from recipes.loading import load
 from recipes.preflight import before_start
 from recipes.recipe import Recipe, build, pipeline

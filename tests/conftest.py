@@ -23,6 +23,33 @@ if TYPE_CHECKING:
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 LONGEST = ("test_recipes_release.py", "test_recipes_build.py", "test_bench.py", "test_distill_train.py", "test_docs.py")
 """Files of a minute and more. They go first: two processes share the suite, and whatever is last, one does alone."""
+QUICK: dict[str, tuple[str, ...]] = {
+    "test_common_attention.py": (),
+    "test_common_fused_linear_loss.py": (),
+    "test_common_gguf_header.py": (),
+    "test_common_packing.py": (),
+    "test_common_store.py": (),
+    "test_common_tokenizer.py": (),
+    "test_distill_objectives.py": (),
+    "test_distill_taid.py": (),
+    "test_distill_text_normalise.py": (),
+    "test_distill_train.py": ("test_training_lowers_the_held_out_loss_and_writes_a_loadable_folder",),
+    "test_instruct_conversations.py": (),
+    "test_instruct_train.py": ("test_replay_keeps_the_text_better",),
+    "test_export_card.py": (),
+    "test_export_checkpoint.py": (),
+    "test_export_gguf.py": ("test_f16_file_gives_the_checkpoints_logits",),
+    "test_export_vocabulary.py": (),
+    "test_eval_fidelity.py": (),
+    "test_eval_items.py": (),
+    "test_eval_phones.py": (),
+    "test_recipes_main.py": (),
+    "test_recipes_plan.py": (),
+    "test_recipes_user_files.py": (),
+    "test_bench.py": ("test_loss_without_the_dense_side_says_so",),
+    "test_studies_compare.py": (),
+}
+"""What `make test-quick` runs: of these files the tests named, or all of them. A minute on two cores."""
 
 # A loaded machine is no failure; the examples are the same in every run.
 settings.register_profile("product", deadline=None, derandomize=True)
@@ -35,8 +62,20 @@ def _cuda_is_here() -> bool:
     return torch.cuda.is_available()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m quick` the other files are not even imported."""
+    other = collection_path.suffix == ".py" and collection_path.name not in QUICK
+    return True if other and config.getoption("markexpr") == "quick" else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, and skips `shared_data` and `gpu` tests where what they need is absent."""
+    """Puts the longest files first, marks the quick tests, and skips `shared_data` and `gpu` tests where their need is
+    absent."""
+    for item in items:
+        names = QUICK.get(item.path.name)
+        if names is not None and (not names or getattr(item, "originalname", item.name) in names):
+            item.add_marker("quick")
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     absent: dict[str, str] = {}

@@ -163,7 +163,7 @@ def write_build(root: Path, *, machine: dict[str, Any] | None = None) -> dict[st
 
 
 def corpus_sources() -> list[dict[str, Any]]:
-    """Two sources of a corpus as its data card tells them; the second knows little of itself."""
+    """Two sources of a corpus as its data card has them; the second has few fields."""
     web = {
         "name": "HuggingFaceFW/fineweb-2",
         "licence": "ODC-By-1.0",
@@ -193,7 +193,7 @@ def corpus_sources() -> list[dict[str, Any]]:
 
 
 def corpus_details() -> dict[str, Any]:
-    """What a corpus' card tells besides the counts."""
+    """What a corpus' card holds besides the counts."""
     samples = [
         {"source": "own.jsonl", "id": "/home/someone/secret/own.jsonl:3", "text": HOSTILE},
         {"source": "HuggingFaceFW/fineweb-2", "id": "18", "text": ""},

@@ -1,7 +1,9 @@
 """The benchmarks at toy sizes: what they print, and that both sides compute the same."""
 
 import argparse
+import contextlib
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -11,27 +13,40 @@ from typing import Any
 
 import pytest
 import torch
-from common.device import MatmulProbe
 from training_tiny import texts, tokenizer_folder
 
 from bench import step
+from bench.__main__ import main
 from bench.measure import medians, peak_above
+from common.cli import run
+from common.device import MatmulProbe
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+@pytest.fixture(autouse=True)
+def ordinary_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of the whole process, which later tests would keep."""
+    monkeypatch.setattr("bench.__main__.retain_freed_memory", lambda: None)
+
+
+def result(*arguments: str) -> dict[str, Any]:
+    """The figures of a benchmark in this process."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(list(arguments))
+    return json.loads(printed.getvalue().splitlines()[-1])
+
+
+def result_alone(*arguments: str) -> dict[str, Any]:
+    """The figures of a benchmark in a process of its own, whose peak of memory is its own too."""
+    finished = subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-
-
-def result(*arguments: str) -> dict[str, Any]:
-    finished = bench(*arguments)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
@@ -52,7 +67,7 @@ def test_loss_prints_its_figures_and_its_gradients_agree(precision: str, toleran
 def test_memory_follows_the_chunk_and_not_the_tokens() -> None:
     """At sizes where logits outweigh what a process needs anyway: 8 MB a chunk, 192 MB for all tokens at once."""
     sizes = ("--hidden", "8", "--teacher-hidden", "8", "--vocabulary", "32000", "--chunk-tokens", "64", "--rounds", "1")
-    few, many = (result("loss", *sizes, "--tokens", tokens) for tokens in ("192", "1536"))
+    few, many = (result_alone("loss", *sizes, "--tokens", tokens) for tokens in ("192", "1536"))
     if few["fused_extra_bytes"] is None:
         pytest.skip("this system does not tell a process its peak")
     assert many["fused_extra_bytes"] <= many["dense_extra_bytes"] / 4
@@ -109,9 +124,14 @@ def test_embedded_lengths_have_the_share_that_is_promised() -> None:
         (("step", "--tiny", "--rounds", "0"), "--rounds of at least 1"),
     ],
 )
-def test_bad_sizes_are_one_line(arguments: tuple[str, ...], said: str) -> None:
-    finished = bench(*arguments)
-    assert finished.returncode != 0 and said in finished.stderr and "Traceback" not in finished.stderr
+def test_bad_sizes_are_one_line(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and said in printed and printed.count("\n") == 1
 
 
 def test_a_probe_computes_the_products_that_it_counts() -> None:

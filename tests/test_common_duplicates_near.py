@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from errors_tiny import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import common.duplicates.sorting
-from common.duplicates import NearDuplicatesConfig, repeated
-from common.duplicates.near import find, signatures
-from common.duplicates.sorting import sorted_ranges
-from common.errors import UserError
+import common.duplicates.exact
+from common.duplicates import NearDuplicatesConfig, exact_duplicates, near_duplicates
+from common.duplicates.exact import sorted_ranges
+from common.duplicates.near import signatures
 
 CONFIG = NearDuplicatesConfig()
 
@@ -37,7 +37,7 @@ def found_in(texts: list[str], config: NearDuplicatesConfig = CONFIG, removed: l
     already = np.zeros(len(texts), bool)
     already[removed or []] = True
     pieces = lambda band: iter(np.array_split(keys[:, band], 3))  # noqa: E731
-    return find(len(texts), pieces, lambda which: checks[which], config, already_removed=already).tolist()
+    return near_duplicates(len(texts), pieces, lambda which: checks[which], config, already_removed=already).tolist()
 
 
 def test_estimates_are_near_the_exact_similarity() -> None:
@@ -115,7 +115,7 @@ def test_ranges_together_are_a_stable_sort(keys: list[int], most: int, out: set[
     array = np.array(keys, np.uint64)
     left_out = np.array([place in out for place in range(len(keys))], bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.duplicates.sorting, "MAX_SORTED", most)
+        patch.setattr(common.duplicates.exact, "MAX_SORTED", most)
         ranges = list(sorted_ranges(len(keys), lambda: iter(np.array_split(array, 4)), left_out))
     found = [(int(key), int(place)) for some, places in ranges for key, place in zip(some, places, strict=True)]
     assert found == sorted((key, place) for place, key in enumerate(keys) if place not in out)
@@ -138,12 +138,13 @@ def test_exact_repeats_are_what_a_set_says(pairs: list[tuple[int, int]], most: i
         expected.append(pair in seen)
         seen.add(pair)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.duplicates.sorting, "MAX_SORTED", most)
-        assert repeated(len(pairs), pieces).tolist() == expected
+        patch.setattr(common.duplicates.exact, "MAX_SORTED", most)
+        assert exact_duplicates(len(pairs), pieces).tolist() == expected
 
 
 def test_contradicting_configs() -> None:
-    wrong: list[dict[str, Any]] = [{"similarity": 0.0}, {"similarity": 1.1}, {"bands": 0}, {"ngram_characters": 0}]
-    for settings_ in wrong:
-        with pytest.raises(UserError, match="similarity above 0"):
-            NearDuplicatesConfig(**settings_)
+    names = ("similarity", "bands", "ngram_characters", "band_permutations")
+    wrong: list[tuple[str, Any]] = [("similarity", 1.1), *((name, 0) for name in names)]
+    for name, value in wrong:
+        with refuses("out-of-range", wanted=name, got=str(value)):
+            NearDuplicatesConfig(**{name: value})

@@ -7,10 +7,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import UserError
+from common.errors import Code, UserError
 from common.gguf_header import read_header
 
 TYPES = [
@@ -102,29 +103,30 @@ def test_whatever_is_damaged_is_one_clear_error(tmp_path: Path) -> None:
             read_header(path)
         except UserError as error:
             refused += 1
-            assert "a whole GGUF file" in str(error)
+            assert error.code in ("damaged", "wrong-format") and str(path) in error.got
     assert refused > 300, "most damage is noticed"
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "got"),
     [
-        (b"", "a whole GGUF file"),
-        (b"GGUF", "a whole GGUF file"),
-        (b"PK\3\4" + bytes(100), "no GGUF magic"),
-        (b"GGUF" + (1).to_bytes(4, "little") + bytes(100), "GGUF version 1, where 2 and 3 are known"),
+        (b"", "damaged", ""),
+        (b"GGUF", "damaged", ""),
+        (b"PK\3\4" + bytes(100), "wrong-format", "magic"),
+        (b"GGUF" + (1).to_bytes(4, "little") + bytes(100), "wrong-format", "version 1, where 2 and 3"),
     ],
 )
-def test_what_is_no_gguf_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_no_gguf_file(tmp_path: Path, content: bytes, code: Code, got: str) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with refuses(code, got=got) as caught:
         read_header(path)
+    assert str(path) in caught[0].got
 
 
 def test_a_missing_file_and_another_byte_order(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a whole GGUF file"):
+    with refuses("not-found", got="none.gguf"):
         read_header(tmp_path / "none.gguf")
     write(tmp_path / "big.gguf", {"x.a": 1}, [], endian="big")
-    with pytest.raises(UserError, match="GGUF version"):
+    with refuses("wrong-format", got="version"):
         read_header(tmp_path / "big.gguf")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from training_tiny import run_folders
 
-from common.errors import UserError
 from common.provenance import DataSource, Terms, is_text, merged, propagate_sources, read_sources, write_sources
 from common.store import run_alone
 from common.store.artifacts import read_manifest
@@ -107,7 +107,9 @@ def test_where_nothing_is_known_no_file_is_written(tmp_path: Path) -> None:
         '{"sources": [{"name": "a"}]}',
         '{"sources": [{"name": "a", "stage": "corpus", "obligations": "Name it."}]}',
         '{"sources": [{"name": "a", "stage": "corpus", "licence": 4}]}',
+        '{"sources": [{"name": "a", "stage": "corpus", "obligations": [4]}]}',
         '{"sources": [{"name": "a", "stage": "corpus", "rows_out": "many"}]}',
+        '{"sources": [{"name": "a", "stage": "corpus", "rows_out": true}]}',
         '{"sources": [{"name": "/home/someone/a", "stage": "corpus"}]}',
         '{"sources": 3}',
         "[]",
@@ -115,7 +117,7 @@ def test_where_nothing_is_known_no_file_is_written(tmp_path: Path) -> None:
 )
 def test_a_damaged_list_is_one_clear_line(damaged: str, tmp_path: Path) -> None:
     (tmp_path / "data_sources.json").write_text(damaged)
-    with pytest.raises(UserError, match=r"data_sources\.json"):
+    with refuses("damaged", wanted="data_sources.json"):
         read_sources(tmp_path)
 
 
@@ -128,15 +130,15 @@ def test_text_is_told_from_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", ["[]", '{"sources": ['])
 def test_a_damaged_card_is_named_too(damaged: str, tmp_path: Path) -> None:
     (tmp_path / "data_card.json").write_text(damaged)
-    with pytest.raises(UserError, match=r"data_card\.json"):
+    with refuses("damaged", wanted="data_card.json"):
         is_text(tmp_path)
-    with pytest.raises(UserError, match=r"data_card\.json"):
+    with refuses("damaged", wanted="data_card.json"):
         propagate_sources(tmp_path, "corpus", card(tmp_path / "corpus", {"licence": "MIT"}))
 
 
 @pytest.mark.parametrize("name", ["", "  ", "/data/texts.jsonl", "~/texts.jsonl"])
 def test_a_source_is_called_by_a_name_and_not_by_a_path(name: str) -> None:
-    with pytest.raises(UserError, match="name"):
+    with refuses("wrong-format", wanted="name", got=name):
         Terms(name=name)
 
 

@@ -11,7 +11,7 @@ from export_tiny import TEMPLATE, write_gguf, write_tokenizer
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from common.tokenizer import Tokenizer
-from export.card_prompt import read_prompt
+from export.card.prompt import read_prompt
 
 QWEN3 = r"""
 {%- if messages[0].role == 'system' %}

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from text_tiny import TEXTS, read_gzip, tiny_tokenizer, workspace, write_rows
 
 import common.documents
 import distill.corpus.splitting
-from common.errors import UserError
+from common.errors import Code
 from common.packing import PackedRows
 from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
@@ -224,7 +225,7 @@ def test_a_restart_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(common.documents, "write_packed", killed)
         if stop_at == "cutting":
-            patch.setattr(distill.corpus.splitting, "assign_places", killed_cut)
+            patch.setattr(distill.corpus.splitting, "assign_by_number", killed_cut)
         with pytest.raises(KeyboardInterrupt):
             corpus(CONFIG, workspace(tmp_path / "killed"), source, tokenizer_folder)
     if stop_at != "cutting":  # the first pass is not repeated: its source may even be gone
@@ -241,25 +242,25 @@ def test_a_restart_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
+    ("content", "code", "got"),
     [
-        (b"", "at least one document with text"),
-        (b"\n\n", "at least one document with text"),
-        (b'{"text": ""}\n{"text": "a"}\n', r"1 of 2 \(text.jsonl:1: empty text\)"),
-        (b'{"text": "a"}\n{"text": "\xff"}\n', r"1 of 2 \(text.jsonl:2: invalid UTF-8\)"),
-        (b'{"text": "a"}\n{"text": "b', "ends in the middle"),
+        (b"", "empty", "none in text"),
+        (b"\n\n", "empty", "none in text"),
+        (b'{"text": ""}\n{"text": "a"}\n', "wrong-format", "1 of 2 (text.jsonl:1: empty text)"),
+        (b'{"text": "a"}\n{"text": "\xff"}\n', "wrong-format", "1 of 2 (text.jsonl:2: invalid UTF-8)"),
+        (b'{"text": "a"}\n{"text": "b', "damaged", ""),
     ],
 )
-def test_unusable_files(tmp_path: Path, tokenizer_folder: Path, content: bytes, match: str) -> None:
+def test_unusable_files(tmp_path: Path, tokenizer_folder: Path, content: bytes, code: Code, got: str) -> None:
     (tmp_path / "text.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=match):
+    with refuses(code, got=got):
         corpus(CONFIG, workspace(tmp_path / "out"), tmp_path, tokenizer_folder)
 
 
 def test_contradicting_configs() -> None:
-    for change in ({"sequence_tokens": 1}, {"prompt_weight": 101}, {"prompt_weight": -1}, {"seed": -1}):
-        with pytest.raises(UserError, match="sequence_tokens of at least 2"):
-            replace(CONFIG, **change)
+    for name, value in (("sequence_tokens", 1), ("prompt_weight", 101), ("prompt_weight", -1), ("seed", -1)):
+        with refuses("out-of-range", wanted=name, got=str(value)):
+            replace(CONFIG, **{name: value})
 
 
 def test_commands(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from text_tiny import MACHINE, read_gzip, tiny_tokenizer, workspace, write_rows
 
 import common.rows
@@ -204,11 +205,11 @@ def test_files_of_one_name_are_told_apart_and_sources_must_be(tmp_path: Path, to
     facts = corpus(CONFIG, workspace(tmp_path / "out"), *paths, tokenizer)
     assert [one["name"] for one in facts["sources"]] == ["text", "text-2"]
     twice = replace(CONFIG, sources=tuple(source(path, "same") for path in paths))
-    with pytest.raises(UserError, match="sources of different names; got same, same"):
+    with refuses("contradiction", got="same, same"):
         corpus(twice, workspace(tmp_path / "other"), tokenizer)
-    with pytest.raises(UserError, match="a weight for every source"):
+    with refuses("contradiction", got="1 of 2"):
         replace(CONFIG, sources=(source(paths[0], "a", 1.0), source(paths[1], "b")))
-    with pytest.raises(UserError, match="a weight above 0"):
+    with refuses("out-of-range", wanted="above 0 for a", got="0.0"):
         source(paths[0], "a", 0.0)
 
 
@@ -218,8 +219,9 @@ def test_too_many_bad_rows_stop_a_long_run_early(
     monkeypatch.setattr(common.rows, "EARLY_ROWS", 50)
     monkeypatch.setattr(distill.corpus.shards, "_BATCH_BYTES", 1000)
     first = write_rows(tmp_path / "a.jsonl", [{"text": ""}] * 60 + rows(400, 5))
-    with pytest.raises(InputError, match=r"at most 1.00% bad rows; got \d+ of \d+ \(a.jsonl:1: empty text"):
+    with refuses("wrong-format", wanted="1.00%", got="(a.jsonl:1: empty text") as found:
         corpus(CONFIG, workspace(tmp_path / "out"), first, tmp_path / "never read.jsonl", tokenizer)
+    assert isinstance(found[0], InputError)
 
 
 def test_bad_rows_at_the_start_count_over_the_whole(
@@ -231,7 +233,7 @@ def test_bad_rows_at_the_start_count_over_the_whole(
     facts = corpus(CONFIG, workspace(tmp_path / "out"), first, tokenizer)
     assert facts["removed"]["empty text"] == 4
     more = write_rows(tmp_path / "b.jsonl", [{"text": ""}] * 5 + rows(400, 5))
-    with pytest.raises(InputError, match="5 of 405"):
+    with refuses("wrong-format", got="5 of 405"):
         corpus(CONFIG, workspace(tmp_path / "other"), more, tokenizer)
 
 
@@ -248,10 +250,11 @@ def test_a_refused_run_leaves_nothing_and_a_killed_one_its_shards(
         seen.append(len(near))
         raise KeyboardInterrupt
 
-    with pytest.raises(InputError, match="5 of 105"):
+    with refuses("wrong-format", got="5 of 105") as found:
         run_alone(corpus, CONFIG, tmp_path / "made" / "out", text, tokenizer)
+    assert isinstance(found[0], InputError)
     assert list((tmp_path / "made").iterdir()) == []
-    monkeypatch.setattr(distill.corpus.stage, "find_repeats", counted)
+    monkeypatch.setattr(distill.corpus.stage, "find_duplicates", counted)
     with pytest.raises(KeyboardInterrupt):
         run_alone(corpus, replace(CONFIG, max_bad_share=0.1), tmp_path / "made" / "out", text, tokenizer)
     (partial,) = (tmp_path / "made").iterdir()
@@ -298,8 +301,9 @@ def test_a_set_of_the_hub_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: 
     wiki, mine = card["sources"]
     assert (wiki["name"], wiki["licence"], wiki["rows_out"]) == ("wikimedia/wikipedia", "CC-BY-SA-3.0", 40)
     assert (mine["name"], mine["licence"], mine["weight"]) == ("own", None, 1.0)
-    with pytest.raises(UserError, match="2 weights, one for each FILE"):
+    with pytest.raises(UserError) as raised:
         main([str(argument) for argument in (*command[:-4], 3, "--out", tmp_path / "other")])
+    assert "2 weights" in raised.value.wanted
 
 
 # --- the cluster's way ------------------------------------------------------------------------------------------------
@@ -347,7 +351,7 @@ def test_what_the_cluster_refuses(tmp_path: Path) -> None:
 
     weighted = source(write_rows(tmp_path / "a.jsonl", rows(3, 1)), "a", 1.0)
     for wrong in (CONFIG, replace(CONFIG, sources=(weighted,))):
-        with pytest.raises(UserError, match="a config with sources, without weights"):
+        with refuses("contradiction", got=f"{len(wrong.sources)} sources"):
             pipelines(wrong, tmp_path, tasks=2)
 
 
@@ -359,21 +363,21 @@ def test_the_cluster_does_not_mix_two_runs(tmp_path: Path) -> None:
     config, folder = replace(CONFIG, sources=(text,)), tmp_path / "cluster"
     clean, find, write = pipelines(config, folder, tasks=2)
     list(clean[0].run(None, rank=0, world_size=2))
-    with pytest.raises(UserError, match="a task that is not finished"):
+    with refuses("not-found", got="not finished"):
         list(find[0].run(None))
     list(clean[0].run(None, rank=1, world_size=2))
-    with pytest.raises(UserError, match="a task that is not finished"):
+    with refuses("not-found", got="not finished"):
         list(write[0].run(None, rank=0, world_size=2))
     list(find[0].run(None))
     for other, tasks in ((config, 3), (replace(config, seed=1), 2)):
         changed = pipelines(other, folder, tasks=tasks)
-        with pytest.raises(UserError, match="another config or number of tasks"):
+        with refuses("mismatch", wanted=str(folder)):
             list(changed[0][0].run(None, rank=0, world_size=tasks))
-        with pytest.raises(UserError, match="another config or number of tasks"):
+        with refuses("mismatch", wanted=str(folder)):
             list(changed[1][0].run(None))
     (folder / "documents").mkdir()
     (folder / "documents" / "00002.jsonl.gz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"00002.jsonl.gz of another run"):
+    with refuses("exists", got="00002.jsonl.gz"):
         list(write[0].run(None, rank=0, world_size=2))
 
 
@@ -386,22 +390,23 @@ def test_a_folders_own_terms_are_taken(tmp_path: Path, tokenizer: Path) -> None:
     facts = corpus(CONFIG, workspace(tmp_path / "out"), folder, tokenizer)
     assert [(one["name"], one["licence"]) for one in facts["sources"]] == [("my texts", "my own")]
     (folder / "terms.json").write_text('{"nam": 1}')
-    with pytest.raises(UserError, match=r"name, licence, url, attribution and obligations in .*terms.json"):
+    with pytest.raises(UserError) as raised:
         corpus(CONFIG, workspace(tmp_path / "other"), folder, tokenizer)
+    assert str(folder / "terms.json") in raised.value.wanted
 
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     plain = write_rows(tmp_path / "plain.jsonl", rows(9, 1))
     weighted = source(write_rows(tmp_path / "a.jsonl", rows(9, 2)), "a", 1.0)
     empty = source(write_rows(tmp_path / "b.jsonl", [{"body": "x"}]), "b", 1.0)
-    with pytest.raises(UserError, match="1 inputs, 0 terms, weights for a"):
+    with refuses("contradiction", got="1 inputs, 0 terms, weights for a"):
         corpus(replace(CONFIG, sources=(weighted,)), workspace(tmp_path / "one"), plain, tokenizer)
-    with pytest.raises(UserError, match="1 inputs, 2 terms"):
+    with refuses("contradiction", got="1 inputs, 2 terms"):
         corpus(replace(CONFIG, terms=(Terms(name="x"),) * 2), workspace(tmp_path / "two"), plain, tokenizer)
-    with pytest.raises(UserError, match="documents of b, which has a weight"):
+    with refuses("empty", wanted="documents of b"):
         mixed = replace(CONFIG, sources=(weighted, empty), max_bad_share=0.5)
         corpus(mixed, workspace(tmp_path / "three"), tokenizer)
-    with pytest.raises(UserError, match="a weight above 0 for a; got inf"):
+    with refuses("out-of-range", wanted="for a", got="inf"):
         source(plain, "a", float("inf"))
 
 

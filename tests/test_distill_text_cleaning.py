@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 import numpy as np
-import pytest
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from text_tiny import TEXTS
 
 from common.duplicates import NearDuplicatesConfig, digest
-from common.errors import UserError
-from distill.text.cleaning import BENCHMARK_RULE, Batch, Cleaner, CleaningConfig, Counts
+from distill.text.cleaning import BENCHMARK_RULE, Cleaner, CleaningConfig, CleaningCounts, TextBatch
 from eval.decontamination import DecontaminationConfig, Decontaminator
 from eval.tasks.items import Item
 
@@ -19,12 +18,14 @@ PLAIN = CleaningConfig(quality=None)
 QUESTION = "江戸時代に川越の町で喜多院の再建を指図した僧の名前を次の中から選んでください。"
 
 
-def batch(rows: list[Any], **options: Any) -> Batch:
+def batch(rows: list[Any], **options: Any) -> TextBatch:
     raw = [row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
-    return Batch(source="s", file="f.jsonl", rows=list(enumerate(raw, start=1)), **options)
+    return TextBatch(source="s", file="f.jsonl", rows=list(enumerate(raw, start=1)), **options)
 
 
-def cleaned(rows: list[Any], config: CleaningConfig = PLAIN, **options: Any) -> tuple[list[dict[str, Any]], Counts]:
+def cleaned(
+    rows: list[Any], config: CleaningConfig = PLAIN, **options: Any
+) -> tuple[list[dict[str, Any]], CleaningCounts]:
     result = Cleaner(config, **options)(batch(rows))
     return [json.loads(line) for line in result.lines], result.counts
 
@@ -98,7 +99,7 @@ def test_answers_still_span_the_same_text(pieces: list[str], picks: list[tuple[i
     picks = [(a, min(a + n, len(pieces))) for a, n in picks if a < len(pieces)]
     answers = [[edges[a], edges[b]] for a, b in picks if edges[a] < edges[b]]
     whole, _ = cleaned([{"text": text}]) if text.strip() else ([], None)
-    documents, counts = cleaned([{"text": text, "answers": answers}]) if text.strip() else ([], Counts())
+    documents, counts = cleaned([{"text": text, "answers": answers}]) if text.strip() else ([], CleaningCounts())
     if not documents:
         return
     found = documents[0]
@@ -118,13 +119,15 @@ def test_batches_add_up_to_the_whole() -> None:
     cleaner = Cleaner(CleaningConfig(), near_duplicates=near)
     whole = cleaner(batch(rows))
     raw = batch(rows).rows
-    parts = [cleaner(Batch(source="s", file="f.jsonl", rows=raw[start : start + 5])) for start in range(0, len(raw), 5)]
+    parts = [
+        cleaner(TextBatch(source="s", file="f.jsonl", rows=raw[start : start + 5])) for start in range(0, len(raw), 5)
+    ]
     assert [line for part in parts for line in part.lines] == whole.lines
     for name in ("digests", "characters", "band_keys", "checks"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
-    counts = Counts()
+    counts = CleaningCounts()
     for part in parts:
-        counts.merge(Counts.from_json(json.loads(json.dumps(part.counts.to_json()))))
+        counts.merge(CleaningCounts.from_json(json.loads(json.dumps(part.counts.to_json()))))
     counts.rows.place = whole.counts.rows.place
     assert counts == whole.counts
 
@@ -137,5 +140,5 @@ def test_digests_are_those_of_the_cleaned_text() -> None:
 
 
 def test_a_contradicting_config() -> None:
-    with pytest.raises(UserError, match="max_characters"):
+    with refuses("out-of-range", wanted="max_characters", got="0"):
         CleaningConfig(max_characters=0)

@@ -14,7 +14,7 @@ from text_tiny import TEXTS, mutated
 from common.duplicates import NearDuplicatesConfig
 from common.errors import UserError
 from common.rows import raw_rows
-from distill.text.cleaning import Batch, Cleaner, CleaningConfig
+from distill.text.cleaning import Cleaner, CleaningConfig, TextBatch
 
 KINDS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 ROWS = [
@@ -43,14 +43,16 @@ def test_damaged_files(tmp_path: Path, kind: str) -> None:
     data, path = whole(kind), tmp_path / f"text{kind}"
     cleaner = Cleaner(CleaningConfig(redact=True), near_duplicates=NearDuplicatesConfig(bands=4))
     path.write_bytes(data)
-    assert len(cleaner(Batch(source="s", file=path.name, rows=list(raw_rows(path)))).lines) > 0  # and all is imported
+    assert (
+        len(cleaner(TextBatch(source="s", file=path.name, rows=list(raw_rows(path)))).lines) > 0
+    )  # and all is imported
     refused = kept = bad = 0
     for seed in range(200):
         path.write_bytes(mutated(data, random.Random(f"{kind}{seed}")))
         started = time.monotonic()
         try:
             rows = list(raw_rows(path))
-            result = cleaner(Batch(source="s", file=path.name, rows=rows))
+            result = cleaner(TextBatch(source="s", file=path.name, rows=rows))
         except UserError as error:
             refused += 1
             assert str(error).count("\n") == 0 and str(error).startswith("wanted ")

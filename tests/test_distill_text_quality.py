@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import UserError
 from distill.text.normalise import normalise
 from distill.text.quality import QualityConfig, fault
 from recipes.toy_world.facts import make_world
@@ -678,5 +678,5 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         ("max_mean_sentence_characters", float("nan")),
     ]
     for name, value in wrong:
-        with pytest.raises(UserError, match=name):
+        with refuses("out-of-range", got=name):
             replace(DEFAULTS, **{name: value})

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from hypothesis import example, given
 from hypothesis import strategies as st
 from text_tiny import TEXTS, VOCABULARY, tiny_tokenizer, workspace, write_rows
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from common.errors import UserError
+from common.errors import Code
 from common.tokenizer import Tokenizer
 from distill.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -170,7 +171,8 @@ def test_fewer_ids_where_the_text_holds_no_more_pairs(tmp_path: Path, capsys: py
     facts = train_tokenizer(TokenizerConfig(vocabulary=5000), workspace(tmp_path / "out"), tmp_path)
     # Three bytes a character, of which the first two differ here: two merges each; then the pairs and all four.
     assert facts["vocabulary"] == 256 + 3 + 4 + 3
-    assert "266 ids of the 5,000 asked for: no further pair occurs 2 times in this text" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(number in printed for number in ("266 ids", "5,000", "2 times"))
     assert (facts["documents"], facts["characters_read"], facts["characters_built"]) == (3, 12, 2)
     assert text.is_file()
 
@@ -201,22 +203,23 @@ def test_line_breaks_stay_apart_from_the_space_before_them(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"),
+    ("settings", "code", "wanted"),
     [
-        ({"vocabulary": 258}, "a vocabulary of at least 259 ids"),
-        ({"vocabulary": 300, "special_tokens": ("<|endoftext|>",)}, "among the special tokens"),
-        ({"vocabulary": 300, "character_share": 1.5}, "character_share from 0 to 1"),
-        ({"vocabulary": 300, "min_frequency": 0}, "min_frequency"),
+        ({"vocabulary": 258}, "out-of-range", "vocabulary of at least 259"),
+        ({"vocabulary": 300, "special_tokens": ("<|endoftext|>",)}, "not-found", "<|im_end|>"),
+        ({"vocabulary": 300, "character_share": 1.5}, "out-of-range", "character_share from 0 to 1"),
+        ({"vocabulary": 300, "min_frequency": 0}, "out-of-range", "min_frequency"),
+        ({"vocabulary": 300, "max_characters": 0}, "out-of-range", "max_characters"),
     ],
 )
-def test_contradicting_configs(settings: dict[str, Any], match: str) -> None:
-    with pytest.raises(UserError, match=match):
+def test_contradicting_configs(settings: dict[str, Any], code: Code, wanted: str) -> None:
+    with refuses(code, wanted=wanted):
         TokenizerConfig(**settings)
 
 
 def test_no_usable_document(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text("")
-    with pytest.raises(UserError, match="at least one document with text"):
+    with refuses("empty", got="text.jsonl"):
         train_tokenizer(TokenizerConfig(vocabulary=300), workspace(tmp_path / "out"), tmp_path)
 
 

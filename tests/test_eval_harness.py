@@ -94,7 +94,7 @@ def harness(data: Path) -> Iterator[Harness]:
         raise OSError("no network")
 
     with pytest.MonkeyPatch.context() as patch:
-        # As where nobody has told the libraries to stay offline; they swallow what a refusal raises.
+        # As without the setting that keeps the libraries offline; they swallow the errors of a refusal.
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         patch.setattr(socket, "getaddrinfo", refuse)

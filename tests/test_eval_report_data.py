@@ -37,7 +37,7 @@ def markdown(out: Path) -> str:
 
 
 def texts(page: Page, tag: str) -> list[str]:
-    """What every element of a kind says, in order, without what stands in it."""
+    """What every element of a kind says, in order, without its children's text."""
     return [" ".join(text.split()) for text, place in page.texts if place and place[-1] == tag and text.strip()]
 
 
@@ -49,11 +49,11 @@ def card_of(folder: Path, **card: Any) -> dict[str, Any]:
 
 def test_the_json_holds_the_cards_numbers_and_each_sources_share(out: Path) -> None:
     card = json.loads((out / "report.json").read_text(encoding="utf-8"))["data"]["corpus"]
-    for told, source in zip(card["sources"], (WEB, OWN), strict=True):
+    for found, source in zip(card["sources"], (WEB, OWN), strict=True):
         counts = {name: value for name, value in source.items() if name != "first_bad_rows"}
-        assert {name: told[name] for name in counts} == counts
+        assert {name: found[name] for name in counts} == counts
     tokens = WEB["tokens_out"] + OWN["tokens_out"]
-    assert [told["share"] for told in card["sources"]] == [WEB["tokens_out"] / tokens, OWN["tokens_out"] / tokens]
+    assert [source["share"] for source in card["sources"]] == [WEB["tokens_out"] / tokens, OWN["tokens_out"] / tokens]
     assert card["removed"] == corpus_details()["removed"] and card["contamination"] == {"jglue": 3, "niilc": 0}
     assert card["steps"][2] == corpus_details()["steps"][2]
     assert card["samples"]["too little Japanese"][0]["text"] == HOSTILE

@@ -187,7 +187,7 @@ def test_batches_hold_every_item_once_within_the_budget(lengths: list[int], toke
 def test_a_row_holds_each_continuation_at_its_own_positions() -> None:
     (row,) = score_rows([([7, 8], [1, 2]), ([7, 8], [3])])
     assert (row.ids, row.positions, row.parts) == ([7, 8, 1, 2, 3], [0, 1, 2, 3, 2], [0, 0, 1, 1, 2])
-    assert [(target.pair, target.position, target.id) for target in row.targets] == [(0, 1, 1), (0, 2, 2), (1, 1, 3)]
+    assert [(target.pair, target.position, target.token) for target in row.targets] == [(0, 1, 1), (0, 2, 2), (1, 1, 3)]
     assert row.longest == 4
 
 

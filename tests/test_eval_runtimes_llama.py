@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import eval_tiny
 import gguf
 import numpy as np
 import pytest
+from errors_tiny import refuses
 
-from common.errors import UserError
 from eval.runtimes import Runtime, llama_engine, open_runtime
-from eval.runtimes.llama_cpp import LlamaCppRuntime
+from eval.runtimes.batches import by_context, score_waves
+from eval.runtimes.llama_process import LlamaCppRuntime
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_cache_has_the_type_that_was_asked_for(folder: Path, runtime: Runtim
     exact, rounded = (np.concatenate(list(each.logprobs(ids))) for each in (runtime, half))
     half.close()
     assert 0 < np.abs(exact - rounded).max() < 0.1  # float16 keys and values move the figures, a little
-    with pytest.raises(UserError, match="f16 or f32; got q8_0"):
+    with refuses("unknown-name", wanted="f16 or f32", got="q8_0"):
         open_runtime(folder / "tiny-F16.gguf", kv="q8_0")
 
 
@@ -122,7 +124,7 @@ def test_score_and_generate_are_the_checkpoints(runtime: Runtime, checkpoint: Ru
 
 def test_items_longer_than_the_context_are_refused(folder: Path) -> None:
     runtime = open_runtime(folder / "tiny-F16.gguf", context_tokens=16)
-    with pytest.raises(UserError, match=r"at most 16 tokens.*got one of 17"):
+    with refuses("out-of-range", wanted="16 tokens", got="17 tokens"):
         runtime.score([([1] * 15, [2, 2])])
     runtime.close()
 
@@ -131,11 +133,12 @@ def test_a_file_that_llama_cpp_refuses_is_named_with_the_reason(folder: Path, tm
     whole = (folder / "tiny-F16.gguf").read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut\.gguf: llama\.cpp refuses to load it \(.*(data|bounds|corrupt)"):
+    with refuses("wrong-format", got="cut.gguf: ") as caught:
         open_runtime(cut)
+    assert re.search("data|bounds|corrupt", caught[0].got), "with llama.cpp's own reason"
     other = tmp_path / "other.gguf"
     other.write_bytes(b"no such thing" * 100)
-    with pytest.raises(UserError, match=r"other\.gguf: llama\.cpp refuses"):
+    with refuses("wrong-format", got="other.gguf: "):
         open_runtime(other)
 
 
@@ -145,9 +148,10 @@ def test_an_abort_is_that_files_error_and_the_rest_goes_on(
     good = gguf.GGUFWriter.add_layer_norm_rms_eps
     monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_rms_eps", lambda self, _: good(self, -1.0))
     bad = open_runtime(eval_tiny.write_gguf(folder / "checkpoint", tmp_path / "bad.gguf"))
-    with pytest.raises(UserError, match=r"bad\.gguf: llama\.cpp died with SIGABRT \(ops\.cpp.*GGML_ASSERT\(eps"):
+    with refuses("failed", got="bad.gguf: ") as caught:
         bad.generate([[1, 2]], max_tokens=2, stop=())
-    with pytest.raises(UserError, match=r"bad\.gguf"):
+    assert re.search(r"SIGABRT \(ops\.cpp.*GGML_ASSERT\(eps", caught[0].got), "without the folders of ops.cpp"
+    with refuses("failed", got="bad.gguf: "):
         bad.encode("again")
     bad.close()
     assert runtime.generate([[1, 2]], max_tokens=2, stop=())
@@ -156,7 +160,7 @@ def test_an_abort_is_that_files_error_and_the_rest_goes_on(
 def test_a_file_without_template_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf.GGUFWriter, "add_chat_template", lambda *_: None)
     runtime = open_runtime(eval_tiny.write_gguf(folder / "checkpoint", tmp_path / "plain.gguf"))
-    with pytest.raises(UserError, match=r"plain\.gguf: it holds no chat template"):
+    with refuses("wrong-format", got="plain.gguf: "):
         runtime.render([{"role": "user", "content": "x"}])
     assert runtime.encode("春")  # it goes on
     runtime.close()
@@ -165,7 +169,8 @@ def test_a_file_without_template_says_so(folder: Path, tmp_path: Path, monkeypat
 def test_the_child_ends_with_its_parent_even_killed(folder: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from eval.runtimes import open_runtime;"
-        f"r = open_runtime(Path({str(folder / 'tiny-F16.gguf')!r})); print(r._process.pid, flush=True); time.sleep(60)"
+        f"r = open_runtime(Path({str(folder / 'tiny-F16.gguf')!r}));"
+        "print(r.process.child.pid, flush=True); time.sleep(60)"
     )
     root = Path(__file__).parents[1]
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
@@ -196,5 +201,42 @@ def test_closing_ends_the_child(folder: Path) -> None:
     runtime = open_runtime(folder / "tiny-F16.gguf")
     assert isinstance(runtime, LlamaCppRuntime)
     runtime.close()
-    assert runtime._process.returncode == 0
+    assert runtime.process.child.returncode == 0
     assert signal.getsignal(signal.SIGINT) is before, "the child ignores Ctrl-C, and only the child"
+
+
+def test_closing_in_the_middle_of_an_answer_ends_the_child_at_once(folder: Path) -> None:
+    runtime = LlamaCppRuntime(folder / "tiny-F16.gguf")
+    pieces = runtime.stream([1, 2], max_tokens=500, temperature=5.0)
+    next(pieces)
+    runtime.close()
+    assert runtime.process.child.returncode == -signal.SIGKILL
+    del pieces  # says nothing to the child that is gone
+
+
+def test_waves_hold_every_token_once_and_no_more_sequences_than_there_are() -> None:
+    generator = random.Random(5)
+    contexts = [generator.choices(range(9), k=generator.randint(1, 4)) for _ in range(6)]
+    draw = lambda: (generator.choice(contexts), generator.choices(range(9), k=generator.randint(1, 5)))  # noqa: E731
+    pairs = [draw() for _ in range(60)]
+    groups = by_context(pairs, most=4)
+    asked: dict[int, list[int]] = {}
+    for wave in score_waves(pairs, groups, sequences=7, logit_rows=3):
+        held: dict[int, list[int]] = {}
+        for number, step in enumerate([wave.contexts, *wave.continuations]):
+            if number == 1:
+                held |= {target: list(held[source]) for source, target in wave.copies}
+            assert number == 0 or len(step.positions) <= 3
+            predicting: list[list[int]] = []
+            for position in step.positions:
+                tokens = held.setdefault(position.sequence, [])
+                assert position.pos == len(tokens)
+                tokens.append(position.token)
+                if position.wants_logits:
+                    predicting.append(list(tokens))
+            for target in step.targets:
+                done = asked.setdefault(target.pair, [])
+                assert predicting[target.position] == [*pairs[target.pair][0], *done]
+                done.append(target.token)
+        assert max(held) < 7
+    assert asked == {index: list(continuation) for index, (_, continuation) in enumerate(pairs)}

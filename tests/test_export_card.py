@@ -5,22 +5,29 @@ mean the same, and rendering conversations with both.
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from export_tiny import DEFAULT_SYSTEM, HEADERS, SPEAKS_FIRST, TEMPLATE, write_gguf
 from jinja2 import Environment
 
-from common.errors import UserError
+from common.errors import Code, UserError
+from common.known_sets import known_sets, terms_of
 from common.provenance import DataSource
 from eval.report import Choice
 from export.card import CardConfig, Sampling
-from export.card_duties import in_japanese
-from export.card_prompt import Prompt, chatml, modelfile, read_prompt, recommended
-from export.card_terms import hub_licence, needs_llama_name, owed_texts, text_folder, without_text
-from export.licences import Licence
+from export.card.prompt import Prompt, chatml, modelfile, read_prompt, recommended
+from export.licences import (
+    ModelLicence,
+    duties,
+    hub_licence,
+    needs_llama_name,
+    owed_texts,
+    text_folder,
+    without_text,
+)
 
 ROOT = Path(__file__).parents[1]
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
@@ -138,64 +145,62 @@ def test_ollama_is_told_the_same_prompts(template: str, system: str | None, tmp_
 
 def test_a_system_prompt_that_a_modelfile_cannot_hold_is_refused_with_the_recipe() -> None:
     for text in ('a """ b', 'say "hello"'):
-        with pytest.raises(UserError, match="Modelfile cannot hold"):
+        with refuses("unsupported", wanted="Modelfile", got=repr(text)):
             CardConfig(system_prompt=text)
 
 
 @pytest.mark.parametrize(
-    ("make", "named"),
+    ("make", "code", "wanted", "got"),
     [
-        (lambda: Choice(what="learning rate", value="1e-4"), "the reason why learning rate was chosen"),
-        (lambda: Sampling(temperature=0.7), "sampling parameters, or the reason"),
-        (lambda: Sampling(top_p=1.5, reason="tried"), "top_p 1.5"),
-        (lambda: Sampling(top_k=0, reason="tried"), "top_k 0"),
-        (lambda: Sampling(temperature=-1, reason="tried"), "temperature -1"),
-        (lambda: CardConfig(base_models=("Qwen2.5",)), "'Qwen2.5'"),
+        (lambda: Sampling(temperature=0.7), "empty", "sampling parameters, or the reason", "neither"),
+        (lambda: Sampling(top_p=1.5, reason="tried"), "out-of-range", "top_p", "1.5"),
+        (lambda: Sampling(top_p=0, reason="tried"), "out-of-range", "top_p", "0"),
+        (lambda: Sampling(top_k=0, reason="tried"), "out-of-range", "top_k", "0"),
+        (lambda: Sampling(temperature=-1, reason="tried"), "out-of-range", "temperature", "-1"),
+        (lambda: CardConfig(base_models=("Qwen2.5",)), "wrong-format", "org/name", "'Qwen2.5'"),
     ],
 )
-def test_a_number_has_a_source_or_a_reason(make: Any, named: str) -> None:
-    with pytest.raises(UserError, match=re.escape(named)):
+def test_a_number_has_a_source_or_a_reason_and_is_in_its_range(make: Any, code: Code, wanted: str, got: str) -> None:
+    with refuses(code, wanted=wanted, got=got):
         make()
     assert Sampling().parameters() == {} and Sampling(temperature=0, source="x").parameters() == {"temperature": 0}
+
+
+def test_a_chosen_number_has_a_reason() -> None:
+    with pytest.raises(UserError, match="learning rate"):
+        Choice(what="learning rate", value="1e-4")
 
 
 @pytest.mark.parametrize(
     ("licence", "fields"),
     [
         (None, {}),
-        (Licence(identifier="Apache-2.0"), {"license": "apache-2.0"}),
-        (Licence(identifier="ODC-By-1.0"), {"license": "odc-by"}),
+        (ModelLicence(identifier="Apache-2.0"), {"license": "apache-2.0"}),
+        (ModelLicence(identifier="ODC-By-1.0"), {"license": "odc-by"}),
         (
-            Licence(identifier="other", name="Llama 3.1 and Gemma Terms"),
+            ModelLicence(identifier="other", name="Llama 3.1 and Gemma Terms"),
             {"license": "other", "license_name": "llama-3.1-and-gemma-terms", "license_link": "LICENSE.md"},
         ),
         (
-            Licence(identifier="other", name="Apache-2.0, own terms, not stated", is_gathered=True),
+            ModelLicence(identifier="other", name="Apache-2.0, own terms, not stated", is_gathered=True),
             {"license": "other", "license_name": "terms-of-its-sources", "license_link": "LICENSE.md"},
         ),
         (
-            Licence(identifier="LicenseRef-own"),
+            ModelLicence(identifier="LicenseRef-own"),
             {"license": "other", "license_name": "licenseref-own", "license_link": "LICENSE.md"},
         ),
         (
-            Licence(identifier="other", name="独自の条件"),
+            ModelLicence(identifier="other", name="独自の条件"),
             {"license": "other", "license_name": "own-terms", "license_link": "LICENSE.md"},
         ),
     ],
 )
-def test_licences_as_the_hub_writes_them(licence: Licence | None, fields: dict[str, str]) -> None:
+def test_licences_as_the_hub_writes_them(licence: ModelLicence | None, fields: dict[str, str]) -> None:
     assert hub_licence(licence) == fields
 
 
 def test_the_duty_to_call_it_llama_is_found_in_the_sets_that_are_known_by_name() -> None:
-    registry = tomllib.loads((ROOT / "instruct" / "conversations" / "published.toml").read_text(encoding="utf-8"))
-    owing = [
-        entry["name"]
-        for entry in registry["set"]
-        if needs_llama_name(
-            [DataSource(name=entry["name"], stage="conversations", obligations=tuple(entry["obligations"]))]
-        )
-    ]
+    owing = [one.name for one in known_sets() if needs_llama_name([terms_of(one.name)])]
     assert owing == ["tokyotech-llm/swallow-magpie-ultra-v0.1"]
     licence = 'include "Llama" at the beginning of any such AI model name'
     assert needs_llama_name([DataSource(name="a", stage="corpus", obligations=(licence,))])
@@ -218,16 +223,14 @@ def test_the_duty_to_call_it_llama_follows_from_the_licences_name_too(licence: s
     assert needs_llama_name([DataSource(name="org/a", licence=licence, stage="model")]) is asks
 
 
-def test_every_duty_of_the_sets_that_are_known_by_name_can_be_read_in_japanese() -> None:
-    duties: set[str] = set()
-    for place in ("instruct/conversations", "distill/corpus"):
-        registry = tomllib.loads((ROOT / place / "published.toml").read_text(encoding="utf-8"))
-        entries = registry.get("set") or list(registry.values())
-        duties |= {duty for entry in entries for duty in entry["obligations"]}
-    assert len(duties) > 10
-    for duty in duties:
-        assert re.search(r"[ぁ-ん]", in_japanese(duty)), duty
-    assert in_japanese("An unheard-of duty.") == "An unheard-of duty."
+def test_a_duty_is_there_once_with_all_that_state_it_and_in_japanese_where_any_is_known() -> None:
+    first, gemma = terms_of("tokyotech-llm/swallow-magpie-ultra-v0.1:ja"), terms_of("tokyotech-llm/lmsys-chat-1m-synth")
+    own = DataSource(name="own", stage="corpus", obligations=(gemma.obligations[1], "An unheard-of duty."))
+    found = {duty.english: duty for duty in duties([own, first, gemma, gemma])}
+    assert len(found) == 5
+    shared, unknown = found[gemma.obligations[1]], found["An unheard-of duty."]
+    assert shared.names == ("own", first.name, gemma.name) and "Gemma 利用規約" in shared.japanese
+    assert unknown.japanese == unknown.english and unknown.names == ("own",)
 
 
 def test_texts_that_must_be_passed_on_are_told_from_those_that_are_only_missing(tmp_path: Path) -> None:

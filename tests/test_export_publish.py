@@ -17,24 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_tiny import OWN, release
+from errors_tiny import refuses
+from export_tiny import LLAMA, OWN, release
 from huggingface_hub import close_session, constants
 
-from common.errors import UserError
+import export.upload
+from common.errors import Code, UserError
 from common.provenance import DataSource
-from export import upload_hub
 from export.__main__ import main
+from export.release import read_release
+from export.upload import obstacles
 
 SECRET = "hf_neverToBeSeen"
 SIGNATURE = "X-Signature=neverToBeSeenEither"
 REPO = "me/My-Model"
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -207,12 +203,14 @@ def folder(tmp_path: Path) -> Path:
     return release(tmp_path, OWN)
 
 
-def refusal(*arguments: str | Path) -> str:
-    with pytest.raises(UserError) as caught:
+def refused(code: Code, *arguments: str | Path, wanted: str = "", got: str = "", next_step: str = "") -> UserError:
+    """The error of this code, whose fields contain these values and no secret."""
+    with refuses(code, wanted=wanted, got=got, next_step=next_step) as caught:
         main(["publish", *map(str, arguments)])
-    assert SECRET not in str(caught.value) and SIGNATURE not in str(caught.value)
-    assert caught.value.__cause__ is None, "the library's own words hold addresses that are signed"
-    return str(caught.value)
+    (error,) = caught
+    assert SECRET not in str(error) and SIGNATURE not in str(error) and "\n" not in str(error)
+    assert error.__cause__ is None, "the library's own words hold addresses that are signed"
+    return error
 
 
 def upload(folder: Path, *more: str) -> None:
@@ -250,14 +248,12 @@ def test_a_dry_run_names_what_is_owed_what_is_missing_and_what_is_in_the_way(
     assert f"{REPO} (private):" in told and SECRET not in told and hub.asked == []
     assert f"owed (org/talks): {LLAMA.obligations[0]}\n" in told and "shown with it: Built with Llama\n" in told
     assert "missing: the licence text of org/talks, in licences/org--talks/\n" in told
-    in_the_way = [line for line in told.splitlines() if line.startswith("in the way: ")]
-    assert [line.split(": ", 1)[1][:20] for line in in_the_way] == [
-        "other bytes than SHA",
-        "the name me/My-Model",
-        "the title T where a ",
-        "no licence recorded ",
-    ]
-    assert "T-Q8_0.gguf" in in_the_way[0] and "me/Llama-My-Model" in in_the_way[1] and "of web." in in_the_way[3]
+    in_the_way = obstacles(read_release(folder), REPO, licence_checked=False)
+    assert [each.code for each in in_the_way] == ["damaged", "contradiction", "contradiction", "needs-consent"]
+    named = ("T-Q8_0.gguf", REPO, "the title T ", "web")
+    assert all(name in each.got for name, each in zip(named, in_the_way, strict=True))
+    assert "me/Llama-My-Model" in in_the_way[1].next_step
+    assert all(each.got in told and each.next_step in told for each in in_the_way)
 
 
 # What is refused before anything is sent
@@ -268,37 +264,37 @@ def test_a_dry_run_names_what_is_owed_what_is_missing_and_what_is_in_the_way(
 )
 @pytest.mark.parametrize("more", [(), ("--upload",)])
 def test_a_malformed_name_is_refused(repo: str, more: tuple[str, ...], folder: Path, hub: Hub) -> None:
-    assert "Correct --repo" in refusal(folder, "--repo", repo, *more)
+    refused("wrong-format", folder, "--repo", repo, *more, got=repr(repo), next_step="--repo")
     assert hub.asked == []
 
 
 def test_what_is_no_release_is_refused(tmp_path: Path, folder: Path, hub: Hub) -> None:
-    assert "a release folder with SHA256SUMS" in refusal(tmp_path, "--repo", REPO)
+    refused("not-found", tmp_path, "--repo", REPO, wanted="SHA256SUMS", got=str(tmp_path))
     sums = (folder / "SHA256SUMS").read_text()
     for line in ("no sum at all", f"{'0' * 64}  ../secret", f"{'0' * 64}  /etc/passwd"):
         (folder / "SHA256SUMS").write_text(sums + line + "\n")
-        assert "files inside the release" in refusal(folder, "--repo", REPO, "--upload")
+        refused("wrong-format", folder, "--repo", REPO, "--upload", wanted="SHA256SUMS", got=repr(line))
     (folder / "SHA256SUMS").write_text("".join(line for line in sums.splitlines(True) if "README" not in line))
-    assert "a model card README.md" in refusal(folder, "--repo", REPO)
+    refused("not-found", folder, "--repo", REPO, wanted="README.md")
     (folder / "SHA256SUMS").write_text(sums)
     (folder / "README.md").unlink()
-    assert "a model card README.md" in refusal(folder, "--repo", REPO)
+    refused("not-found", folder, "--repo", REPO, wanted="README.md")
     (folder / "README.md").write_text("---\n{ broken\n---\n")
-    assert "front matter that is YAML" in refusal(folder, "--repo", REPO)
+    refused("damaged", folder, "--repo", REPO, wanted="README.md")
     assert hub.asked == []
 
 
 def test_a_changed_file_is_not_uploaded(folder: Path, hub: Hub) -> None:
     with (folder / "T-Q4_K_M.gguf").open("ab") as file:
         file.write(b"!")
-    assert "other bytes than SHA256SUMS lists, or none, in T-Q4_K_M.gguf" in refusal(folder, "--repo", REPO, "--upload")
+    refused("damaged", folder, "--repo", REPO, "--upload", wanted=REPO, got="T-Q4_K_M.gguf")
     assert hub.asked == []
 
 
 def test_llama_data_needs_llamas_name(tmp_path: Path, hub: Hub) -> None:
     folder = release(tmp_path / "a", LLAMA)
-    told = refusal(folder, "--repo", "Llama-Org/My-Model", "--upload")
-    assert "the name Llama-Org/My-Model where" in told and "the title T where" in told
+    error = refused("several", folder, "--repo", "Llama-Org/My-Model", "--upload", got="the name Llama-Org/My-Model")
+    assert "the title T" in error.got and "Llama-Org/Llama-My-Model" in error.next_step
     assert hub.asked == []
     named = release(tmp_path / "b", LLAMA, title="Llama-My-Model")
     assert main(["publish", str(named), "--repo", "me/Llama-My-Model", "--upload"]) == 0
@@ -310,7 +306,8 @@ def test_unknown_licences_need_a_person_who_has_looked(
     sources: tuple[DataSource, ...], tmp_path: Path, hub: Hub
 ) -> None:
     folder = release(tmp_path, *sources)
-    assert f"no licence recorded of {'web' if sources else 'everything'}" in refusal(folder, "--repo", REPO, "--upload")
+    unknown = "web" if sources else "everything"
+    refused("needs-consent", folder, "--repo", REPO, "--upload", got=unknown, next_step="--licence-checked")
     assert hub.asked == []
     if sources:
         upload(folder, "--licence-checked")
@@ -319,7 +316,7 @@ def test_unknown_licences_need_a_person_who_has_looked(
 
 def test_without_a_token_nothing_is_tried(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    assert "HF_TOKEN; got none" in refusal(folder, "--repo", REPO, "--upload")
+    refused("no-access", folder, "--repo", REPO, "--upload", wanted="HF_TOKEN", got="none")
     assert hub.asked == []
 
 
@@ -330,9 +327,8 @@ def test_a_release_whose_terms_ask_for_a_copy_needs_their_text(tmp_path: Path, h
     copy = ("Gemma: pass on a copy of the Gemma Terms of Use and its notice.",)
     gemma = DataSource(name="org/answers:ja", licence="Gemma Terms of Use", obligations=copy, stage="conversations")
     folder = release(tmp_path, OWN, gemma)
-    told = refusal(folder, "--repo", REPO, "--upload")
-    assert "no text of the terms of org/answers, which ask to be passed on with the model" in told
-    assert "Put it into licences/org--answers/ of the release" in told and hub.asked == []
+    refused("not-found", folder, "--repo", REPO, "--upload", got="org/answers", next_step="licences/org--answers/")
+    assert hub.asked == []
     text = folder / "licences" / "org--answers" / "GEMMA_TERMS"
     text.parent.mkdir(parents=True)
     text.write_text("Gemma")
@@ -356,7 +352,7 @@ def test_a_card_that_the_hub_refuses_leaves_no_empty_repository(
     answer: tuple[int, dict[str, Any]], folder: Path, hub: Hub
 ) -> None:
     hub.says_of_cards = answer
-    assert "one that it refuses in README.md" in refusal(folder, "--repo", REPO, "--upload")
+    refused("wrong-format", folder, "--repo", REPO, "--upload", got="README.md")
     assert hub.repos == {} and hub.sent() == []
 
 
@@ -364,10 +360,10 @@ def test_a_defect_of_ours_is_not_called_the_hubs(folder: Path, hub: Hub, monkeyp
     def broken(size: int) -> str:
         raise ValueError(f"cannot say {size}")
 
-    monkeypatch.setattr(upload_hub.wording, "size", broken)
+    monkeypatch.setattr(export.upload.wording, "size", broken)
     files = {name: folder / name for name in ("README.md", "T-Q4_K_M.gguf")}
     with pytest.raises(ValueError, match="cannot say"):
-        upload_hub.upload_files(files, REPO, private=False, message="m", say=print)
+        export.upload.send_files(files, REPO, private=False, message="m", say=print)
 
 
 def test_an_upload_is_one_commit_of_exactly_the_release(
@@ -397,7 +393,7 @@ def test_again_it_makes_no_second_transfer(folder: Path, hub: Hub) -> None:
 def test_after_an_interruption_it_goes_on(folder: Path, hub: Hub) -> None:
     second = hashlib.sha256((folder / "T-Q8_0.gguf").read_bytes()).hexdigest()
     hub.refuses = lambda method, path: 403 if path == f"/large/{second}" else None
-    assert "a refusal of 127.0.0.1" in refusal(folder, "--repo", REPO, "--upload")
+    refused("no-access", folder, "--repo", REPO, "--upload", got="127.0.0.1")
     assert hub.commits == [] and hub.files == {}, "nobody sees half a release"
     hub.refuses = lambda method, path: None
     upload(folder)
@@ -409,37 +405,39 @@ def test_a_private_repository_is_private_or_nothing_is_sent(folder: Path, hub: H
     upload(folder, "--private")
     assert hub.repos == {REPO: True}
     hub.repos["me/Open"] = False
-    assert "one that is public already" in refusal(folder, "--repo", "me/Open", "--upload", "--private")
+    refused("exists", folder, "--repo", "me/Open", "--upload", "--private", wanted="me/Open", got="public")
     assert set(hub.files) == {REPO}
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "named"),
+    ("path", "status", "code"),
     [
-        ("/api/repos/create", 401, "a valid token that may write to me"),
-        ("/api/repos/create", 403, "status 403"),
-        (f"/api/models/{REPO}/preupload/main", 403, "a valid token that may write to me"),
-        (f"/api/models/{REPO}/commit/main", 400, "front matter of README.md"),
-        (f"/api/models/{REPO}/commit/main", 404, "no such place"),
-        (f"/api/models/{REPO}/commit/main", 413, "status 413"),
-        ("/api/repos/create", 429, "too many requests"),
-        ("/api/repos/create", 500, "status 500"),
+        ("/api/repos/create", 401, "no-access"),
+        ("/api/repos/create", 403, "no-access"),
+        (f"/api/models/{REPO}/preupload/main", 403, "no-access"),
+        (f"/api/models/{REPO}/commit/main", 400, "wrong-format"),
+        (f"/api/models/{REPO}/commit/main", 404, "not-found"),
+        (f"/api/models/{REPO}/commit/main", 413, "failed"),
+        ("/api/repos/create", 429, "no-network"),
+        ("/api/repos/create", 500, "failed"),
     ],
 )
-def test_what_the_hub_refuses_is_one_clear_line(path: str, status: int, named: str, folder: Path, hub: Hub) -> None:
+def test_what_the_hub_refuses_is_one_clear_line(path: str, status: int, code: Code, folder: Path, hub: Hub) -> None:
     hub.refuses = lambda method, asked: status if asked == path else None
-    told = refusal(folder, "--repo", REPO, "--upload")
-    assert named in told and "\n" not in told
+    error = refused(code, folder, "--repo", REPO, "--upload", wanted=REPO, got="127.0.0.1")
+    assert (str(status) in error.got) == (status != 429)
+    named = {"no-access": "may write to me", "wrong-format": "README.md", "not-found": "--repo"}
+    assert named.get(code, "start again") in error.next_step
     assert hub.commits == []
 
 
 def test_no_network_offline_mode_and_a_proxys_page(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.page_of_a_proxy = True
-    assert "no JSON, such as a proxy's page" in refusal(folder, "--repo", REPO, "--upload")
+    refused("no-network", folder, "--repo", REPO, "--upload", got="JSON", next_step="proxy")
     monkeypatch.setenv("HF_ENDPOINT", "http://someone:password@127.0.0.1:9")
-    told = refusal(folder, "--repo", REPO, "--upload")
-    assert "no answer from 127.0.0.1:9" in told and "password" not in told
+    error = refused("no-network", folder, "--repo", REPO, "--upload", got="127.0.0.1:9")
+    assert "password" not in str(error)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     close_session()
-    assert "offline mode" in refusal(folder, "--repo", REPO, "--upload")
+    refused("no-network", folder, "--repo", REPO, "--upload", got="HF_HUB_OFFLINE")
     close_session()

@@ -1,5 +1,6 @@
 """llama.cpp's quantised files against gguf-py's own arithmetic, and what happens when llama.cpp refuses or aborts."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ import gguf as gguf_library
 import numpy as np
 import pytest
 import torch
+from errors_tiny import refuses
 from export_tiny import divergence, llama_logits, reference_logits, token_ids, workspace, write_checkpoint
 from transformers import AutoModelForCausalLM
 
-from common.errors import UserError
-from export.gguf import GgufConfig, gguf
+from common.errors import Code
+from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
+from export.gguf import COUNTED, GgufConfig, gguf, quantize
 from export.gguf_file import inspect
-from export.quantize import load, quantize
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +105,18 @@ def test_rows_that_do_not_fit_fall_back_and_are_listed(tmp_path: Path) -> None:
 def test_a_broken_file_is_a_named_error(files: Path, tmp_path: Path) -> None:
     whole = (files / "gguf/Tiny-F16.gguf").read_bytes()
     broken = tmp_path / "Broken-F16.gguf"
-    for content in (b"no gguf at all", whole[: len(whole) // 2], whole[:2000]):
+    contents: tuple[tuple[bytes, Code], ...] = (
+        (b"no gguf at all", "wrong-format"),
+        (whole[: len(whole) // 2], "damaged"),
+        (whole[:2000], "damaged"),
+    )
+    for content, code in contents:
         broken.write_bytes(content)
-        with pytest.raises(UserError, match="Broken-F16"):
+        with refuses(code, got="Broken-F16"):
             inspect(broken)
-        with pytest.raises(UserError, match=r"Broken-F16\.gguf written and loaded"):
-            load(broken, "text")
-        with pytest.raises(UserError, match="Broken-Q8_0"):
+        with refuses("wrong-format", got="Broken-F16.gguf"):
+            LlamaCppRuntime(broken, repack=False)
+        with refuses("failed", got="Broken-Q8_0.gguf"):
             quantize(broken, tmp_path / "Broken-Q8_0.gguf", "Q8_0", threads=1)
 
 
@@ -119,5 +126,18 @@ def test_an_abort_in_the_child_is_a_named_error(files: Path, tmp_path: Path) -> 
     doubled = tmp_path / "Doubled-F16.gguf"
     assert held.count(b"[PAD600]") == 1
     doubled.write_bytes(held.replace(b"[PAD600]", b"[PAD601]"))
-    with pytest.raises(UserError, match=r"aborted by signal 6: .*GGML_ASSERT"):
-        load(doubled, "text")
+    with refuses("failed", got="Doubled-F16.gguf") as caught:
+        LlamaCppRuntime(doubled, repack=False)
+    assert "SIGABRT" in caught[0].got and "GGML_ASSERT" in caught[0].got
+
+
+def test_tensors_are_counted_off_as_they_are_written(files: Path, tmp_path: Path) -> None:
+    logs: list[str] = []
+    process = LlamaProcess(tmp_path / "Tiny-Q5_K_M.gguf")
+    with contextlib.closing(process):
+        paths = (str(files / "gguf/Tiny-F16.gguf"), str(tmp_path / "Tiny-Q5_K_M.gguf"))
+        process.call("quantize", *paths, int(gguf_library.LlamaFileType.MOSTLY_Q5_K_M), 1, watch=logs.append)
+        everything = process._logged()
+    total = len(tensors(files / "gguf/Tiny-F16.gguf"))
+    assert COUNTED.findall(everything)[-1] == (str(total), str(total))
+    assert all(everything.startswith(log) for log in logs)

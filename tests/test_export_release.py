@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 from export_tiny import SOURCES, workspace
 
-from common.errors import UserError
 from common.provenance import DataSource, write_sources
 from export.release import DistConfig, dist
 
@@ -135,10 +135,10 @@ def test_parts_may_be_left_out(parts: tuple[Path, Path, Path], tmp_path: Path) -
 
 
 def test_missing_report_and_equal_names_are_refused(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"T\.gguf twice"):
+    with refuses("exists", got="T.gguf"):
         dist(BARE, workspace(tmp_path / "a"), parts[0], parts[0], None)
     (parts[2] / "report.md").unlink()
-    with pytest.raises(UserError, match=r"report\.md among"):
+    with refuses("not-found", wanted="report.md"):
         dist(BARE, workspace(tmp_path / "b"), *parts)
 
 
@@ -154,5 +154,5 @@ def test_licence_texts_are_taken_along_and_summed(parts: tuple[Path, Path, Path]
     assert (space.folder / "licences" / "Qwen--Qwen2" / "LICENSE").read_text() == "Apache"
     assert "  licences/Qwen--Qwen2/LICENSE\n" in (space.folder / "SHA256SUMS").read_text()
     make(texts, LICENSE="whose?")
-    with pytest.raises(UserError, match=r"<org>--<name>; got LICENSE in"):
+    with refuses("wrong-format", wanted="<org>--<name>", got="LICENSE in"):
         dist(BARE, workspace(tmp_path / "again"), *parts, texts)

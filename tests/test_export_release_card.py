@@ -9,22 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from export_tiny import DEFAULT_SYSTEM, HEADERS, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
+from errors_tiny import refuses
+from export_tiny import DEFAULT_SYSTEM, HEADERS, LLAMA, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
 
-from common.errors import UserError
 from common.provenance import DataSource, write_sources
 from eval.report import Choice, ReportConfig, report
 from export.card import CardConfig, Sampling
 from export.release import DistConfig, dist
 
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 CARD = CardConfig(
     title="TinySwallow mini",
     description_ja="小さな日本語の対話モデルです。",
@@ -247,11 +240,11 @@ def test_the_card_says_which_system_prompt_the_scores_were_measured_with(parts: 
     japanese, english = card.split("\n## English\n")
     for part in (japanese, english):
         assert "```text\nあなたは誠実な案内係です。\n```" in part and f"```text\n{DEFAULT_SYSTEM}\n```" in part
-    assert "so that the template's own above was in place; the recommended one was not used." in english
+    assert "so that the template's own prompt above was used; the recommended one was not used." in english
     assert "上のテンプレートの文が入った状態です。推奨するシステムプロンプトは使っていません。" in japanese
     plain = card_of(parts.release("no-default", replace(CARD, system_prompt=None)))
-    assert "measured without giving a system prompt." in plain and "Recommended system prompt" not in plain
-    assert "measured without giving" not in card_of(parts.release("no-scores", gguf=gguf, report=None))
+    assert "measured without a system prompt." in plain and "Recommended system prompt" not in plain
+    assert "measured without a system prompt" not in card_of(parts.release("no-scores", gguf=gguf, report=None))
 
 
 def test_duties_are_called_summaries_and_stand_in_japanese_where_they_are_known(parts: Parts) -> None:
@@ -347,10 +340,10 @@ def test_llama_data_asks_for_llamas_name(parts: Parts) -> None:
     write_sources(gguf, [LLAMA])
     card = card_of(parts.release("llama", gguf=gguf))
     assert card.split("---\n", 2)[2].startswith("\n# TinySwallow mini\n\n**Built with Llama**\n")
-    assert 'must give it a name that begins with "Llama". Its name here does not' in card
+    assert 'its name must begin with "Llama". Its name here does not' in card
     assert "名前を「Llama」で始める必要があります" in card
     named = card_of(parts.release("llama-named", replace(CARD, title="Llama-TinySwallow mini"), gguf=gguf))
-    assert 'begins with "Llama". Its name' not in named and LLAMA.obligations[0] in named
+    assert "Its name here does not" not in named and LLAMA.obligations[0] in named
 
 
 def test_published_models_among_the_sources_are_base_models_and_no_data(parts: Parts) -> None:
@@ -375,7 +368,7 @@ def test_an_apache_release_carries_the_licence_itself(parts: Parts) -> None:
     folder = parts.release("apache-release", CardConfig(), gguf=gguf, coreml=None)
     assert "END OF TERMS AND CONDITIONS" in (folder / "LICENSE").read_text() and not (folder / "LICENSE.md").exists()
     assert front_matter(folder)["license"] == "apache-2.0"
-    assert "look up their publishers' terms" not in card_of(folder)
+    assert "Read their publishers' terms" not in card_of(folder)
 
 
 def test_no_modelfile_where_the_template_is_not_chatml(parts: Parts) -> None:
@@ -420,7 +413,7 @@ def test_a_model_file_of_the_cards_name_is_refused_and_left_alone(parts: Parts) 
     gguf = parts.root / "taken"
     write_gguf(gguf / "T-Q4_K_M.gguf")
     (gguf / "LICENSE").write_text("theirs")
-    with pytest.raises(UserError, match="LICENSE twice"):
+    with refuses("exists", got="LICENSE"):
         parts.release("taken-release", gguf=gguf)
     assert (gguf / "LICENSE").read_text() == "theirs"
 

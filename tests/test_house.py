@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator, Set
 from pathlib import Path
 
+from conftest import QUICK
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("studies", "bench", "recipes", "distill", "instruct", "export", "eval", "common")
 HEAVY = ("llama_cpp", "coremltools", "lm_eval", "datasets", "matplotlib", "triton")
@@ -113,6 +115,19 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
     subjects = "|".join([*PACKAGES, "house", "setup", "docs"])
     astray = [path.name for path in tests.glob("test_*.py") if not re.match(rf"test_({subjects})(_|\.py$)", path.name)]
     assert astray == []
+
+
+def test_the_quick_tests_touch_every_package_and_are_there() -> None:
+    found = {path.name: path for path in (ROOT / "tests").glob("test_*.py")}
+    assert [name for name in QUICK if name not in found] == [], "renamed or gone: tests/conftest.py lists them"
+    gone: list[str] = []
+    for name, tests in QUICK.items():
+        body = ast.parse(found[name].read_text(encoding="utf-8")).body
+        defined = {node.name for node in body if isinstance(node, Function)}
+        gone += [f"{name}: {test}" for test in tests if test not in defined]
+    assert gone == []
+    touched = {re.split(r"[_.]", name)[1] for name in QUICK}
+    assert set(PACKAGES) <= touched
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -222,6 +237,15 @@ def test_every_target_of_the_makefile_is_phony() -> None:
     targets = set(re.findall(r"^([\w.-]+):(?!=)", makefile, re.MULTILINE)) - {".PHONY"}
     phony = set(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split())
     assert targets == phony
+
+
+def test_files_and_targets_that_contributing_names_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+/[\w.]+\.\w+)`|\]\(([\w./-]+)\)", page))
+    paths = {first or second for first, second in named}
+    assert "recipes/recipe.py" in paths and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert [target for target in re.findall(r"`make ([\w-]+)`", page) if f"\n{target}:" not in makefile] == []
 
 
 def test_constraints_pin_every_direct_dependency_once() -> None:

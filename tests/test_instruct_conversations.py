@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from errors_tiny import refuses
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.errors import UserError
@@ -142,7 +143,7 @@ def test_card_counts_what_was_removed_and_why(tmp_path: Path, tokenizer_folder: 
     assert (facts["rows_in"], facts["rows_out"]) == (46, 40)
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert {name: facts[name] for name in card} == card
-    with pytest.raises(UserError, match="4 of 46"):
+    with refuses("wrong-format", got="4 of 46"):
         conversations(CONFIG, workspace(tmp_path / "again"), source, tokenizer_folder)
 
 
@@ -152,7 +153,7 @@ def test_a_conversation_as_long_as_a_row_is_kept(tmp_path: Path, tokenizer_folde
     source = write_rows(tmp_path / "mine.jsonl", [row])
     conversations(replace(CONFIG, sequence_tokens=length), workspace(tmp_path / "out"), source, tokenizer_folder)
     assert PackedRows(tmp_path / "out" / "packed" / "train").num_tokens == length
-    with pytest.raises(UserError, match=r"at least one conversation of at most \d+ tokens; got none .*1 are longer"):
+    with refuses("empty", wanted=f"{length - 1} tokens", got="(1 are longer)"):
         config = replace(CONFIG, sequence_tokens=length - 1)
         conversations(config, workspace(tmp_path / "short"), source, tokenizer_folder)
 
@@ -167,12 +168,12 @@ def test_tools_reach_the_template(tmp_path: Path, tokenizer_folder: Path) -> Non
 
 def test_no_conversation_and_no_template(tmp_path: Path, tokenizer_folder: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("")
-    with pytest.raises(UserError, match="at least one conversation"):
+    with refuses("empty", got="mine.jsonl"):
         conversations(CONFIG, workspace(tmp_path / "out"), tmp_path / "mine.jsonl", tokenizer_folder)
     write_rows(tmp_path / "mine.jsonl", many(3))
     Tokenizer.load(tokenizer_folder).save(tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
-    with pytest.raises(UserError, match="a tokenizer with a chat template"):
+    with refuses("not-found", next_step="chat_template.jinja"):
         conversations(CONFIG, workspace(tmp_path / "out"), tmp_path / "mine.jsonl", tmp_path / "plain")
 
 
@@ -181,9 +182,10 @@ def test_command(tmp_path: Path, tokenizer_folder: Path) -> None:
     options = ["--tokenizer", tokenizer_folder, "--sequence-tokens", 96]
     main([str(argument) for argument in ("conversations", source, *options, "--out", tmp_path / "made")])
     assert PackedRows(tmp_path / "made" / "packed" / "train").sequence_tokens == 96
-    with pytest.raises(UserError, match="absent"):
-        absent = tmp_path / "absent.jsonl"
+    absent = tmp_path / "absent.jsonl"
+    with pytest.raises(UserError) as raised:
         main([str(argument) for argument in ("conversations", absent, *options, "--out", tmp_path / "no")])
+    assert str(absent) in raised.value.got
 
 
 def test_what_stands_beside_a_turn_makes_no_second_conversation(tmp_path: Path, tokenizer_folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
@@ -15,8 +16,8 @@ from common.errors import UserError
 from common.provenance import Terms
 from common.splits import SPLITS, Shares
 from instruct.conversations import ConversationsConfig, LmsysConfig, conversations
-from instruct.conversations.local import files_of, read_chat
-from instruct.conversations.tally import Tally
+from instruct.conversations.counts import RuleCounts
+from instruct.conversations.layouts import files_of, read_chat
 
 CONFIG = ConversationsConfig(sequence_tokens=256, shares=Shares(calibration=0, validation=0, test=0))
 TURNS = (("user", "春は？"), ("assistant", "桜が咲きます。"), ("user", "秋は？"), ("assistant", "祭りです。"))
@@ -36,11 +37,11 @@ def sharegpt(*turns: tuple[str, str]) -> list[dict[str, Any]]:
     return [{"from": SHARE_GPT[role], "value": content} for role, content in turns]
 
 
-def loaded(file: Path, config: LmsysConfig | None = None) -> tuple[list[dict[str, Any]], Tally]:
+def loaded(file: Path, config: LmsysConfig | None = None) -> tuple[list[dict[str, Any]], RuleCounts]:
     """What a file's loader yields, and what it booked."""
-    tally = Tally(terms=Terms(name="mine"))
-    rows = list(read_chat(files_of([file], file.parent), tally, config or LmsysConfig()))
-    return rows, tally
+    counts = RuleCounts(terms=Terms(name="mine"))
+    rows = list(read_chat(files_of([file], file.parent), counts, config or LmsysConfig()))
+    return rows, counts
 
 
 SYSTEM = ("system", "町の人です。")
@@ -77,9 +78,9 @@ def test_every_layout_gives_its_conversation(tmp_path: Path, name: str, kind: st
         write_table(pyarrow.Table.from_pylist(rows), file)
     else:
         write_rows(file, rows)
-    found, tally = loaded(file)
+    found, counts = loaded(file)
     assert found == [{"id": f"r{number}", "messages": messages(*turns)} for number in range(3)]
-    assert (tally.counts.rows, tally.all_removed()) == (3, {})
+    assert (counts.rows.rows, counts.all_removed()) == (3, {})
 
 
 def test_layouts_are_told_file_by_file(tmp_path: Path, tokenizer_folder: Path) -> None:
@@ -94,25 +95,23 @@ def test_layouts_are_told_file_by_file(tmp_path: Path, tokenizer_folder: Path) -
 
 def test_the_first_row_may_be_a_bad_one(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "mine.jsonl", [{"text": "a"}, *[LAYOUTS["ShareGPT"][0]] * 4])
-    rows, tally = loaded(file)
-    assert (len(rows), tally.counts.bad) == (4, {"no field conversations": 1})
-    assert tally.counts.first_bad == ["mine.jsonl:1: no field conversations"]
+    rows, counts = loaded(file)
+    assert (len(rows), counts.rows.bad) == (4, {"no field conversations": 1})
+    assert counts.rows.first_bad == ["mine.jsonl:1: no field conversations"]
 
 
 def test_unknown_columns_are_shown(tmp_path: Path) -> None:
     columns = {f"column{number}": "x" for number in range(25)}
-    with pytest.raises(
-        UserError, match=r"in mine\.jsonl; got the columns column0, .*column19 and 5 more; next: Rename"
-    ):
+    with refuses("wrong-format", wanted="in mine.jsonl", got="column19 and 5 more"):
         loaded(write_rows(tmp_path / "mine.jsonl", [columns]))
-    with pytest.raises(UserError, match="got the columns text;"):
+    with refuses("wrong-format", wanted="in mine.txt", got="text"):
         (tmp_path / "mine.txt").write_text("春")
         loaded(tmp_path / "mine.txt")
 
 
 def test_a_file_without_any_good_row_names_its_lines(tmp_path: Path, tokenizer_folder: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("{broken\n[]\n")
-    with pytest.raises(UserError, match=r"2 of 2 \(mine\.jsonl:1: invalid JSON; mine\.jsonl:2: not a JSON object\)"):
+    with refuses("wrong-format", got="2 of 2 (mine.jsonl:1: invalid JSON; mine.jsonl:2: not a JSON object)"):
         conversations(CONFIG, workspace(tmp_path / "out"), tmp_path / "mine.jsonl", tokenizer_folder)
 
 
@@ -140,9 +139,9 @@ def test_bad_rows_are_counted_with_file_and_line(tmp_path: Path, row: dict[str, 
     good = [{"messages": messages(*ONE)}] * 5
     lines = [json.dumps(one) for one in [*good, row, *good]]
     (tmp_path / "mine.jsonl").write_text("\n".join(lines))
-    rows, tally = loaded(tmp_path / "mine.jsonl")
+    rows, counts = loaded(tmp_path / "mine.jsonl")
     assert len(rows) == 10
-    assert (tally.counts.bad, tally.counts.first_bad) == ({reason: 1}, [f"mine.jsonl:6: {reason}"])
+    assert (counts.rows.bad, counts.rows.first_bad) == ({reason: 1}, [f"mine.jsonl:6: {reason}"])
 
 
 def test_one_replacement_character_is_text(tmp_path: Path) -> None:
@@ -172,8 +171,9 @@ def test_what_the_template_refuses_is_bad_and_its_words_are_shown(tmp_path: Path
     file = write_rows(tmp_path / "mine.jsonl", [*good, {"messages": call}])
     facts = conversations(replace(CONFIG, max_bad_share=0.1), workspace(tmp_path / "out"), file, tokenizer_folder)
     assert facts["removed"]["refused by the chat template"] == 1 and facts["rows_out"] == 9
-    with pytest.raises(UserError, match=r"1 of 10 \(mine\.jsonl:10: refused .*\); the template says: .*Undefined"):
+    with refuses("wrong-format", got="1 of 10 (mine.jsonl:10: refused") as found:
         conversations(CONFIG, workspace(tmp_path / "strict"), file, tokenizer_folder)
+    assert "Undefined" in found[0].got
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_malformed_rows_are_counted_or_refused(
         facts = conversations(config, workspace(folder / "out"), folder / "mine.jsonl", tokenizer_folder)
     except UserError as error:
         assert error.wanted and error.got and error.next_step
-        assert not good or error.wanted.startswith(("a whole line", "the users' instructions"))
+        assert not good or error.code in ("damaged", "not-found")
         return
     assert facts["rows_in"] == facts["rows_out"] + sum(facts["removed"].values())
     documents = [row for split in SPLITS for row in read_gzip(folder / "out" / "documents" / f"{split}-00000.jsonl.gz")]

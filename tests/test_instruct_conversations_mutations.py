@@ -12,8 +12,7 @@ from text_tiny import TEXTS, mutated, tiny_tokenizer
 
 from common.errors import UserError
 from common.tokenizer import Tokenizer
-from instruct.conversations.cleaning import Cleaning
-from instruct.conversations.config import ConversationsConfig
+from instruct.conversations.stage import ConversationsConfig, Selection
 
 LAYOUTS = ("messages", "sharegpt", "alpaca")
 QWEN_LIKE = """{%- if tools %}<|im_start|>system
@@ -53,13 +52,13 @@ def test_damaged_conversation_files(tmp_path: Path, tokenizer_folder: Path, layo
         path.write_bytes(gzip.compress(damaged) if seed % 5 == 0 else damaged)
         started = time.monotonic()
         try:
-            cleaning = Cleaning([path], config, tokenizer, tmp_path / "scratch")
-            rows = [content for _, content in cleaning.kept()]
+            selection = Selection([path], config, tokenizer, tmp_path / "scratch")
+            rows = [content for _, content in selection.kept()]
         except UserError as error:
             refused += 1
             assert str(error).count("\n") == 0 and str(error).startswith("wanted ")
         else:
-            card = cleaning.card()
+            card = selection.card()
             assert card["rows_out"] == len(rows) == card["rows_in"] - sum(card["removed"].values())
             assert all(message["content"].strip() for content in rows for message in content["messages"])
             kept += len(rows)

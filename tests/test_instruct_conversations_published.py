@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.sources import HubDataset, HubFiles
 from common.splits import SPLITS
 from instruct.__main__ import main
-from instruct.conversations import ConversationsConfig, ConversationSource, conversations, local, published
+from instruct.conversations import ConversationsConfig, ConversationSource, conversations, layouts, published
 from instruct.conversations.published import published_source, set_names
 
 MAGPIE_ULTRA = "tokyotech-llm/swallow-magpie-ultra-v0.1"
@@ -132,7 +132,7 @@ def test_unknown_names(tmp_path: Path, hub: Path, tokenizer_folder: Path) -> Non
 
 def test_columns_that_nobody_knows_are_shown(tmp_path: Path, tokenizer_folder: Path) -> None:
     write_rows(tmp_path / "hub" / GEMMA_MAGPIE / "train.jsonl", [{"topic": "a", "qa": "b"}])
-    with pytest.raises(UserError, match=r"in train\.jsonl; got the columns topic, qa; next"):
+    with refuses("wrong-format", wanted="in train.jsonl", got="topic, qa"):
         run(tmp_path / "out", tokenizer_folder, GEMMA_MAGPIE, "--sources", tmp_path / "hub")
 
 
@@ -177,7 +177,7 @@ def test_a_set_of_the_hub_is_fetched_file_by_file(
         path.unlink()
         here.clear()
 
-    monkeypatch.setattr(local, "fetched", fetched)
+    monkeypatch.setattr(layouts, "fetched", fetched)
     files = HubFiles(name=MAGPIE_ULTRA, config="ja", revision="a" * 40, files=("a.jsonl", "b.jsonl"), bytes=1)
     config = ConversationsConfig(sources=(ConversationSource(name="magpie", files=files),))
     facts = conversations(config, workspace(tmp_path / "out"), tokenizer_folder)

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from errors_tiny import refuses
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
-from common.errors import UserError
 from common.provenance import Terms, propagate_sources, read_sources
 from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from instruct.conversations import ConversationsConfig, ConversationSource, FiltersConfig, conversations, fault_of
-from instruct.conversations.cutting import longest_part
-from instruct.conversations.filters import is_refusal, japanese_share, rule_against
 from instruct.conversations.mixing import rows_of_each
+from instruct.conversations.rules import is_refusal, japanese_share, rule_against
+from instruct.conversations.screening import longest_part
 
 CONFIG = ConversationsConfig(sequence_tokens=128, shares=Shares(calibration=0.1, validation=0.1, test=0.1))
 LONG_ENGLISH = "This is a long answer that nobody asked for in this language. " * 4
@@ -124,11 +124,16 @@ def test_turn_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"min_turn_characters": 0}, {"min_turn_characters": 9, "max_turn_characters": 8}, {"min_japanese_share": 1.1}],
+    ("fields", "wanted"),
+    [
+        ({"min_turn_characters": 0}, "min_turn_characters of at least 1"),
+        ({"min_turn_characters": 9, "max_turn_characters": 8}, "max_turn_characters of at least 9"),
+        ({"min_japanese_share": 1.1}, "min_japanese_share from 0 to 1"),
+        ({"judged_letters": 0}, "judged_letters of at least 1"),
+    ],
 )
-def test_filters_that_make_no_sense(fields: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="filters"):
+def test_filters_that_make_no_sense(fields: dict[str, Any], wanted: str) -> None:
+    with refuses("out-of-range", wanted=wanted):
         FiltersConfig(**fields)
 
 
@@ -269,16 +274,16 @@ def test_the_choice_depends_on_the_rows_and_the_seed_only(tmp_path: Path, tokeni
 
 def test_weights_for_all_or_for_none(tmp_path: Path, tokenizer_folder: Path) -> None:
     a, b = weighted(tmp_path, (9, 9), (1, 1))
-    with pytest.raises(UserError, match="a weight for every source, or for none; got none for b"):
+    with refuses("contradiction", got="none for b"):
         ConversationsConfig(sources=(a, replace(b, weight=None)))
-    with pytest.raises(UserError, match="a weight above 0 for a"):
+    with refuses("out-of-range", wanted="for a", got="0"):
         replace(a, weight=0)
     config = replace(CONFIG, sources=(a,))
-    with pytest.raises(UserError, match=r"got 1 for the 2 sources b\.jsonl, set-a"):
+    with refuses("contradiction", got="1 for the 2 sources b.jsonl, set-a"):
         conversations(config, workspace(tmp_path / "out"), tmp_path / "b.jsonl", tokenizer_folder)
     same = write_rows(tmp_path / "same.jsonl", rows_of("a", 9))
     config = replace(CONFIG, sources=(a, replace(b, files=(same,))))
-    with pytest.raises(UserError, match="conversations of set-b, which has a weight; got none that are left"):
+    with refuses("empty", wanted="set-b"):
         conversations(config, workspace(tmp_path / "none"), tokenizer_folder)
 
 
@@ -306,7 +311,7 @@ def test_duplicates_across_sources_belong_to_the_first(tmp_path: Path, tokenizer
 def test_bad_rows_of_a_small_source_do_not_hide_in_a_large_one(tmp_path: Path, tokenizer_folder: Path) -> None:
     large = write_rows(tmp_path / "large.jsonl", rows_of("a", 300))
     small = write_rows(tmp_path / "small.jsonl", [*rows_of("b", 1), {"messages": said("a")}])
-    with pytest.raises(UserError, match=r"1 of 2 \(small\.jsonl:2: roles out of order\)"):
+    with refuses("wrong-format", got="1 of 2 (small.jsonl:2: roles out of order)"):
         conversations(CONFIG, workspace(tmp_path / "out"), large, small, tokenizer_folder)
 
 
@@ -372,14 +377,14 @@ def test_card_has_what_reports_and_licences_need(tmp_path: Path, tokenizer_folde
 
 def test_too_many_terms_and_no_source(tmp_path: Path, tokenizer_folder: Path) -> None:
     file = write_rows(tmp_path / "mine.jsonl", rows_of("a", 3))
-    with pytest.raises(UserError, match="terms for at most 1 inputs; got 2"):
+    with refuses("contradiction", wanted="1 inputs", got="2"):
         config = replace(CONFIG, terms=(Terms(name="a"), Terms(name="b")))
         conversations(config, workspace(tmp_path / "out"), file, tokenizer_folder)
-    with pytest.raises(UserError, match="wanted conversations; got no source"):
+    with refuses("empty", got="no source"):
         conversations(CONFIG, workspace(tmp_path / "none"), tokenizer_folder)
-    with pytest.raises(UserError, match="files of a; got none"):
+    with refuses("empty", wanted="files of a"):
         ConversationSource(name="a", files=())
-    with pytest.raises(UserError, match="overlong drop or cut; got 'split'"):
+    with refuses("unknown-name", wanted="drop or cut", got="'split'"):
         replace(CONFIG, overlong="split")  # pyright: ignore[reportArgumentType]
 
 

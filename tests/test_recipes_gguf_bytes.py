@@ -10,9 +10,9 @@ from export_tiny import write_checkpoint
 from common.errors import UserError
 from common.model_shape import ModelShape
 from distill.initial import qwen2_config
+from export.gguf import MATRIX_TYPES, quantize
 from export.gguf_file import inspect, write_f16
 from export.model_folder import Checkpoint
-from export.quantize import FILE_TYPES, quantize
 from export.vocabulary import read_vocabulary
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
 
@@ -87,7 +87,7 @@ def test_computed_bytes_are_those_of_llama_cpp(tmp_path: Path, shape: dict[str, 
 
 
 def test_every_encoding_that_is_exported_is_computed() -> None:
-    assert set(FILE_TYPES) == set(BASE_TYPES)
+    assert set(MATRIX_TYPES) == set(BASE_TYPES)
 
 
 @pytest.mark.shared_data

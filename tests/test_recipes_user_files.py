@@ -16,9 +16,9 @@ from common.provenance import Terms
 from common.rows import data_files, read_rows
 from common.store import Workspace, artifact_key
 from eval.tasks.question_rows import CHOICE_SHAPES, TASK_FOLDER
+from instruct.conversations.counts import RuleCounts
+from instruct.conversations.layouts import files_of, read_chat
 from instruct.conversations.lmsys_rows import LmsysConfig
-from instruct.conversations.local import files_of, read_chat
-from instruct.conversations.tally import Tally
 from recipes.mini import mini
 from recipes.stages.user_files import UserFilesConfig, user_files
 
@@ -94,10 +94,10 @@ def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_bytes(lines("text", 1))
     talks = tuple(tmp_path / f"{number}.jsonl" for number in range(3))
     run(UserFilesConfig(text=(tmp_path / "text.jsonl",), conversations=talks), tmp_path / "world")
-    tally = Tally(terms=Terms(name="mine"))
-    read = list(read_chat(files_of([tmp_path / "world"], tmp_path), tally, LmsysConfig()))
+    counts = RuleCounts(terms=Terms(name="mine"))
+    read = list(read_chat(files_of([tmp_path / "world"], tmp_path), counts, LmsysConfig()))
     assert [row["messages"][1]["content"] for row in read] == ["高い。", "長い。", "広い。"]
-    assert tally.counts.num_bad == 0
+    assert counts.rows.num_bad == 0
 
 
 @pytest.mark.parametrize(

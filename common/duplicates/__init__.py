@@ -1,6 +1,6 @@
-"""Texts that are there twice: exactly (`exact`), or nearly (`near`). Neither knows a file or a stage."""
+"""Deduplication: exact hashes (`exact`) and MinHash LSH (`near`). Independent of files and stages."""
 
-from common.duplicates.exact import DIGEST_BYTES, ExactDuplicates, digest, repeated
-from common.duplicates.near import NearDuplicatesConfig
+from common.duplicates.exact import DIGEST_BYTES, digest, exact_duplicates
+from common.duplicates.near import NearDuplicatesConfig, near_duplicates
 
-__all__ = ["DIGEST_BYTES", "ExactDuplicates", "NearDuplicatesConfig", "digest", "repeated"]
+__all__ = ["DIGEST_BYTES", "NearDuplicatesConfig", "digest", "exact_duplicates", "near_duplicates"]

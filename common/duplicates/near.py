@@ -1,12 +1,10 @@
 """Near-duplicates: texts that share most of their character n-grams, found by MinHash and locality-sensitive hashing.
 
-A text's signature is, for each of many permutations, the smallest hash of its n-grams; two signatures agree in a share
-of places that estimates the Jaccard similarity of the two sets of n-grams (Broder 1997). Signatures are cut into bands:
-texts that agree in a whole band become candidates, and are removed where the estimate over the whole signature reaches
-the wanted similarity. `rensa` computes signatures; what is kept of them lies on disk, and bands are sorted one at a
-time, so that memory does not grow with the corpus but for 6 bytes a text.
-
-It knows no file format, no stage, and nothing about exact duplicates.
+The signature of a text is, for each of many permutations, the smallest hash of its n-grams. The share of places in
+which two signatures agree estimates the Jaccard similarity of the two sets of n-grams (Broder 1997). Signatures are cut
+into bands: texts that agree in a whole band are candidates, and the later one is removed if the estimate over the whole
+signature reaches the wanted similarity. `rensa` computes signatures. They are kept on disk, and bands are sorted one at
+a time, so that memory grows by 6 bytes a text only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +14,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from common.duplicates.sorting import sorted_ranges
-from common.errors import UserError
+from common.duplicates.exact import sorted_ranges
+from common.errors import UserError, require_at_least
 from common.ngrams import code_points, window_hashes
 
-# Members of one band's group that each member is compared with: those before it in the group's order. A group's order
-# puts texts side by side that agree in one more permutation, so that large groups need not be compared in full.
+# Each member of a band's group is compared with this number of members before it. The order of a group puts texts next
+# to each other that agree in one more permutation, so that large groups need not be compared in full.
 _COMPARED = 4
 _GROUP_BITS = 40
 _PAIRS_AT_ONCE = 2**16
@@ -29,25 +27,25 @@ _PAIRS_AT_ONCE = 2**16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NearDuplicatesConfig:
-    """When two texts count as one."""
+    """When two texts count as near-duplicates."""
 
     similarity: float = 0.5
-    """Smallest estimated Jaccard similarity of two texts' n-grams, 0 to 1, of which the later is removed. A text of
-    four sentences with one of them replaced stands near 0.6."""
+    """Smallest estimated Jaccard similarity of the n-grams of two texts, 0 to 1, that removes the later text. A text of
+    four sentences with one of them replaced has about 0.6."""
     ngram_characters: int = 5
-    """Characters of an n-gram; white space does not count."""
+    """Characters of an n-gram, without white space."""
     bands: int = 64
-    """Bands of a signature: more of them find less similar texts."""
+    """Bands of a signature: more bands find less similar texts."""
     band_permutations: int = 4
-    """Permutations in a band: more of them make fewer candidates of texts that are not similar."""
+    """Permutations in a band: more permutations give fewer candidates that are not similar."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.similarity <= 1 or min(self.ngram_characters, self.bands, self.band_permutations) < 1:
-            raise UserError(
-                wanted="a similarity above 0 and up to 1; n-grams, bands and permutations of at least 1",
-                got=f"{self.similarity}, {self.ngram_characters}, {self.bands}, {self.band_permutations}",
-                next_step="Correct the settings of near-duplicate removal.",
-            )
+        require_at_least(1, ngram_characters=self.ngram_characters, bands=self.bands)
+        require_at_least(1, band_permutations=self.band_permutations)
+        if not 0 < self.similarity <= 1:
+            next_step = "correct the similarity of near-duplicates"
+            wanted = "similarity above 0 and at most 1"
+            raise UserError("out-of-range", wanted=wanted, got=str(self.similarity), next_step=next_step)
 
     @property
     def permutations(self) -> int:
@@ -56,10 +54,10 @@ class NearDuplicatesConfig:
 
 
 def signatures(texts: Sequence[str], config: NearDuplicatesConfig) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
-    """Band keys [texts, bands] and checking values [texts, permutations] of some texts.
+    """Band keys [texts, bands] and check values [texts, permutations] of some texts.
 
-    A band key's high bits say which texts are candidates, its low bits order them. The checking values are the low
-    halves of the signature: of two different ones, one in 65,536 agrees by chance.
+    The high bits of a band key find candidates, the low bits order them. The check values are the low halves of the
+    signature: of two different ones, one in 65,536 agrees by chance.
     """
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -71,7 +69,7 @@ def signatures(texts: Sequence[str], config: NearDuplicatesConfig) -> tuple[NDAr
     return _band_keys(signature_NP, config), signature_NP.astype(np.uint16)
 
 
-def find(
+def near_duplicates(
     count: int,
     band_keys: Callable[[int], Iterator[NDArray[np.uint64]]],
     checks: Callable[[NDArray[np.int64]], NDArray[np.uint16]],
@@ -79,14 +77,14 @@ def find(
     *,
     already_removed: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Which texts are near-duplicates of an earlier one, directly or through others.
+    """Which texts are near-duplicates of an earlier text, directly or through others.
 
     Args:
         count: number of texts (N).
-        band_keys: `band_keys(band)` yields that band's keys of all texts in order, in pieces.
-        checks: `checks(texts)` gives the checking values of these texts, a row each.
-        config: as the keys were made with.
-        already_removed: texts that take no part.
+        band_keys: `band_keys(band)` yields the keys of that band of all texts in order, in pieces.
+        checks: `checks(texts)` returns the check values [len(texts), permutations].
+        config: the config of `signatures`.
+        already_removed: texts to skip [N].
     """
     # Union-find: a root is the earliest text of its set.
     first = np.arange(count, dtype=np.int64 if count > np.iinfo(np.int32).max else np.int32)
@@ -120,7 +118,7 @@ def _join_groups(
     similarity: float,
     first: NDArray[np.signedinteger],
 ) -> None:
-    """Joins the sets of those texts that stand near one another in one group and are similar enough."""
+    """Join the sets of texts that are close in the order of a group and similar enough."""
     for distance in range(1, _COMPARED + 1):
         places = np.flatnonzero(groups[distance:] == groups[:-distance])
         for start in range(0, len(places), _PAIRS_AT_ONCE):

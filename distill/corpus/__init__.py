@@ -1,11 +1,15 @@
-"""Text to packed rows: read, cleaned, deduplicated, decontaminated, cut into splits, packed.
+"""Text to packed rows: read, clean, deduplicate, decontaminate, split, pack.
 
-`config` says what is wanted, `shards` cleans the sources piece by piece, `repeats` finds documents that are there
-twice, `cutting` writes what is left, split by split, `card` tells what happened, `stage` is all of it in order.
-`engine` runs the same cleaning on a cluster.
+- `stage`: the config, and the passes in order
+- `shards`: the first pass, cleans the sources in resumable shards (`distill.text` has the rules)
+- `dedup`: the second pass, finds exact and near-duplicates
+- `splitting`: the third pass, writes the kept documents by split
+- `data_card`: rows in, removed by rule and out, by source
+- `engine`: the same passes on a cluster
+- `cli`: the verb `python -m distill corpus`
 """
 
-from distill.corpus.config import CorpusConfig, TextSource
-from distill.corpus.stage import corpus
+from distill.corpus.shards import TextSource
+from distill.corpus.stage import CorpusConfig, corpus
 
 __all__ = ["CorpusConfig", "TextSource", "corpus"]

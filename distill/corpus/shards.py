@@ -1,15 +1,16 @@
 """The first pass: sources to cleaned documents on disk, in shards that a killed run does not repeat.
 
-A shard is a run of consecutive rows of one source. Its files are written when it is complete, `.json` last, which also
-says where the next one starts. Rows are read here, in order, and cleaned by worker processes; what they give back is
+A shard is a run of consecutive rows of one source. Its files are written when it is complete, last `.json`, which also
+says where the next shard starts. This process reads the rows in order and worker processes clean them; the result is
 the same for any number of workers.
 """
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.disk import replace_text
+from common.errors import UserError, require_at_least
 from common.metrics import progress
+from common.provenance import Terms
 from common.rows import Raw, RowCounts, printable, raw_rows
-from common.sources import HubFiles, fetched
-from common.workers import ordered_map
-from distill.corpus.config import TextSource
-from distill.text.cleaning import Batch, Cleaned, Cleaner, Counts
+from common.sources import Found, HubDataset, HubFiles, fetched, found_files
+from common.workers import batches, ordered_map
+from distill.text.cleaning import CleanedBatch, Cleaner, CleaningCounts, TextBatch
 
 SHARD_BYTES = 2**25
 """Raw bytes of a shard: what a killed run repeats at most."""
@@ -33,20 +35,64 @@ _BATCH_ROWS = 2000
 _FEW_BYTES = 2**24  # cleaned faster than workers start
 _CHECKS_FILE = "checks.u16"
 
+RowPosition = tuple[int, int, int]
+"""A place in the text: index of the source, index of its file, number of the last row read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSource:
+    """One source of text: its files, its terms and its share of the corpus."""
+
+    terms: Terms
+    """Name in cards, licence and obligations."""
+    files: tuple[Path, ...] | HubFiles | HubDataset
+    """Local files, which enter the key by content; files of a hub data set at one commit, fetched one at a time; or the
+    name of a data set, in a recipe whose sources are not resolved yet."""
+    weight: float | None = None
+    """Share of the characters, relative to the weights of the other sources: any prefix of train holds the sources in
+    this ratio, until one of them ends. None in all sources: one source after the other."""
+    japanese: bool = True
+    """Whether the quality rules for Japanese apply; false for English or code."""
+    text_field: str = "text"
+    """The column that holds the text."""
+    max_files: int | None = None
+    """Of a data set on the hub only the first files, by path; None takes all. A set may be larger than any disk."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, max_files=self.max_files)
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            wanted = f"a weight above 0 for {self.terms.name}"
+            raise UserError("out-of-range", wanted=wanted, got=str(self.weight), next_step="correct the weight")
+
+    @property
+    def found(self) -> Found:
+        """Its files; UserError where only the name of the data set is known."""
+        return found_files(self.files)
+
+    @property
+    def num_files(self) -> int:
+        """How many files it has."""
+        return len(self.found.files if isinstance(self.found, HubFiles) else self.found)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a hub dataset."""
+        return self.files.revision if isinstance(self.files, HubFiles) else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """A finished shard."""
 
     stem: Path
-    """Its files are called so, with different endings."""
+    """Path of its files without their suffixes."""
     source: int
-    """Place of its source."""
+    """Index of its source."""
     documents: int
-    """Documents in it."""
-    next: tuple[int, int, int]
-    """Where the next shard starts: source, file, and number of the last row before it."""
-    counts: Counts
+    """Number of documents."""
+    next: RowPosition
+    """Where the next shard starts."""
+    counts: CleaningCounts
 
     def lines(self) -> Iterator[str]:
         """Its documents, as lines of JSON."""
@@ -54,18 +100,18 @@ class Shard:
             yield from file
 
     def array(self, name: str) -> NDArray[Any]:
-        """`digests` [documents, 2], `characters` [documents], or `band_keys` [bands, documents], mapped from disk."""
+        """`digests` [documents, 2], `characters` [documents] or `band_keys` [bands, documents], mapped from disk."""
         return np.load(self.stem.with_suffix(f".{name}.npy"), mmap_mode="r" if self.documents else None)
 
 
 @dataclass(kw_only=True, slots=True)
-class _Open:
+class _OpenShard:
     """The shard that is being filled."""
 
     source: int
     bytes: int = 0
-    next: tuple[int, int, int] = (0, 0, 0)
-    cleaned: list[Cleaned] = field(default_factory=list[Cleaned])
+    next: RowPosition = (0, 0, 0)
+    cleaned: list[CleanedBatch] = field(default_factory=list[CleanedBatch])
 
     @property
     def is_full(self) -> bool:
@@ -81,79 +127,72 @@ def write_shards(
     max_bad_share: float,
     files: Sequence[tuple[int, int]] | None = None,
 ) -> list[Shard]:
-    """Cleans all sources into `folder`; the shards of an earlier start are kept.
+    """Clean all sources into `folder`; the shards of an earlier start are kept.
 
     Args:
         folder: made if absent.
         sources: read in this order.
-        cleaner: what is done to each document.
-        workers: processes; one where there is little to do.
+        cleaner: cleans each batch of rows.
+        workers: processes; small sources use one.
         max_bad_share: bad rows allowed, as a share of all rows of `files`.
-        files: those of `all_files` to read; None reads all.
+        files: the files to read, out of `all_files`; None reads all.
 
     Raises:
         UserError: a file is missing, a download fails, or a worker is killed; InputError: a file is damaged, or too
             many rows are bad.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = finished(folder)
-    _cut_checks(folder, sum(shard.documents for shard in shards) * cleaner.permutations)
+    shards = finished_shards(folder)
+    _truncate_checks(folder, sum(shard.documents for shard in shards) * cleaner.permutations)
     rows = RowCounts()
     for shard in shards:
         rows.merge(shard.counts.rows)
-    filled: _Open | None = None
+    filled: _OpenShard | None = None
     start = shards[-1].next if shards else None
-    places: deque[tuple[int, tuple[int, int, int], int]] = deque()
-    batches = _batches(sources, all_files(sources) if files is None else files, start, folder, places)
-    cleaned = ordered_map(cleaner, batches, workers=1 if _are_few(sources) else workers)
+    places: deque[tuple[RowPosition, int]] = deque()
+    inputs = _text_batches(sources, all_files(sources) if files is None else files, start, folder, places)
+    cleaned = ordered_map(cleaner, inputs, workers=1 if _are_small(sources) else workers)
     for result in progress(cleaned, label="cleaning", unit="batches"):
-        source, following, size = places.popleft()
+        position, size = places.popleft()
         rows.merge(result.counts.rows)
         rows.check_early(max_bad_share)
-        if filled is not None and (filled.source != source or filled.is_full):
+        if filled is not None and (filled.source != position[0] or filled.is_full):
             shards.append(_write(folder, len(shards), filled))
             filled = None
-        filled = filled or _Open(source=source)
+        filled = filled or _OpenShard(source=position[0])
         filled.cleaned.append(result)
         filled.bytes += size
-        filled.next = following
+        filled.next = position
     if filled is not None:
         shards.append(_write(folder, len(shards), filled))
     rows.check(max_bad_share)
     return shards
 
 
-def finished(folder: Path) -> list[Shard]:
-    """The shards that are complete, in order."""
+def finished_shards(folder: Path) -> list[Shard]:
+    """The complete shards, in order."""
     shards: list[Shard] = []
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
-        counts = Counts.from_json(values.pop("counts"))
-        shards.append(Shard(stem=path.with_suffix(""), **values | {"next": tuple(values["next"])}, counts=counts))
+        values |= {"next": tuple(values["next"]), "counts": CleaningCounts.from_json(values["counts"])}
+        shards.append(Shard(stem=path.with_suffix(""), **values))
     return shards
 
 
-class CheckingValues:
-    """What candidates for near-duplicates are compared by, of all documents of one or more shard folders."""
+class CheckValues:
+    """The MinHash check values of all documents of one or more shard folders, read when they are needed."""
 
     def __init__(self, folders: Sequence[Path], documents: Sequence[int], permutations: int) -> None:
-        """Opens nothing yet.
-
-        Args:
-            folders: shard folders, in the order of their documents.
-            documents: how many each holds.
-            permutations: values of a document.
-        """
         self._files = [folder / _CHECKS_FILE for folder in folders]
         self._ends = np.cumsum(documents)
         self._permutations = permutations
 
     def __call__(self, documents: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """[documents, permutations] of some documents, by their places over all folders."""
+        """[documents, permutations] of some documents, by their index over all folders."""
         values = np.zeros((len(documents), self._permutations), np.uint16)
         owners = np.searchsorted(self._ends, documents, side="right")
         for owner in np.unique(owners).tolist():
-            # Mapped anew each time, so that pages that were read do not pile up in this process.
+            # Mapped again each time, so that pages that were read do not accumulate in this process.
             mapped = np.memmap(self._files[owner], np.uint16, "r").reshape(-1, self._permutations)
             start = self._ends[owner - 1] if owner else 0
             values[owners == owner] = mapped[documents[owners == owner] - start]
@@ -161,56 +200,48 @@ class CheckingValues:
 
 
 def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
-    """Every file as (place of its source, place in the source), in order."""
+    """Every file as (index of its source, index in the source), in order."""
     return [(number, place) for number, source in enumerate(sources) for place in range(source.num_files)]
 
 
-def _batches(
+def _text_batches(
     sources: Sequence[TextSource],
     files: Sequence[tuple[int, int]],
-    start: tuple[int, int, int] | None,
+    start: RowPosition | None,
     scratch: Path,
-    places: deque[tuple[int, tuple[int, int, int], int]],
-) -> Iterator[Batch]:
-    """All rows of `files` behind `start` in batches; `places` gets each one's source, its end, and its bytes."""
+    places: deque[tuple[RowPosition, int]],
+) -> Iterator[TextBatch]:
+    """All rows of `files` after `start` in batches; appends the end position and the bytes of each to `places`."""
     for number, place in files:
         if start is not None and (number, place) < start[:2]:
             continue
         source, found = sources[number], sources[number].found
         after = start[2] if start is not None and (number, place) == start[:2] else 0
-        with ExitStack() as stack:
-            if isinstance(found, HubFiles):
-                path = stack.enter_context(fetched(found, found.files[place], scratch / "fetched"))
-            else:
-                path = found[place]
-            for rows, size in _groups(raw_rows(path, after=after), source.text_field):
-                places.append((number, (number, place, rows[-1][0]), size))
-                yield Batch(
+
+        def size(row: tuple[int, Raw], text_field: str = source.text_field) -> int:
+            raw = row[1]
+            return len(raw) if isinstance(raw, bytes) else 3 * len(raw.get(text_field) or "")
+
+        with (
+            fetched(found, found.files[place], scratch / "fetched")
+            if isinstance(found, HubFiles)
+            else nullcontext(found[place])
+        ) as path:
+            rows = raw_rows(path, after=after)
+            for batch, total in batches(rows, size, max_size=_BATCH_BYTES, max_items=_BATCH_ROWS):
+                places.append(((number, place, batch[-1][0]), total))
+                yield TextBatch(
                     source=source.terms.name,
                     file=printable(path.name),
-                    rows=rows,
+                    rows=batch,
                     japanese=source.japanese,
                     text_field=source.text_field,
                 )
 
 
-def _groups(rows: Iterator[tuple[int, Raw]], text_field: str) -> Iterator[tuple[list[tuple[int, Raw]], int]]:
-    """Rows in lists of about a megabyte, and its bytes."""
-    group: list[tuple[int, Raw]] = []
-    size = 0
-    for number, raw in rows:
-        group.append((number, raw))
-        size += len(raw) if isinstance(raw, bytes) else 3 * len(raw.get(text_field) or "")
-        if size >= _BATCH_BYTES or len(group) >= _BATCH_ROWS:
-            yield group, size
-            group, size = [], 0
-    if group:
-        yield group, size
-
-
-def _write(folder: Path, number: int, shard: _Open) -> Shard:
+def _write(folder: Path, number: int, shard: _OpenShard) -> Shard:
     stem = folder / f"{number:05d}"
-    counts = Counts()
+    counts = CleaningCounts()
     for result in shard.cleaned:
         counts.merge(result.counts)
     with stem.with_suffix(".jsonl").open("w", encoding="utf-8", newline="\n") as file:
@@ -228,21 +259,20 @@ def _write(folder: Path, number: int, shard: _Open) -> Shard:
             file.flush()
             os.fsync(file.fileno())
     documents = sum(len(result.lines) for result in shard.cleaned)
-    values = {"source": shard.source, "documents": documents, "next": shard.next}
+    values: dict[str, Any] = {"source": shard.source, "documents": documents, "next": shard.next}
     replace_text(stem.with_suffix(".json"), json.dumps(values | {"counts": counts.to_json()}, ensure_ascii=False))
-    return Shard(stem=stem, source=shard.source, documents=documents, next=shard.next, counts=counts)
+    return Shard(stem=stem, **values, counts=counts)
 
 
-def _cut_checks(folder: Path, values: int) -> None:
-    """Forgets the checking values of a shard that was not completed."""
+def _truncate_checks(folder: Path, values: int) -> None:
+    """Drop the check values of a shard that was not completed."""
     path = folder / _CHECKS_FILE
     if path.is_file():
-        with path.open("rb+") as file:
-            file.truncate(values * np.dtype(np.uint16).itemsize)
+        os.truncate(path, values * np.dtype(np.uint16).itemsize)
 
 
-def _are_few(sources: Sequence[TextSource]) -> bool:
-    """Whether all files together are small."""
+def _are_small(sources: Sequence[TextSource]) -> bool:
+    """Whether all files are local, and small together."""
     size = 0
     for source in sources:
         found = source.found

@@ -1,4 +1,7 @@
-"""Per-document text rules of a corpus: normal form, quality, personal data. Pure functions of one text.
+"""Text rules of a corpus: pure functions of one document, independent of files, stages and other documents.
 
-They know no file, no stage and no other document: what compares documents lives elsewhere.
+- `normalise`: one normal form for Japanese text
+- `personal`: personal data replaced by placeholders
+- `measures`, `quality`: what the quality rules measure, and the rules with their thresholds
+- `cleaning`: all of them over batches of rows, with counts
 """

@@ -1,9 +1,8 @@
-"""Cleaning: rows as they were read to documents that are kept, one by one, and why the others are not.
+"""Cleaning: batches of rows to documents, one by one, with the reason why the others are removed.
 
-A batch of rows in, a batch of documents out, with counts, samples, and what duplicates are recognised by. Everything
-here looks at one document alone, so that batches may be cleaned in any process, here or on a cluster, with the same
-result; what needs all documents (duplicates, the cut into splits) comes afterwards. It knows no file and no stage, and
-loads no torch, which every worker would load again.
+Each document is judged alone, so that batches can be cleaned in any process, here or on a cluster, with the same
+result. What compares documents (duplicates, splits) comes later. Independent of files and stages; loads no torch, which
+every worker would load again.
 """
 
 import json
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.duplicates import NearDuplicatesConfig, digest
 from common.duplicates.near import signatures
-from common.errors import UserError
+from common.errors import require_at_least
 from common.rows import Raw, Row, RowCounts, parse
 from distill.text.normalise import normalise
 from distill.text.personal import redact
@@ -29,41 +28,38 @@ from eval.decontamination import Decontaminator
 Spans = Sequence[Sequence[int]]
 BENCHMARK_RULE = "benchmark item"
 SAMPLES = 3
-"""Removed documents shown for each rule."""
+"""Removed documents that the card shows of each rule."""
 SAMPLE_CHARACTERS = 200
 _COUNTERS = ("removed", "changed", "contamination")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleaningConfig:
-    """What is done to one document; every step can be off."""
+    """Rules for one document; every step can be off."""
 
     normalise: bool = True
     """Unicode normalisation that keeps Japanese punctuation."""
     quality: QualityConfig | None = field(default_factory=QualityConfig)
-    """Rules for Japanese web text; None keeps every document."""
+    """Rules for Japanese web text; None turns them off."""
     redact: bool = False
-    """Replace e-mail addresses, telephone numbers and the like by placeholders."""
+    """Replace e-mail addresses, telephone numbers and similar personal data by placeholders."""
     max_characters: int = 5_000_000
     """Characters of a document; a longer one is a bad row."""
 
     def __post_init__(self) -> None:
-        if self.max_characters < 1:
-            raise UserError(
-                wanted="max_characters of at least 1", got=str(self.max_characters), next_step="Correct the settings."
-            )
+        require_at_least(1, max_characters=self.max_characters)
 
 
 @dataclass(kw_only=True, slots=True)
-class Batch:
-    """Rows of one file."""
+class TextBatch:
+    """Consecutive rows of one file."""
 
     source: str
-    """Name of the source, for the documents."""
+    """Name of the source, written into the documents."""
     file: str
-    """Name of the file, for messages."""
+    """Name of the file, written into messages."""
     rows: list[tuple[int, Raw]]
-    """Numbers in the file, and the rows."""
+    """(number in the file, unparsed row)."""
     japanese: bool = True
     """Whether the quality rules apply."""
     text_field: str = "text"
@@ -71,23 +67,23 @@ class Batch:
 
 
 @dataclass(kw_only=True, slots=True)
-class Counts:
-    """What became of some rows; adds up over batches."""
+class CleaningCounts:
+    """Counts of some rows by result; they add up over batches."""
 
     rows: RowCounts = field(default_factory=RowCounts)
     characters_in: int = 0
-    """Characters of all rows with a text, as read."""
+    """Characters of all rows with a text, before cleaning."""
     removed: Counter[str] = field(default_factory=Counter[str])
-    """Documents by the rule that removed them; bad rows are counted in `rows`."""
+    """Documents by the rule that removed them, without the bad rows, which `rows` counts."""
     changed: Counter[str] = field(default_factory=Counter[str])
     """Documents by the step that changed them."""
     contamination: Counter[str] = field(default_factory=Counter[str])
-    """Documents removed, by the benchmark that they held an item of."""
+    """Removed documents by the benchmark of which they hold an item."""
     samples: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict[str, list[tuple[int, str, str]]])
-    """(priority, id, beginning of the text) of some removed documents by rule: those of the lowest priority."""
+    """By rule, (priority, id, beginning of the text) of the removed documents with the lowest priorities."""
 
-    def merge(self, later: "Counts") -> None:
-        """Adds the counts of rows that come after these."""
+    def merge(self, later: "CleaningCounts") -> None:
+        """Add the counts of the rows that follow these."""
         self.rows.merge(later.rows)
         self.characters_in += later.characters_in
         self.removed += later.removed
@@ -97,7 +93,7 @@ class Counts:
             self.samples[rule] = sorted([*self.samples.get(rule, []), *samples])[:SAMPLES]
 
     def remove(self, rule: str, row: Row, text: str) -> None:
-        """Counts one document as removed, and keeps a sample."""
+        """Count one document as removed, and keep a sample."""
         self.removed[rule] += 1
         start = text[:SAMPLE_CHARACTERS]
         sample = (zlib.crc32(start.encode("utf-8", "surrogatepass")), str(row["id"]), start)
@@ -109,7 +105,7 @@ class Counts:
         return {"rows": asdict(self.rows), "characters_in": self.characters_in, "samples": self.samples, **counters}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Counts":
+    def from_json(cls, values: dict[str, Any]) -> "CleaningCounts":
         """The counts that `to_json` wrote."""
         samples = {rule: [(p, i, t) for p, i, t in kept] for rule, kept in values["samples"].items()}
         counters = {name: Counter(values[name]) for name in _COUNTERS}
@@ -118,24 +114,24 @@ class Counts:
 
 
 @dataclass(kw_only=True, slots=True)
-class Cleaned:
-    """The documents of a batch that are kept so far."""
+class CleanedBatch:
+    """The documents of a batch that pass all rules."""
 
     lines: list[str]
-    """One JSON object each, with its line end: `id`, `text`, `source`, and `answers` where the row has them."""
+    """JSON objects with their line ends: `id`, `text`, `source`, and `answers` if the row has them."""
     digests: NDArray[np.uint64]
-    """[documents, 2]: what exact duplicates are recognised by."""
+    """[documents, 2], to find exact duplicates."""
     characters: NDArray[np.uint32]
     """[documents]."""
     band_keys: NDArray[np.uint64] | None
-    """[documents, bands]: what candidates for near-duplicates are found by; None where that step is off."""
+    """[documents, bands], to find candidates for near-duplicates; None if that step is off."""
     checks: NDArray[np.uint16] | None
-    """[documents, permutations]: what candidates are compared by."""
-    counts: Counts
+    """[documents, permutations], to compare candidates."""
+    counts: CleaningCounts
 
 
 class Cleaner:
-    """All steps that look at one document alone, ready to be sent to a worker."""
+    """All rules for one document; can be sent to a worker."""
 
     def __init__(
         self,
@@ -155,21 +151,21 @@ class Cleaner:
 
     @property
     def permutations(self) -> int:
-        """Checking values of each document; 0 where near-duplicates are not looked for."""
+        """Check values of each document; 0 if near-duplicates are kept."""
         return 0 if self._near is None else self._near.permutations
 
     @property
     def benchmarks(self) -> dict[str, dict[str, int]]:
-        """Items that documents are compared with, as `Decontaminator.card` tells; none where that step is off."""
+        """`Decontaminator.card`: items that documents are compared with; empty if that step is off."""
         return {} if self._decontaminator is None else self._decontaminator.card()
 
-    def __call__(self, batch: Batch) -> Cleaned:
-        """Cleans a batch.
+    def __call__(self, batch: TextBatch) -> CleanedBatch:
+        """Clean a batch.
 
         Raises:
             InputError: the file ends in the middle of a row.
         """
-        counts = Counts()
+        counts = CleaningCounts()
         texts: list[str] = []
         lines: list[str] = []
         for number, raw in batch.rows:
@@ -179,7 +175,7 @@ class Cleaner:
                 lines.append(json.dumps(document, ensure_ascii=False) + "\n")
         digests = b"".join(digest(text, seed=self._seed) for text in texts)
         keys, checks = (None, None) if self._near is None else signatures(texts, self._near)
-        return Cleaned(
+        return CleanedBatch(
             lines=lines,
             digests=np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2),
             characters=np.array([len(text) for text in texts], np.uint32),
@@ -188,13 +184,13 @@ class Cleaner:
             counts=counts,
         )
 
-    def clean(self, row: Row, *, japanese: bool, counts: Counts) -> Row | None:
-        """The document of one good row, or None where a rule removes it; `counts` says which.
+    def clean(self, row: Row, *, japanese: bool, counts: CleaningCounts) -> Row | None:
+        """The document of one good row, or None if a rule, which is counted, removes it.
 
         Args:
-            row: with `id`, `text` and perhaps `answers`.
+            row: with `id`, `text` and optionally `answers`.
             japanese: whether the quality rules apply.
-            counts: filled.
+            counts: updated.
         """
         text, answers = row["text"], row.get("answers")
         for name, change in self._changes:
@@ -210,13 +206,13 @@ class Cleaner:
             return None
         benchmark = None if self._decontaminator is None else self._decontaminator.find(text)
         if benchmark is not None:
-            # Not quoted: cards are published, and benchmark text must not spread with them.
+            # Not quoted: cards are published, and must not spread benchmark text.
             counts.remove(BENCHMARK_RULE, row, f"(holds an item of {benchmark})")
             counts.contamination[benchmark] += 1
             return None
         return {"id": row["id"], "text": text} | ({} if answers is None else {"answers": answers})
 
-    def _document(self, raw: Raw, number: int, batch: Batch, counts: Counts) -> Row | None:
+    def _document(self, raw: Raw, number: int, batch: TextBatch, counts: CleaningCounts) -> Row | None:
         rows = counts.rows
         rows.rows += 1
         rows.place = f"{batch.file}:{number}"
@@ -226,7 +222,7 @@ class Cleaner:
             return None
         text, answers = row[batch.text_field], row.get("answers")
         if isinstance(answers, list) and answers and all(isinstance(answer, str | dict) for answer in answers):
-            answers = None  # a question's answers as text, as many sets have them: no spans, and none of our business
+            answers = None  # many sets have the answers of a question as text: these are not spans
         counts.characters_in += len(text)
         if len(text) > self._config.max_characters:
             rows.add_bad(f"more than {self._config.max_characters:,} characters")
@@ -254,10 +250,10 @@ def _redacted(text: str) -> str:
 
 
 def _with_spans(text: str, spans: Spans | None, change: Callable[[str], str]) -> tuple[str, Spans | None]:
-    """`change` of the text, and its spans at their new places.
+    """`change` of the text, and the spans moved with it.
 
-    The text is changed piece by piece between the spans' edges. Where that is not what changing the whole would give
-    (a letter and its accent on two sides of an edge), the text stays as it was written.
+    The text is changed piece by piece between the edges of the spans. If that differs from the change of the whole (a
+    letter and its accent on two sides of an edge), the text stays unchanged.
     """
     changed = change(text)
     if not spans or changed == text:

@@ -1,7 +1,7 @@
-"""What the quality rules look at: one document's characters, sentences, lines, words and n-grams, counted with numpy.
+"""Measures of one document for the quality rules: characters, sentences, lines, words and n-grams, counted with numpy.
 
-Letters here are kana and kanji; Japanese characters are letters and Japanese punctuation; shares of characters leave
-white space out. Texts are expected in their normal form (`distill.text.normalise`). This module knows no threshold.
+Letters are kana and kanji; Japanese characters are letters and Japanese punctuation; shares of characters exclude white
+space. Texts are in their normal form (`distill.text.normalise`). The thresholds are in `distill.text.quality`.
 """
 
 import re
@@ -17,9 +17,9 @@ from common.ngrams import code_points, window_hashes
 
 _WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("quality_words.toml").read_text(encoding="utf-8"))
 
-# What ends a sentence stands last: see Measures.sentences.
+# The ends of sentences come last: see Measures.sentences.
 _OTHER, _HIRAGANA, _KATAKANA, _KANJI, _PUNCTUATION, _LATIN, _DIGIT, _SPACE, _DAMAGE, _STOP, _LINE_END = range(11)
-# Half-open ranges of code points; what is in none of them counts as a symbol. Later classes win.
+# Half-open ranges of code points; all others count as symbols. Later classes win.
 _CLASSES = {
     _HIRAGANA: ((0x3041, 0x3097), (0x3099, 0x30A0)),
     _KATAKANA: ((0x30A1, 0x30FB), (0x30FC, 0x3100), (0x31F0, 0x3200)),
@@ -47,12 +47,12 @@ def _class_table() -> NDArray[np.uint8]:
 
 _CLASS_OF = _class_table()
 _STOPS = re.compile("[\u3002\uff0e\uff01\uff1f!?]")
-# "Label: value" with a full-width colon, as records are written.
+# A record: "label: value" with a full-width colon.
 _RECORD = re.compile(r"[^\s\uff1a]{1,20}\uff1a\s?\S.{0,59}\Z")
 _SEPARATED = re.compile(r"[|\uff5c\xbb\u203a>\u2192]|[^\x00-\x7f][ \u3000/\uff0f][^\x00-\x7f]")
 _HIRAGANA_RUNS = re.compile("[\u3041-\u3096]+")
 _LETTER_RUNS = re.compile("[\u3041-\u3096\u30a1-\u30fa\u30fc\u3005-\u3007\u3400-\u9fff]+")
-# A line that one ellipsis cuts short, perhaps before "read more"; literature writes two, or goes on behind them.
+# A line cut short by one ellipsis, optionally before "read more"; literature writes two, or goes on after them.
 _CUT_SHORT = re.compile(
     r"(?:(?<![\u2026.])(?:\u2026|\.\.\.)|(?<!\u30fb)\u30fb\u30fb\u30fb)"
     rf"[\])\uff3d\uff09]?(?:.{{0,3}}(?:{'|'.join(map(re.escape, _WORDS['read_more']))}))?\Z"
@@ -60,16 +60,12 @@ _CUT_SHORT = re.compile(
 _CUT_SHORT_CHARACTERS = 7 + max(map(len, _WORDS["read_more"]))
 _CLAUSE_CHARACTERS = 20
 _CLAUSE_HIRAGANA_SHARE = 0.35
-# Fewer matches than these are no evidence, whatever their share of a short text.
+# Fewer matches are not evidence, whatever their share of a short text.
 _LEAST_MATCHES = 3
 
 
-def _word_pattern() -> re.Pattern[str]:
-    words = sorted({*_WORDS["boilerplate"], *_WORDS["unwanted"]}, key=lambda word: (-len(word), word))
-    return re.compile("|".join(map(re.escape, words)))
-
-
-_ANY_WORD = _word_pattern()
+_LONGEST_FIRST = sorted({*_WORDS["boilerplate"], *_WORDS["unwanted"]}, key=lambda word: (-len(word), word))
+_ANY_WORD = re.compile("|".join(map(re.escape, _LONGEST_FIRST)))
 _UNWANTED = frozenset(_WORDS["unwanted"])
 
 
@@ -80,17 +76,17 @@ def _pair_keys(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 def _pairs_that_open_a_word() -> NDArray[np.bool_]:
     table = np.zeros(2**16, np.bool_)
-    for word in (*_WORDS["boilerplate"], *_WORDS["unwanted"]):
+    for word in _LONGEST_FIRST:
         table[_pair_keys(code_points(word[:2]))] = True
     return table
 
 
-# One look-up a character finds the few places where a word can stand; the pattern is tried there only.
+# One look-up a character finds the few places where a word can begin; only there the pattern is tried.
 _OPENS_A_WORD = _pairs_that_open_a_word()
 
 
 class Measures:
-    """What the rules look at, each computed when the first rule asks for it."""
+    """The measures of one text, each computed when it is first read."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -99,7 +95,7 @@ class Measures:
         counts: list[int] = np.bincount(self._classes, minlength=_LINE_END + 1).tolist()
         letters = counts[_HIRAGANA] + counts[_KATAKANA] + counts[_KANJI]
         self.characters = len(self.codes) - counts[_SPACE] - counts[_LINE_END]
-        """All but white space."""
+        """Without white space."""
         per_character, per_letter = 1 / max(1, self.characters), 1 / max(1, letters)
         self.japanese_share = (letters + counts[_PUNCTUATION] + counts[_STOP]) * per_character
         self.digit_share = counts[_DIGIT] * per_character
@@ -111,7 +107,7 @@ class Measures:
 
     @cached_property
     def sentences(self) -> NDArray[np.int64]:
-        """Lengths of all sentences with their ends, characters; a bracket that closes behind an end is none."""
+        """Lengths of all sentences with their ends, characters; a closing bracket after an end is not a sentence."""
         ends = np.flatnonzero(self._classes >= _STOP)
         stops = np.concatenate((ends + (self._classes[ends] != _LINE_END), [len(self.codes)]))
         lengths = stops.copy()
@@ -120,7 +116,7 @@ class Measures:
 
     @cached_property
     def lines(self) -> list[str]:
-        """All lines that hold more than white space."""
+        """All lines that are not blank."""
         return [line for line in self.text.split("\n") if line and not line.isspace()]
 
     @cached_property
@@ -130,18 +126,18 @@ class Measures:
 
     @cached_property
     def prose_share(self) -> float:
-        """Characters in lines that say something, of those in all lines."""
+        """Characters in lines with a statement, of those in all lines."""
         return sum(len(line) for line in self.lines if _says_something(line)) / self.line_characters
 
     @cached_property
     def ellipsis_share(self) -> float:
-        """Lines that are cut short, of all lines."""
+        """Lines cut short by an ellipsis, of all lines."""
         cut = sum(1 for line in self.lines if _CUT_SHORT.search(line, max(0, len(line) - _CUT_SHORT_CHARACTERS)))
         return cut / max(1, len(self.lines))
 
     @cached_property
     def duplicate_lines(self) -> tuple[float, float]:
-        """Lines that stood before: their share of the lines, and of the lines' characters."""
+        """Lines that repeat an earlier line: their share of the lines, and of the characters of all lines."""
         different = set(self.lines)
         lines = len(self.lines) - len(different)
         characters = sum(map(len, self.lines)) - sum(map(len, different))
@@ -149,7 +145,7 @@ class Measures:
 
     @cached_property
     def word_shares(self) -> tuple[float, float]:
-        """Characters in boilerplate and in unwanted words, of all; 0 where too few of them were found."""
+        """Characters in boilerplate and in unwanted words, of all; 0 if there are too few of these words."""
         found = ([0, 0], [0, 0])
         done = 0
         for place in np.flatnonzero(_OPENS_A_WORD[_pair_keys(self.codes)]).tolist():
@@ -164,9 +160,9 @@ class Measures:
         return boilerplate, unwanted
 
     def has_top_gram(self, size: int, share: float) -> bool:
-        """Whether one n-gram occurs more than once and makes up more than `share` of all.
+        """Whether one n-gram occurs more than once and has more than `share` of all occurrences.
 
-        A frequent n-gram needs frequent characters, so that the most frequent character alone rules most texts out.
+        A frequent n-gram needs frequent characters: the most frequent character alone excludes most texts.
         """
         windows = len(self.codes) - size + 1
         if windows < 1:
@@ -189,7 +185,7 @@ class Measures:
 
 
 def _occurs(ordered: NDArray[Any], times: int) -> bool:
-    """Whether some value stands at least so many times in a sorted array."""
+    """Whether some value occurs at least `times` times in a sorted array."""
     return bool((ordered[times - 1 :] == ordered[: len(ordered) - times + 1]).any())
 
 

@@ -1,9 +1,9 @@
-"""Personal data that can be told by its form: replaced by a fixed placeholder in Japanese, so that no model learns it.
+"""Personal data that has a recognisable form, replaced by a fixed placeholder in Japanese, so that no model learns it.
 
 Found are e-mail addresses, Japanese telephone numbers, public IPv4 addresses, payment card numbers and individual
-numbers ("My Number"). Names and street addresses are not: no pattern finds them reliably. Where a form is ambiguous,
-what surrounds it decides, and in doubt the text stays: dates, prices, ISBNs, versions and section numbers are no
-personal data. Full-width digits, letters and hyphens count like ASCII ones. This module knows no quality rule.
+numbers ("My Number"). Names and street addresses are not: no pattern finds them reliably. If a form is ambiguous, its
+context decides, and in doubt the text is kept: dates, prices, ISBNs, versions and section numbers are not personal
+data. Full-width digits, letters and hyphens count as ASCII.
 """
 
 import ipaddress
@@ -14,14 +14,14 @@ _EMAIL, _PHONE, _ADDRESS, _CARD, _INDIVIDUAL = (
     f"\u3014{name}\u3015" for name in ("メールアドレス", "電話番号", "IPアドレス", "カード番号", "個人番号")
 )
 
-# One character for one, so that places in the plain text are places in the text. The prolonged sound mark of katakana
-# stands for a hyphen behind a digit only.
+# One character for one, so that offsets in the plain text are offsets in the text. The prolonged sound mark of katakana
+# means a hyphen only after a digit.
 _HYPHENS = r"\u2010-\u2015\u2212\uff0d"
 _SPACES = r"\xa0\u3000"
 _PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys((0xA0, 0x3000), 0x20)
 _PLAIN_HYPHENS = dict.fromkeys((*range(0x2010, 0x2016), 0x2212), 0x2D)
 _PROLONGED = re.compile("(?<=[0-9])[\u30fc\uff70]")
-# Nothing is found where nothing of this shape stands: an at sign, nine digits close together, four numbers with dots.
+# Every rule below needs one of these: an at sign, nine digits close together, four numbers with dots.
 _LETTER = r"A-Za-z0-9\uff10-\uff5a"
 _DIGIT = r"[0-9\uff10-\uff19]"
 _DOT = r"[.\uff0e]"
@@ -48,7 +48,7 @@ _NATIONAL = re.compile(
 _INTERNATIONAL = re.compile(
     rf"(?<![0-9A-Za-z])\+81[- ]?(?:\(0\))?[- ]?([1-9][0-9]{{0,3}}(?:[- ]?[0-9]{{1,4}}){{1,3}}){_AFTER}"
 )
-# A word that says "telephone" makes a number of any shape one.
+# After a word for telephone, a number of any shape is a telephone number.
 _LABELLED = re.compile(
     r"(?:(?<![A-Za-z])(?:TEL|Tel|tel|FAX|Fax|fax)|電話番号|電話|携帯|ファックス|ファクス)[ .:=]{0,3}"
     rf"(?P<number>0[1-9](?:[- ]?[0-9]){{8,9}}){_AFTER}"
@@ -61,16 +61,16 @@ _SERVICE_CODES = ("0120", "0800", "0570", "0990", "0180", "0170")
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?<![0-9A-Za-z_])(?<![0-9.][.-])(?<!\.){_OCTET}(?:\.{_OCTET}){{3}}(?![0-9A-Za-z_])(?!\.[0-9])")
-# What stands in front of four numbers that are a version or a section.
+# Before four numbers that are a version or a section.
 _NUMBERED = re.compile(r"(?:[Vv]er(?:sion)?\.?|[Vv]|バージョン|版|第|節|章|項|§|[Ss]ection|[Rr]elease) ?\Z")
-# Versions and sections count in small steps.
+# The numbers of versions and sections are small.
 _SMALL_OCTET = 32
 
 _CARD_NUMBER = re.compile(
     rf"{_BEFORE}(?:[0-9]{{4}}(?P<gap>[ -]?)[0-9]{{4}}(?P=gap)[0-9]{{4}}(?P=gap)[0-9]{{4}}"
     rf"|3[0-9]{{3}}(?P<wide>[ -]?)[0-9]{{6}}(?P=wide)[0-9]{{4,5}}){_AFTER}"
 )
-# First digits and lengths that issuers use.
+# First digits and lengths of issuers.
 _ISSUED = re.compile(
     r"(?:4[0-9]{3}|5[1-5][0-9]{2}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)|35(?:2[89]|[3-8][0-9])|6011|64[4-9][0-9]|65[0-9]{2}"
     r"|62[0-9]{2})[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}"
@@ -82,7 +82,7 @@ _AMOUNT_BEHIND = re.compile(r" ?(?:円|ドル|ユーロ|元|人|個|件|株|枚|
 
 
 def redact(text: str) -> tuple[str, int]:
-    """`text` with its personal data replaced, and how many pieces were; `text` itself where there is none."""
+    """`text` with its personal data replaced, and the number of replacements; the same object if there are none."""
     if not _SUSPECT.search(text):
         return text, 0
     plain = _PROLONGED.sub("-", text.translate(_PLAIN | _PLAIN_HYPHENS))
@@ -96,7 +96,7 @@ def redact(text: str) -> tuple[str, int]:
 
 
 def _found(plain: str) -> list[tuple[int, int, str]]:
-    """Start, end and placeholder of everything found, in the order of the text; pieces may overlap."""
+    """(start, end, placeholder) of every match, in the order of the text; matches can overlap."""
     spans: list[tuple[int, int, str]] = []
     for pattern, group, holds, placeholder in _RULES:
         spans += [(*match.span(group), placeholder) for match in pattern.finditer(plain) if holds(match)]
@@ -122,7 +122,7 @@ def _is_international(match: re.Match[str]) -> bool:
 
 
 def _is_public_address(match: re.Match[str]) -> bool:
-    """Whether it is an address of a machine somewhere: manuals are full of loopback, private and mask addresses."""
+    """Whether it is a public address: manuals are full of loopback, private and mask addresses."""
     octets = [int(octet) for octet in match[0].split(".")]
     if max(octets) < _SMALL_OCTET or octets[0] in (0, 255) or _NUMBERED.search(match.string[: match.start()][-10:]):
         return False
@@ -148,12 +148,8 @@ def _luhn_holds(digits: str) -> bool:
 
 def _is_individual(match: re.Match[str]) -> bool:
     digits = re.sub("[ -]", "", match[0])
-    return (
-        not _TIMESTAMP.fullmatch(digits)
-        and len(set(digits)) > 2
-        and _check_digit_holds(digits)
-        and not _is_amount(match)
-    )
+    is_sound = not _TIMESTAMP.fullmatch(digits) and len(set(digits)) > 2
+    return is_sound and _check_digit_holds(digits) and not _is_amount(match)
 
 
 def _check_digit_holds(digits: str) -> bool:
@@ -164,7 +160,7 @@ def _check_digit_holds(digits: str) -> bool:
 
 
 def _is_amount(match: re.Match[str]) -> bool:
-    """Whether a unit or a currency sign makes the number a count."""
+    """Whether a unit or a currency sign marks the number as an amount."""
     text = match.string
     return bool(_AMOUNT_BEFORE.search(text[: match.start()][-2:]) or _AMOUNT_BEHIND.match(text, match.end()))
 

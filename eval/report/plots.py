@@ -36,7 +36,7 @@ class Tick:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Path:
+class SvgPath:
     """One curve as SVG path data."""
 
     label: str
@@ -52,7 +52,7 @@ class Plot:
     title: str
     summary: str
     """A description of the plot, for readers who cannot see it."""
-    paths: tuple[Path, ...]
+    paths: tuple[SvgPath, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     wide: bool
@@ -84,7 +84,7 @@ def plot_of(
         title=title,
         summary=summary,
         paths=tuple(
-            Path(label=curve.label, kind=curve.kind, data=_path(curve, (x_low, x_high), (y_low, y_high)))
+            SvgPath(label=curve.label, kind=curve.kind, data=_path(curve, (x_low, x_high), (y_low, y_high)))
             for curve in finite
             if curve.points
         ),

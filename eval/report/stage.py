@@ -62,11 +62,11 @@ def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> 
     """Writes report.json, report.html and report.md.
 
     Args:
-        config: see ReportConfig.
-        workspace: where.
-        inputs: artifacts in the order of the build, each under the name in its manifest; absent ones are None. `corpus`,
-            `chat`, `gguf`, `coreml` and `evaluation` are needed. Of `world` only the benchmarks that could not be asked
-            are reported.
+        config: content that is in no manifest.
+        workspace: where to write.
+        inputs: artifacts in the order of the build, None for an absent one; a manifest has the artifact's name.
+            `corpus`, `chat`, `gguf`, `coreml` and `evaluation` are needed. Of `world` only the benchmarks that could
+            not be asked are reported.
 
     Returns:
         `artifacts`, the number of files for phones, and `not_measured`, the number of gaps, each with a reason.

@@ -112,7 +112,7 @@ def open_runtime(
             next_step="measure the checkpoint or a GGUF file of the same model.",
         )
     if artifact.suffix == ".gguf" and artifact.is_file():
-        from eval.runtimes.llama_cpp import LlamaCppRuntime
+        from eval.runtimes.llama_process import LlamaCppRuntime
 
         return LlamaCppRuntime(artifact, kv=kv, context_tokens=context_tokens)
     if (artifact / "config.json").is_file():

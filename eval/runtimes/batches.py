@@ -1,13 +1,14 @@
 """How items are laid out for a runtime: which share a context, which go together, where an answer ends.
 
-Pure functions of ids and texts; it knows no model and no library.
+Pure functions of ids and texts. `score_rows` is the layout of the checkpoint runtime, `score_waves` that of llama.cpp.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from common.errors import UserError
-from eval.runtimes import Pair
+from eval.runtimes import Generation, Pair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,9 +18,8 @@ class Target:
     pair: int
     """Index of the pair that it belongs to."""
     position: int
-    """Index in the row of the token that predicts it."""
-    id: int
-    """The token."""
+    """What predicts it: index of a token in a `ScoreRow`, of a row of logits in a `Step`."""
+    token: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,27 +38,109 @@ class ScoreRow:
         return max(self.positions) + 1
 
 
-def score_rows(pairs: Sequence[Pair]) -> list[ScoreRow]:
-    """One row for each distinct context, in the order of first appearance."""
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One token to compute, in llama.cpp's terms."""
+
+    token: int
+    pos: int
+    """Its index in its sequence."""
+    sequence: int
+    wants_logits: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """Tokens to compute together, and what the logits of those that want them predict."""
+
+    positions: list[Position]
+    targets: list[Target]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wave:
+    """Pairs that are scored together: each continuation has a sequence of the KV cache."""
+
+    contexts: Step
+    """Each context in the first sequence of its pairs; predicts the first token of each continuation."""
+    copies: list[tuple[int, int]]
+    """Sequences that start as a copy of another: (from, to)."""
+    continuations: list[Step]
+    """The other tokens, each predicted by the one before it."""
+
+
+def by_context(pairs: Sequence[Pair], *, most: int | None = None) -> list[list[int]]:
+    """Indices of pairs with equal contexts, in the order of first appearance, at most `most` in a group."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, (context, continuation) in enumerate(pairs):
         assert len(context) > 0 and len(continuation) > 0, "score needs a context and a continuation"
         groups.setdefault(tuple(context), []).append(index)
-    return [_score_row(context, [(index, pairs[index][1]) for index in members]) for context, members in groups.items()]
+    size = most or max(1, len(pairs))
+    return [members[i : i + size] for members in groups.values() for i in range(0, len(members), size)]
 
 
-def _score_row(context: Sequence[int], continuations: Sequence[tuple[int, Sequence[int]]]) -> ScoreRow:
+def score_rows(pairs: Sequence[Pair]) -> list[ScoreRow]:
+    """One row for each distinct context."""
+    return [_score_row(pairs, members) for members in by_context(pairs)]
+
+
+def _score_row(pairs: Sequence[Pair], members: Sequence[int]) -> ScoreRow:
+    context = pairs[members[0]][0]
     ids, positions, parts = list(context), list(range(len(context))), [0] * len(context)
     targets: list[Target] = []
-    for part, (pair, continuation) in enumerate(continuations, start=1):
+    for part, pair in enumerate(members, start=1):
         before = len(context) - 1
-        for offset, token in enumerate(continuation):
-            targets.append(Target(pair=pair, position=before, id=token))
+        for offset, token in enumerate(pairs[pair][1]):
+            targets.append(Target(pair=pair, position=before, token=token))
             before = len(ids)
             ids.append(token)
             positions.append(len(context) + offset)
             parts.append(part)
     return ScoreRow(ids=ids, positions=positions, parts=parts, targets=targets)
+
+
+def score_waves(
+    pairs: Sequence[Pair], groups: Sequence[list[int]], *, sequences: int, logit_rows: int
+) -> Iterator[Wave]:
+    """Waves over groups of pairs with equal contexts, the longest contexts first.
+
+    Args:
+        pairs: what is scored.
+        groups: indices of pairs, as `by_context` gives them; none is larger than `sequences`.
+        sequences: sequences of the KV cache, the most pairs of a wave.
+        logit_rows: most tokens of a step of continuations.
+    """
+    rest = sorted(groups, key=lambda members: -len(pairs[members[0]][0]))
+    while rest:
+        count, used = 0, 0
+        while count < len(rest) and used + len(rest[count]) <= sequences:
+            used += len(rest[count])
+            count += 1
+        yield _wave(pairs, rest[:count], logit_rows)
+        rest = rest[count:]
+
+
+def _wave(pairs: Sequence[Pair], groups: Sequence[list[int]], logit_rows: int) -> Wave:
+    contexts, continuations = Step(positions=[], targets=[]), Step(positions=[], targets=[])
+    copies: list[tuple[int, int]] = []
+    sequence = 0
+    for row, members in enumerate(groups):
+        context = pairs[members[0]][0]
+        last = len(context) - 1
+        contexts.positions.extend(Position(token, i, sequence, i == last) for i, token in enumerate(context))
+        for offset, pair in enumerate(members):
+            continuation = pairs[pair][1]
+            contexts.targets.append(Target(pair=pair, position=row, token=continuation[0]))
+            if offset > 0 and len(continuation) > 1:
+                copies.append((sequence, sequence + offset))
+            for pos, (token, following) in enumerate(pairwise(continuation), start=len(context)):
+                place = len(continuations.targets) % logit_rows
+                continuations.positions.append(Position(token, pos, sequence + offset, True))
+                continuations.targets.append(Target(pair=pair, position=place, token=following))
+        sequence += len(members)
+    parts = [slice(start, start + logit_rows) for start in range(0, len(continuations.targets), logit_rows)]
+    steps = [Step(positions=continuations.positions[part], targets=continuations.targets[part]) for part in parts]
+    return Wave(contexts=contexts, copies=copies, continuations=steps)
 
 
 def by_budget(lengths: Sequence[int], *, tokens: int, rows: int) -> Iterator[list[int]]:
@@ -80,9 +162,10 @@ def check_lengths(lengths: Sequence[int], context_tokens: int) -> None:
     """UserError when an item is longer than the model's context: cutting it would change what is measured."""
     if lengths and max(lengths) > context_tokens:
         raise UserError(
+            "out-of-range",
             wanted=f"items of at most {context_tokens} tokens, the model's context",
             got=f"one of {max(lengths)} tokens",
-            next_step="measure a model with a longer context, or leave out the task with these items.",
+            next_step="measure a model with a longer context, or leave out the task with these items",
         )
 
 
@@ -90,3 +173,31 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
     """The text before the first stop string in it, or None where there is none."""
     places = [place for place in (text.find(string) for string in stop if string) if place >= 0]
     return text[: min(places)] if places else None
+
+
+def extend(
+    ids: list[int],
+    token: int,
+    *,
+    ends: bool,
+    decode: Callable[[list[int]], str],
+    max_tokens: int,
+    stop: Sequence[str],
+) -> Generation | None:
+    """Adds one token to the ids of an answer; the answer itself when that completes it.
+
+    Args:
+        ids: the answer so far; `token` is appended unless it `ends` the answer.
+        token: the next id.
+        ends: whether the model ends its answer with this token.
+        decode: text of ids.
+        max_tokens, stop: as in `Runtime.generate`.
+    """
+    if ends:
+        return Generation(text=decode(ids), ids=ids, stopped=True)
+    ids.append(token)
+    text = decode(ids) if stop or len(ids) == max_tokens else ""
+    cut = cut_at_stop(text, stop)
+    if cut is not None or len(ids) == max_tokens:
+        return Generation(text=text if cut is None else cut, ids=ids, stopped=False)
+    return None

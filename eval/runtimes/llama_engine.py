@@ -1,21 +1,25 @@
-"""llama.cpp inside the child process of `eval.runtimes.llama_cpp`: log-probabilities, scores, greedy decoding.
+"""llama.cpp inside the child process of `eval.runtimes.llama_process`: numbers and text of a loaded file, quantising.
 
-Sequences are computed side by side, each in its own part of the KV cache, so that a wave of items costs one pass over
-the weights. Text is `eval.runtimes.llama_text`'s. Errors are plain RuntimeErrors: the parent, which knows the file's
-name, turns them into the user's.
+Sequences are computed next to each other, each in its own part of the KV cache, so that a wave of items costs one pass
+over the weights. Text is the business of `eval.runtimes.llama_text`, the layout of waves that of `batches`.
 
 Legend: N positions with logits, V vocabulary.
 """
 
+import codecs
 import ctypes
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import llama_cpp
 import numpy as np
 
 from eval.runtimes import Generation, LogProbs, Pair
-from eval.runtimes.batches import by_budget, cut_at_stop, score_rows
+from eval.runtimes.batches import Position, Step, by_budget, by_context, extend, score_waves
+from eval.runtimes.llama_process import LlamaError
 from eval.runtimes.llama_text import FileText
 
 KV_TYPES = {"f16": 1, "f32": 0}  # ggml's numbers of these types
@@ -30,112 +34,100 @@ SMALL_MODEL_BYTES = 64 * 2**20
 _FLASH_ATTENTION_OFF = 0
 
 
+def default_threads() -> int:
+    """Cores that this process may use, or what OMP_NUM_THREADS says, as for torch."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quantize(source: str, target: str, file_type: int, threads: int) -> None:
+    """Writes the GGUF file `target` from the F16 file `source` with llama.cpp's own quantiser.
+
+    Args:
+        source, target: paths.
+        file_type: llama.cpp's number of the encoding (`gguf.LlamaFileType`).
+        threads: threads to compute with.
+    """
+    _log_to_stderr()
+    parameters: Any = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread = file_type, threads
+    given: Any = ctypes.byref(parameters)
+    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), given) != 0:
+        raise LlamaError("failed", "llama.cpp refuses to quantise into it")
+
+
 class Engine(FileText):
     """One loaded file.
 
     Args:
         path: the GGUF file.
         kv: type of the KV cache, "f16" or "f32".
-        threads: threads to compute with; a small model takes one.
+        threads: threads to compute with; None takes `default_threads`, and 1 for a small model.
+        repack: let llama.cpp copy weights into the layout that is fastest here.
 
     Raises:
-        RuntimeError: llama.cpp refuses the file.
+        LlamaError: llama.cpp refuses the file.
     """
 
-    def __init__(self, path: str, *, kv: str, threads: int) -> None:
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))  # a null callback logs to stderr
+    def __init__(self, path: str, *, kv: str, threads: int | None = None, repack: bool = True) -> None:
+        _log_to_stderr()
         llama_cpp.llama_backend_init()
-        parameters = llama_cpp.llama_model_default_params()
+        parameters: Any = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = repack
         model = llama_cpp.llama_model_load_from_file(path.encode(), parameters)
         if model is None:
-            raise RuntimeError("llama.cpp refuses to load it")
+            raise LlamaError("wrong-format", "llama.cpp refuses to load it")
         super().__init__(model)
-        small = llama_cpp.llama_model_size(model) < SMALL_MODEL_BYTES
-        self._kv, self._threads = KV_TYPES[kv], 1 if small else threads
+        fitting = 1 if llama_cpp.llama_model_size(model) < SMALL_MODEL_BYTES else default_threads()
+        self._kv, self._threads = KV_TYPES[kv], threads or fitting
         self._context: Any = None
         self._shape = (0, 0)
+        self._cached: list[int] = []  # ids of sequence 0 that `stream` has computed
         self._batch = _Batch(BATCH_TOKENS)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
     def logprobs_chunk(self, ids: Sequence[int], start: int, total: int) -> LogProbs:
-        """Log-softmax float32 [N, V] after each of `ids`, which stand at positions `start`.. of a text of `total`."""
+        """Log-softmax float32 [N, V] after each of `ids`, which are at positions `start`.. of a text of `total`."""
         if start == 0:
             self._prepare(total, 1)
-        rows_NV = self._decode([(token, start + i, 0, True) for i, token in enumerate(ids)])
+        rows_NV = self._decode([Position(token, start + i, 0, True) for i, token in enumerate(ids)])
         return rows_NV - _log_sum_exp(rows_NV)[:, None].astype(np.float32)
 
     def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """See `Runtime.score`."""
         results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-        rows = score_rows(pairs)
-        if not rows:
+        if not pairs:
             return results
-        groups: list[tuple[Sequence[int], list[int]]] = []
-        for row in rows:
-            members = sorted({target.pair for target in row.targets})
-            context = pairs[members[0]][0]
-            # A context with more continuations than sequences is computed again for the rest of them.
-            groups += [(context, members[i : i + MAX_SEQUENCES]) for i in range(0, len(members), MAX_SEQUENCES)]
-        sequences = self._prepare(max(row.longest for row in rows), max(len(members) for _, members in groups))
-        groups.sort(key=lambda group: -len(group[0]))
-        while groups:
-            count, used = 0, 0
-            while count < len(groups) and used + len(groups[count][1]) <= sequences:
-                used += len(groups[count][1])
-                count += 1
-            self._score_wave(groups[:count], pairs, results)
-            groups = groups[count:]
+        # A context with more continuations than sequences is computed again for the rest of them.
+        groups = by_context(pairs, most=MAX_SEQUENCES)
+        longest = max(len(context) + len(continuation) for context, continuation in pairs)
+        sequences = self._prepare(longest, max(map(len, groups)))
+        for wave in score_waves(pairs, groups, sequences=sequences, logit_rows=LOGIT_ROWS):
+            memory = self._clear()
+            self._add_scores(wave.contexts, results)
+            for source, target in wave.copies:
+                llama_cpp.llama_memory_seq_cp(memory, source, target, -1, -1)
+            for step in wave.continuations:
+                self._add_scores(step, results)
         return results
 
-    def _score_wave(
-        self, groups: list[tuple[Sequence[int], list[int]]], pairs: Sequence[Pair], results: list[tuple[float, bool]]
-    ) -> None:
-        """Contexts once, one for each group; their cache copied to the sequences of the continuations."""
-        memory = self._clear()
-        contexts: list[tuple[int, int, int, bool]] = []
-        rest: list[tuple[int, int, int, bool]] = []
-        asked: list[tuple[int, int]] = []
-        first: list[list[tuple[int, int]]] = []
-        copies: list[tuple[int, int]] = []
-        sequence = 0
-        for context, members in groups:
-            contexts += [(token, i, sequence, i == len(context) - 1) for i, token in enumerate(context)]
-            first.append([(pair, pairs[pair][1][0]) for pair in members])
-            for offset, pair in enumerate(members):
-                continuation = pairs[pair][1]
-                if offset > 0 and len(continuation) > 1:
-                    copies.append((sequence, sequence + offset))
-                for i, token in enumerate(continuation[:-1]):
-                    rest.append((token, len(context) + i, sequence + offset, True))
-                    asked.append((pair, continuation[i + 1]))
-            sequence += len(members)
-
-        def add(row: int, pair: int, token: int, logits_NV: LogProbs, total_N: Any, best_N: Any) -> None:
-            score, greedy = results[pair]
-            results[pair] = (score + float(logits_NV[row, token] - total_N[row]), greedy and int(best_N[row]) == token)
-
-        logits_NV = self._decode(contexts)
+    def _add_scores(self, step: Step, results: list[tuple[float, bool]]) -> None:
+        logits_NV = self._decode(step.positions)
         total_N, best_N = _log_sum_exp(logits_NV), logits_NV.argmax(1)
-        for row, members in enumerate(first):
-            for pair, token in members:
-                add(row, pair, token, logits_NV, total_N, best_N)
-        if not rest:
-            return
-        for source, target in copies:
-            llama_cpp.llama_memory_seq_cp(memory, source, target, -1, -1)
-        for start in range(0, len(rest), LOGIT_ROWS):
-            logits_NV = self._decode(rest[start : start + LOGIT_ROWS])
-            total_N, best_N = _log_sum_exp(logits_NV), logits_NV.argmax(1)
-            for row, (pair, token) in enumerate(asked[start : start + LOGIT_ROWS]):
-                add(row, pair, token, logits_NV, total_N, best_N)
+        for target in step.targets:
+            (score, greedy), row = results[target.pair], target.position
+            score += float(logits_NV[row, target.token] - total_N[row])
+            results[target.pair] = (score, greedy and int(best_N[row]) == target.token)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]) -> list[Generation]:
         """See `Runtime.generate`."""
         if not prompts:
             return []
-        lengths = [len(prompt) for prompt in prompts]
+        lengths = list(map(len, prompts))
         longest = max(lengths) + max_tokens
         together = max(1, min(len(prompts), MAX_SEQUENCES, CACHE_TOKENS // _rounded(longest)))
         sequences = self._prepare(longest, together)
@@ -151,35 +143,49 @@ class Engine(FileText):
         answers: dict[int, list[int]] = {index: [] for index in prompts}
         done: dict[int, Generation] = {}
         sequence_of = {index: sequence for sequence, index in enumerate(prompts)}
-        tokens = [
-            (token, i, sequence_of[index], i == len(prompt) - 1)
+        complete = partial(extend, decode=self.decode, max_tokens=max_tokens, stop=stop)
+        positions = [
+            Position(token, i, sequence_of[index], i == len(prompt) - 1)
             for index, prompt in prompts.items()
             for i, token in enumerate(prompt)
         ]
-        active = list(prompts)
-        while active:
-            best = self._decode(tokens).argmax(1).tolist()
-            tokens = []
+        while active := [index for index in prompts if index not in done]:
+            best = self._decode(positions).argmax(1).tolist()
+            positions = []
             for index, token in zip(active, best, strict=True):
-                finished = self._extend(answers[index], token, max_tokens, stop)
+                finished = complete(answers[index], token, ends=self.is_end(token))
                 if finished is not None:
                     done[index] = finished
                 else:
                     place = len(prompts[index]) + len(answers[index]) - 1
-                    tokens.append((token, place, sequence_of[index], True))
-            active = [index for index in active if index not in done]
+                    positions.append(Position(token, place, sequence_of[index], True))
         return done
 
-    def _extend(self, ids: list[int], token: int, max_tokens: int, stop: Sequence[str]) -> Generation | None:
-        """Adds one token to an answer; the answer itself when that completes it."""
-        if self.is_end(token):
-            return Generation(text=self.decode(ids), ids=ids, stopped=True)
-        ids.append(token)
-        text = self.decode(ids) if stop or len(ids) == max_tokens else ""
-        cut = cut_at_stop(text, stop)
-        if cut is not None or len(ids) == max_tokens:
-            return Generation(text=text if cut is None else cut, ids=ids, stopped=False)
-        return None
+    def stream(self, prompt: Sequence[int], max_tokens: int, temperature: float, *, room_tokens: int) -> Iterator[str]:
+        """See `LlamaCppRuntime.stream`; the cache has room for `room_tokens`, and pieces are whole characters."""
+        if room_tokens > self._shape[0]:
+            self._prepare(room_tokens, 1)
+        pairs = zip(self._cached, prompt[:-1], strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        memory: Any = llama_cpp.llama_get_memory(self._context)
+        llama_cpp.llama_memory_seq_rm(memory, 0, same, -1)
+        del self._cached[same:]
+        sampler, text = _sampler(temperature), codecs.getincrementaldecoder("utf-8")(errors="replace")
+        new = list(prompt[same:])
+        try:
+            for _ in range(max_tokens):
+                place, last = len(self._cached), len(new) - 1
+                self._decode([Position(token, place + i, 0, i == last) for i, token in enumerate(new)])
+                self._cached += new
+                new = [llama_cpp.llama_sampler_sample(sampler, self._context, -1)]
+                if self.is_end(new[0]):
+                    break
+                if piece := text.decode(self.piece(new[0])):
+                    yield piece
+            if rest := text.decode(b"", final=True):
+                yield rest
+        finally:
+            llama_cpp.llama_sampler_free(sampler)
 
     # --- llama.cpp ----------------------------------------------------------------------------------------------------
 
@@ -200,31 +206,32 @@ class Engine(FileText):
             parameters.kv_unified = False
             self._context = llama_cpp.llama_init_from_model(self._model, parameters)
             if self._context is None:
-                raise RuntimeError("llama.cpp finds no memory for its context")
+                raise LlamaError("no-memory", "llama.cpp finds no memory for its context")
             self._shape = (tokens, sequences)
         self._clear()
         return self._shape[1]
 
     def _clear(self) -> Any:
+        self._cached = []
         memory: Any = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
         return memory
 
-    def _decode(self, tokens: Sequence[tuple[int, int, int, bool]]) -> LogProbs:
-        """Computes (id, position, sequence, logits wanted) in order; float32 logits [N, V] of those wanted."""
+    def _decode(self, positions: Sequence[Position]) -> LogProbs:
+        """Computes the positions in order; float32 logits [N, V] of those that want them."""
         found: list[LogProbs] = []
-        for start in range(0, len(tokens), BATCH_TOKENS):
-            part = tokens[start : start + BATCH_TOKENS]
+        for start in range(0, len(positions), BATCH_TOKENS):
+            part = positions[start : start + BATCH_TOKENS]
             code = llama_cpp.llama_decode(self._context, self._batch.fill(part))
             if code != 0:
-                raise RuntimeError(f"llama_decode fails with code {code}")
-            count = sum(wanted for *_, wanted in part)
+                raise LlamaError("failed", f"llama_decode fails with code {code}")
+            count = sum(position.wants_logits for position in part)
             if count:
                 logits = llama_cpp.llama_get_logits(self._context)
                 found.append(np.ctypeslib.as_array(logits, (count, self.vocabulary)).copy())
         rows_NV = np.concatenate(found)
         if np.isnan(rows_NV).any():
-            raise RuntimeError("its logits are not numbers")
+            raise LlamaError("not-finite", "its logits are not numbers")
         return rows_NV
 
 
@@ -244,13 +251,33 @@ class _Batch:
         self._batch.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(pointer))
         self._batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def fill(self, tokens: Sequence[tuple[int, int, int, bool]]) -> Any:
-        count = len(tokens)
-        ids, positions, sequences, wanted = zip(*tokens, strict=True)
-        self._arrays[0, :count], self._arrays[1, :count], self._arrays[3, :count] = ids, positions, sequences
-        self._wanted[:count] = wanted
+    def fill(self, positions: Sequence[Position]) -> Any:
+        count = len(positions)
+        self._arrays[0, :count] = [position.token for position in positions]
+        self._arrays[1, :count] = [position.pos for position in positions]
+        self._arrays[3, :count] = [position.sequence for position in positions]
+        self._wanted[:count] = [position.wants_logits for position in positions]
         self._batch.n_tokens = count
         return self._batch
+
+
+def _sampler(temperature: float) -> Any:
+    """A chain as llama-cpp-python's: greedy at 0, else the 40 likeliest, top-p 0.95, min-p 0.05, temperature."""
+    chain: Any = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    add = partial(llama_cpp.llama_sampler_chain_add, chain)
+    if temperature == 0:
+        add(llama_cpp.llama_sampler_init_greedy())
+    else:
+        add(llama_cpp.llama_sampler_init_top_k(40))
+        add(llama_cpp.llama_sampler_init_top_p(0.95, 1))
+        add(llama_cpp.llama_sampler_init_min_p(0.05, 1))
+        add(llama_cpp.llama_sampler_init_temp(temperature))
+        add(llama_cpp.llama_sampler_init_dist(llama_cpp.LLAMA_DEFAULT_SEED))
+    return chain
+
+
+def _log_to_stderr() -> None:
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))  # what a null callback does
 
 
 def _rounded(tokens: int) -> int:

@@ -1,7 +1,7 @@
 """What a GGUF file says about text: its tokenizer, its special tokens, its jinja chat template.
 
-Used inside the child process of `eval.runtimes.llama_cpp`. No Python tokenizer is involved: ids come from llama.cpp,
-and only the template is rendered here, as llama.cpp's own server does. Errors are plain RuntimeErrors.
+Used inside the child process of `eval.runtimes.llama_process`. No Python tokenizer is involved: ids come from
+llama.cpp, and only the template is rendered here, as llama.cpp's own server does.
 """
 
 import ctypes
@@ -13,7 +13,11 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from eval.runtimes import Message
+from eval.runtimes.llama_process import LlamaError
 
+# What llama.cpp makes of a text only where it parses special tokens.
+_CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+_LONGEST_PIECE_BYTES = 1024
 # No template writes one of these characters.
 _PRIVATE_USE = range(0xE000, 0xF900)
 
@@ -49,7 +53,7 @@ class FileText:
         buffer = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, control)
         if count < 0:
-            raise RuntimeError("its tokenizer fails on a text")
+            raise LlamaError("failed", "its tokenizer fails on a text")
         return list(buffer[:count])
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -62,6 +66,12 @@ class FileText:
             if count >= 0:
                 return buffer.raw[:count].decode(errors="replace")
             room = -count
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token, which may be a part of a character; none for a control token."""
+        buffer: Any = ctypes.create_string_buffer(_LONGEST_PIECE_BYTES)
+        count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, _LONGEST_PIECE_BYTES, 0, False)
+        return buffer.raw[: max(count, 0)]
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation by the file's template; control tokens inside a message are plain text."""
@@ -88,7 +98,7 @@ class FileText:
     def _read_template(self) -> Jinja2ChatFormatter:
         template = llama_cpp.llama_model_chat_template(self._model, None)
         if template is None:
-            raise RuntimeError("it holds no chat template")
+            raise LlamaError("wrong-format", "it holds no chat template")
 
         def text(token: Any) -> str:
             return self.decode([token], skip_special=False) if token >= 0 else ""
@@ -101,8 +111,8 @@ class FileText:
 
     def _control_tokens(self) -> dict[str, int]:
         """Text and id of the control tokens, the longest first so that none hides in another."""
-        ids = [i for i in range(self.vocabulary) if llama_cpp.llama_vocab_is_control(self._vocab, i)]
-        texts = {self.decode([i], skip_special=False): i for i in ids}
+        ids = [i for i in range(self.vocabulary) if llama_cpp.llama_vocab_get_attr(self._vocab, i) & _CONTROL]
+        texts = {text: i for i in ids if (text := self.decode([i], skip_special=False))}
         return dict(sorted(texts.items(), key=lambda item: (-len(item[0]), item[1])))
 
 

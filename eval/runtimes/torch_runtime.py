@@ -1,9 +1,8 @@
-"""A Hugging Face folder as a `Runtime`: transformers' model, the product's tokenizer.
+"""A Hugging Face folder as a `Runtime`: transformers' model, the product's tokenizer; also its held-out loss.
 
-On the CPU everything is computed in float32, so that what is measured does not depend on the machine's precision; on an
+On the CPU everything is computed in float32, so that a measurement does not depend on the machine's precision; on an
 accelerator in the precision that the machine names, unless it is to be exact. Logits are cropped to the ids that the
-tokenizer can produce, and are made for the positions that are asked about only, a few hundred rows at a time. It knows
-no task and no metric.
+tokenizer can produce, and are computed only for the positions that are asked about, a few hundred rows at once.
 
 Legend: B rows, T tokens in a row, N positions, C positions of one chunk, D width, V vocabulary.
 """
@@ -18,9 +17,11 @@ from transformers import Cache, DynamicCache
 from common.checkpoint import head_weight, load_model
 from common.device import Machine, cpu_name, os_name
 from common.errors import UserError
+from common.packing import PackedRows
 from common.tokenizer import Tokenizer
+from common.training import row_losses
 from eval.runtimes import Generation, LogProbs, Message, Pair
-from eval.runtimes.batches import ScoreRow, by_budget, check_lengths, cut_at_stop, score_rows
+from eval.runtimes.batches import ScoreRow, by_budget, check_lengths, extend, score_rows
 
 # Padded tokens of one forward pass: large enough to fill two cores, small enough to stay in their caches.
 BATCH_TOKENS = 4096
@@ -43,8 +44,26 @@ def machine_here() -> Machine:
     )
 
 
+def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
+    """Loss of a checkpoint on each packed row: (sum over its tokens in nats, number of tokens), weighted as packed.
+
+    Args:
+        model_folder: a Hugging Face folder.
+        packed_folder: one split, `<corpus>/packed/<split>`.
+        machine: where to compute.
+
+    Raises:
+        UserError: rows packed with another tokenizer, an unreadable model.
+    """
+    tokenizer = Tokenizer.load(model_folder)
+    rows = PackedRows(packed_folder)
+    rows.require(tokenizer)
+    model = load_model(model_folder, machine, dtype=dtype_on(machine, exact=False))
+    return row_losses(model, rows, machine, vocab_size=tokenizer.size)
+
+
 def dtype_on(machine: Machine, *, exact: bool) -> torch.dtype:
-    """In which a checkpoint is measured: a large teacher in float32 would not fit where it was used."""
+    """Precision in which a checkpoint is measured: a large teacher in float32 would not fit where it was used."""
     return torch.float32 if exact or machine.device == "cpu" else machine.torch_dtype
 
 
@@ -65,9 +84,10 @@ class CheckpointRuntime:
         rows = head_weight(self.model).size(0)
         if rows < self.vocabulary:
             raise UserError(
+                "mismatch",
                 wanted=f"a model with at least the tokenizer's {self.vocabulary} logits",
                 got=f"{rows} in {folder.name}",
-                next_step="put the model's own tokenizer into its folder.",
+                next_step="put the model's own tokenizer into its folder",
             )
         self._head_VD = head_weight(self.model)[: self.vocabulary].detach()
 
@@ -118,7 +138,7 @@ class CheckpointRuntime:
         asked = [(b, target) for b, row in enumerate(rows) for target in row.targets]
         b_N = torch.tensor([b for b, _ in asked], device=self._device)
         from_N = torch.tensor([target.position for _, target in asked], device=self._device)
-        target_N = torch.tensor([target.id for _, target in asked], device=self._device)
+        target_N = torch.tensor([target.token for _, target in asked], device=self._device)
         for start in range(0, len(asked), LOGIT_ROWS):
             part = slice(start, start + LOGIT_ROWS)
             logprobs_CV = self._log_softmax(hidden_BTD[b_N[part], from_N[part]])
@@ -158,7 +178,8 @@ class CheckpointRuntime:
             hidden_BTD = self._hidden(ids_BT, mask=mask_BT, positions=positions_BT, cache=cache)
             next_B = (hidden_BTD[:, -1] @ self._head_VD.t()).argmax(-1)
             for row, token in zip(rows, next_B.tolist(), strict=True):
-                finished = self._extend(answers[row], token, max_tokens, stop)
+                ends = token in self.tokenizer.stop_ids
+                finished = extend(answers[row], token, ends=ends, decode=self.decode, max_tokens=max_tokens, stop=stop)
                 if finished is not None:
                     done[row] = finished
             keep = [b for b, row in enumerate(rows) if row not in done]
@@ -171,17 +192,6 @@ class CheckpointRuntime:
             ids_BT = next_B[keep_B, None]
             mask_BT = torch.cat([mask_BT[keep_B], mask_BT.new_ones(len(keep), 1)], dim=1)
             positions_BT = positions_BT[keep_B, -1:] + 1
-
-    def _extend(self, ids: list[int], token: int, max_tokens: int, stop: Sequence[str]) -> Generation | None:
-        """Adds one token to an answer; the answer itself when that completes it."""
-        if token in self.tokenizer.stop_ids:
-            return Generation(text=self.decode(ids), ids=ids, stopped=True)
-        ids.append(token)
-        text = self.decode(ids) if stop or len(ids) == max_tokens else ""
-        cut = cut_at_stop(text, stop)
-        if cut is not None or len(ids) == max_tokens:
-            return Generation(text=text if cut is None else cut, ids=ids, stopped=False)
-        return None
 
     def _hidden(
         self, ids_BT: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None

@@ -66,14 +66,15 @@ def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
         UserError: no known file, or a damaged one.
     """
     found: dict[str, list[Item]] = {}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    for path in paths:
-        known = _kind_of(folder, path)
-        if known is None:
-            continue
-        name, reader = known
-        prefix = path.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
-        found.setdefault(name, []).extend(replace(item, id=f"{prefix}:{item.id}") for item in _read(path, reader))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # From the folder's own name on: it may be the folder of one benchmark.
+        relative = f"/{folder.resolve().name}/{path.relative_to(folder).as_posix()}".lower().removesuffix(".gz")
+        for glob, name, reader in _KINDS:
+            if fnmatchcase(relative, glob):
+                prefix = path.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
+                items = (replace(item, id=f"{prefix}:{item.id}") for item in _read(path, reader))
+                found.setdefault(name, []).extend(items)
+                break
     if not found:
         raise UserError(
             "not-found",
@@ -82,12 +83,6 @@ def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
             next_step="name the folder that holds the benchmarks' folders, with the files as published",
         )
     return {name: found[name] for name in dict.fromkeys(name for _, name, _ in _KINDS) if name in found}
-
-
-def _kind_of(folder: Path, path: Path) -> tuple[str, Reader] | None:
-    """Benchmark and reader of a file, by its path from the folder's own name on."""
-    relative = f"/{folder.resolve().name}/{path.relative_to(folder).as_posix()}".lower().removesuffix(".gz")
-    return next(((name, reader) for glob, name, reader in _KINDS if fnmatchcase(relative, glob)), None)
 
 
 def _read(path: Path, reader: Reader) -> list[Item]:
@@ -247,22 +242,18 @@ def _jhumaneval(path: Path) -> Iterator[Item]:
 def _jmtbench(path: Path) -> Iterator[Item]:
     """Questions of two turns; reference answers are in the same folder or one below it, and may be absent."""
     references: dict[int, list[str]] = {}
-    for file in sorted(path.parent.glob("reference_answer*")):
-        for one in [file] if file.is_file() else sorted(file.glob("*.jsonl*")):
-            for number, row in _reference_rows(one):
-                turns = _field(row["choices"][0], "turns", list, f"line {number} of {one.name}")
-                references.setdefault(row["question_id"], []).append(TURN_BREAK.join(map(str, turns)))
+    for found in sorted(path.parent.glob("reference_answer*")):
+        for file in [found] if found.is_file() else sorted(found.glob("*.jsonl*")):
+            try:
+                for number, row in _lines(file, {"question_id": int, "choices": list}):
+                    turns = _field(row["choices"][0], "turns", list, f"line {number}")
+                    references.setdefault(row["question_id"], []).append(TURN_BREAK.join(map(str, turns)))
+            except _Damage as error:
+                raise _Damage(f"{file.name}, {error}") from error
     for number, row in _lines(path, {"question_id": int, "turns": list}):
         turns = _texts(row["turns"], "turns", f"line {number}")
         answers = tuple(references.get(row["question_id"], ()))
         yield Item(str(row["question_id"]), TURN_BREAK.join(turns), None, (), answers)
-
-
-def _reference_rows(path: Path) -> list[tuple[int, Row]]:
-    try:
-        return list(_lines(path, {"question_id": int, "choices": list}))
-    except _Damage as error:
-        raise _Damage(f"{path.name}, {error}") from error
 
 
 def _questions(path: Path) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Item = Mapping[str, Any]
+LogItem = Mapping[str, Any]
 Cell = tuple[str, str | None]
 Floats = npt.NDArray[np.float64]
 
@@ -34,9 +34,9 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
-def by_cell(items_by_shape: Mapping[str, Iterable[Item]]) -> dict[Cell, list[Item]]:
+def by_cell(items_by_shape: Mapping[str, Iterable[LogItem]]) -> dict[Cell, list[LogItem]]:
     """Items by (shape, group)."""
-    cells: dict[Cell, list[Item]] = {}
+    cells: dict[Cell, list[LogItem]] = {}
     for shape, items in items_by_shape.items():
         for item in items:
             cells.setdefault((shape, item.get("group")), []).append(item)

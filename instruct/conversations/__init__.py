@@ -1,18 +1,21 @@
-"""Conversations to packed rows with a loss mask: `python -m instruct conversations FILE_OR_SET... --tokenizer DIR`.
+"""Conversations to packed rows with a loss mask.
 
-`published` turns the name of a known set into a source. `local` reads a file in any of the usual
-chat layouts, `lmsys` joins a set whose user turns come encrypted (`lmsys_rows` reads one row of it, `gpg` decrypts).
-`checking` says what is no conversation, `filters` what is one but should not be learnt, `cutting` shortens, `mixing`
-thins sources to their shares, `tally` counts, `cleaning` puts these in order, and `stage` cuts the splits and packs.
-
-None of it knows what will train on the rows.
+- `stage`: the config, and the steps in order
+- `layouts`: reads chat files in the usual layouts
+- `lmsys`: joins a set whose instructions are encrypted (`lmsys_rows` reads one row, `gpg` decrypts)
+- `rules`: the form of a conversation, and filters on its content (`filters.toml` has the words)
+- `screening`: the rules, duplicates, benchmarks and length, for one conversation
+- `mixing`: thins sources to their weights
+- `counts`: rows by rule, for the data card
+- `published`: the known sets by name, with their terms
+- `cli`: the verb `python -m instruct conversations`
 """
 
-from instruct.conversations.checking import fault_of
-from instruct.conversations.config import ConversationsConfig, ConversationSource, hub_conversations
-from instruct.conversations.filters import FiltersConfig
+from instruct.conversations.layouts import ConversationSource
 from instruct.conversations.lmsys_rows import LmsysConfig
-from instruct.conversations.stage import conversations
+from instruct.conversations.published import hub_conversations
+from instruct.conversations.rules import FiltersConfig, fault_of
+from instruct.conversations.stage import ConversationsConfig, conversations
 
 __all__ = [
     "ConversationSource",

@@ -1,21 +1,25 @@
 """Gemma-2-LMSYS-Chat-1M-Synth from its three files: the join that its publisher's scripts make.
 
 The answers are public. The Japanese instructions are encrypted, since they derive from lmsys/lmsys-chat-1m, whose terms
-each user accepts for themselves: whoever has that set can compute the key with the publisher's script. How the script
-does it is not known here, and no script of a data set is ever run. The three are joined on `conversation_id` in a
-database in the stage's scratch folder, which goes when the last row is read; so does the decrypted file.
+each user accepts: a user who has that set can compute the key with the publisher's script. How the script does it is
+not known here, and no script of a data set is ever run. The three files are joined on `conversation_id` in a database
+in the stage's scratch folder; it is removed after the last row, as is the decrypted file.
 """
 
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePath
 
 from common.errors import InputError, UserError
 from common.rows import EARLY_FACTOR, Row, RowCounts, read_rows
 from common.sources import HubFiles
 from instruct.conversations import gpg
+from instruct.conversations.counts import RuleCounts
+from instruct.conversations.layouts import FileOpener, files_of, first_rows, read_chat, unknown_columns
 from instruct.conversations.lmsys_rows import (
     ID,
     PERSONAL_DATA,
@@ -25,53 +29,47 @@ from instruct.conversations.lmsys_rows import (
     joined_row,
     rule_against_row,
 )
-from instruct.conversations.local import FileOpener, files_of, first_rows, read_chat, unknown_columns
-from instruct.conversations.tally import Tally
 
 PASSPHRASE_VARIABLE = "LMSYS_SYNTH_PASSPHRASE"
 KEY_HINT = (
-    "Compute it from your own copy of lmsys-chat-1m with the publisher's script "
-    f"scripts/compute_decryption_key_from_lmsys-chat-1m.sh and put what it prints into {PASSPHRASE_VARIABLE}."
+    "compute it from your own copy of lmsys-chat-1m with the publisher's script "
+    f"scripts/compute_decryption_key_from_lmsys-chat-1m.sh and put its output into {PASSPHRASE_VARIABLE}"
 )
 _NO_INSTRUCTION, _NO_ORIGINAL = "no instruction with its id", "no original with its id"
 _ANOTHER_VERSION = (
-    "Take another revision of the set, or join the files with the publisher's scripts and give the result."
+    "take another revision of the set, or join the files with the publisher's scripts and give the result"
 )
 _FIND = "SELECT (SELECT redacted FROM originals WHERE id = :id), (SELECT text FROM instructions WHERE id = :id)"
 _ENOUGH_TO_JUDGE = 1000
 
 
 def is_joined(files: Sequence[Path]) -> bool:
-    """Whether these files hold conversations already: the publisher's merged file, or the one made for SFT."""
+    """Whether these files already hold conversations: the publisher's merged file, or the one made for SFT."""
     return not any(_is_instructions(file.name) for file in files)
 
 
 def check_lmsys(files: Sequence[Path] | HubFiles, original: Sequence[Path] | HubFiles) -> None:
-    """Whether all is there that the join needs, before any file is read or downloaded.
+    """Check that the join has all that it needs, before any file is read or downloaded.
 
     Args:
         files: the answers and the instructions, encrypted or not; or the file that is joined already.
-        original: the user's copy of lmsys-chat-1m: its Parquet files, or the export that the publisher's script makes.
+        original: the user's copy of lmsys-chat-1m: its Parquet files, or the export of the publisher's script.
 
     Raises:
-        UserError: a file is missing, or gpg or the passphrase where a file is encrypted.
+        UserError: a file is missing, or gpg or the passphrase of an encrypted file.
     """
     names = [PurePath(file).name for file in (files.files if isinstance(files, HubFiles) else files)]
     instructions = [name for name in names if _is_instructions(name)]
     if not instructions:
         return
     if len(instructions) == len(names):
-        raise UserError(
-            wanted="the answers gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz beside the instructions",
-            got=f"only {', '.join(instructions)}",
-            next_step="Give both files of the set.",
-        )
+        wanted = "the answers gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz next to the instructions"
+        next_step = "give both files of the set"
+        raise UserError("not-found", wanted=wanted, got=f"only {', '.join(instructions)}", next_step=next_step)
     if not original:
-        raise UserError(
-            wanted="your own copy of lmsys/lmsys-chat-1m, from which the instructions derive",
-            got="none",
-            next_step="Accept the terms of lmsys/lmsys-chat-1m with your own account, download it, and give its files.",
-        )
+        wanted = "your own copy of lmsys/lmsys-chat-1m, from which the instructions derive"
+        next_step = "accept the terms of lmsys/lmsys-chat-1m with your own account, download it, and give its files"
+        raise UserError("no-access", wanted=wanted, got="none", next_step=next_step)
     if all(_is_encrypted(name) for name in instructions):
         gpg.check(instructions[0], variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
 
@@ -79,21 +77,24 @@ def check_lmsys(files: Sequence[Path] | HubFiles, original: Sequence[Path] | Hub
 def read_lmsys(
     files: Sequence[Path] | HubFiles,
     original: Sequence[Path] | HubFiles,
-    tally: Tally,
+    counts: RuleCounts,
     config: LmsysConfig,
     scratch: Path,
     max_bad_share: float,
 ) -> Iterator[Row]:
-    """Yields `{id, messages}`; rows that the set's own marks leave out are booked in `tally`.
+    """Yield `{id, messages}`; rows that the publisher's marks remove are added to `counts`.
 
     Args:
-        files: as `check_lmsys` takes them; so is `original`.
-        scratch: a folder of the stage for what goes again.
-        max_bad_share: share of the answers that may lack their instruction or original, and of the rows of the
-            instructions and of the originals that may be bad, 0 to 1.
+        files: as for `check_lmsys`, like `original`.
+        original: see `files`.
+        counts: of the source.
+        config: which rows are removed.
+        scratch: a folder of the stage for temporary files.
+        max_bad_share: largest share, 0 to 1, of the answers without their instruction or original, and of bad rows
+            among the instructions and the originals.
 
     Raises:
-        UserError: what `check_lmsys` refuses, or a wrong passphrase; InputError: too many bad rows, or files that do
+        UserError: the errors of `check_lmsys`, or a wrong passphrase; InputError: too many bad rows, or files that do
             not match.
     """
     check_lmsys(files, original)
@@ -101,14 +102,14 @@ def read_lmsys(
     instructions = [file for file in opened if _is_instructions(file[0])]
     answers = [file for file in opened if not _is_instructions(file[0])]
     if not instructions:
-        yield from read_chat(answers, tally, config)
+        yield from read_chat(answers, counts, config)
         return
     with _database(scratch / "lmsys") as database:
-        # The instructions first: a wrong passphrase is known before a million rows are read.
+        # The instructions first: a wrong passphrase is found before a million rows are read.
         stored = _store_instructions(database, instructions, scratch / "lmsys", max_bad_share)
-        tally.joined["instructions"] = stored
-        tally.joined["originals"] = _store_originals(database, files_of(original, scratch), config, max_bad_share)
-        yield from _Join(database, tally, config, max_bad_share).rows(answers)
+        counts.joined["instructions"] = stored
+        counts.joined["originals"] = _store_originals(database, files_of(original, scratch), config, max_bad_share)
+        yield from _Join(database, counts, config, max_bad_share).rows(answers)
 
 
 def _is_instructions(name: str) -> bool:
@@ -121,7 +122,7 @@ def _is_encrypted(name: str) -> bool:
 
 @contextlib.contextmanager
 def _database(folder: Path) -> Generator[sqlite3.Connection]:
-    """A database that is gone afterwards, with everything else in its folder; so is what a killed run left there."""
+    """A database in an empty folder, also after a killed run; the folder is removed afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -136,24 +137,33 @@ def _database(folder: Path) -> Generator[sqlite3.Connection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _store_originals(
-    database: sqlite3.Connection, files: Iterable[FileOpener], config: LmsysConfig, max_bad_share: float
-) -> int:
-    """Ids of the user's copy, and which rows have personal data."""
-    counts = RowCounts()
+def _rows_with_id(
+    files: Iterable[FileOpener], counts: RowCounts, holds: Callable[[Sequence[Row]], bool], **named: str
+) -> Iterator[Row]:
+    """The good rows of some files; raises `unknown_columns(**named)` if the first rows of a file are others."""
     for _, opener in files:
         with opener() as file:
             rows = first_rows(file)
-            needed = (ID, "redacted") if config.exclude_personal_data else (ID,)
-            if rows and not all(name in row for row in rows for name in needed):
-                raise unknown_columns(
-                    file,
-                    rows,
-                    wanted=f"the columns {' and '.join(needed)} of lmsys-chat-1m",
-                    next_step="Give its Parquet files; without `redacted`, personal data cannot be excluded.",
-                )
-            for row in read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0):
-                database.execute("INSERT OR IGNORE INTO originals VALUES (?, ?)", (row[ID], bool(row.get("redacted"))))
+            if rows and not holds(rows):
+                raise unknown_columns(file, rows, **named)
+            yield from read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0)
+
+
+def _store_originals(
+    database: sqlite3.Connection, files: Iterable[FileOpener], config: LmsysConfig, max_bad_share: float
+) -> int:
+    """Store the ids of the user's copy, and which rows have personal data; return their number."""
+    counts = RowCounts()
+    needed = (ID, "redacted") if config.exclude_personal_data else (ID,)
+
+    def holds(rows: Sequence[Row]) -> bool:
+        return all(name in row for row in rows for name in needed)
+
+    wanted = f"the columns {' and '.join(needed)} of lmsys-chat-1m"
+    next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
+    rows = _rows_with_id(files, counts, holds, wanted=wanted, next_step=next_step)
+    values = ((row[ID], bool(row.get("redacted"))) for row in rows)
+    database.executemany("INSERT OR IGNORE INTO originals VALUES (?, ?)", values)
     counts.check(max_bad_share)
     return _count(database, "originals", "your copy of lmsys-chat-1m")
 
@@ -161,79 +171,74 @@ def _store_originals(
 def _store_instructions(
     database: sqlite3.Connection, files: Sequence[FileOpener], scratch: Path, max_bad_share: float
 ) -> int:
-    """The users' first turns by id; a file that is there decrypted need not be decrypted."""
+    """Store the users' first turns by id; return their number. A decrypted file replaces the encrypted one."""
     counts = RowCounts()
+
+    def holds(rows: Sequence[Row]) -> bool:
+        return any(ID in row and instruction_of(row) for row in rows)
+
     plain = [file for file in files if not _is_encrypted(file[0])]
-    for _, opener in plain or files:
-        with opener() as file, contextlib.nullcontext(file) if plain else _decrypted(file, scratch) as readable:
-            rows = first_rows(readable)
-            if rows and not any(ID in row and instruction_of(row) for row in rows):
-                raise unknown_columns(
-                    readable, rows, wanted=f"the column {ID} and a user's turn", next_step=_ANOTHER_VERSION
-                )
-            for row in read_rows(readable, fields={ID: str}, counts=counts, max_bad_share=1.0):
-                text = instruction_of(row)
-                if text is not None:
-                    database.execute("INSERT OR IGNORE INTO instructions VALUES (?, ?)", (row[ID], text))
+    readable = plain or [(name, partial(_decrypted, opener, scratch)) for name, opener in files]
+    wanted = f"the column {ID} and a user's turn"
+    rows = _rows_with_id(readable, counts, holds, wanted=wanted, next_step=_ANOTHER_VERSION)
+    values = ((row[ID], text) for row in rows if (text := instruction_of(row)) is not None)
+    database.executemany("INSERT OR IGNORE INTO instructions VALUES (?, ?)", values)
     counts.check(max_bad_share)
     return _count(database, "instructions", "the file of instructions")
 
 
 @contextlib.contextmanager
-def _decrypted(encrypted: Path, scratch: Path) -> Generator[Path]:
-    readable = scratch / encrypted.name.removesuffix(".gpg")
-    try:
-        gpg.decrypt(encrypted, readable, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
-        yield readable
-    finally:
-        readable.unlink(missing_ok=True)
+def _decrypted(opener: Callable[[], AbstractContextManager[Path]], scratch: Path) -> Generator[Path]:
+    with opener() as encrypted:
+        readable = scratch / encrypted.name.removesuffix(".gpg")
+        try:
+            gpg.decrypt(encrypted, readable, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
+            yield readable
+        finally:
+            readable.unlink(missing_ok=True)
 
 
 def _count(database: sqlite3.Connection, table: str, name: str) -> int:
     (count,) = database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
     if not count:
-        raise UserError(wanted=f"rows in {name}", got="none", next_step="Download the file again.")
+        raise UserError("empty", wanted=f"rows in {name}", got="none", next_step="download the file again")
     return count
 
 
 class _Join:
     """The answers in the order of their file, each with its instruction."""
 
-    def __init__(self, database: sqlite3.Connection, tally: Tally, config: LmsysConfig, max_bad_share: float) -> None:
-        self._database, self._tally, self._config, self._max_bad_share = database, tally, config, max_bad_share
+    def __init__(
+        self, database: sqlite3.Connection, counts: RuleCounts, config: LmsysConfig, max_bad_share: float
+    ) -> None:
+        self._database, self._counts, self._config, self._max_bad_share = database, counts, config, max_bad_share
         self._wanted = self._missing_instructions = self._missing_originals = 0
 
     def rows(self, answers: Iterable[FileOpener]) -> Iterator[Row]:
-        """Yields the conversations; books the others."""
-        tally = self._tally
-        for _, opener in answers:
-            with opener() as file:
-                looked_at = first_rows(file)
-                if looked_at and not any(ID in row and is_synthesized(row) for row in looked_at):
-                    raise unknown_columns(
-                        file,
-                        looked_at,
-                        wanted=f"the column {ID} and the synthesized answers",
-                        next_step=_ANOTHER_VERSION,
-                    )
-                for row in read_rows(file, fields={ID: str}, counts=tally.counts, max_bad_share=1.0):
-                    made = self._conversation(row)
-                    if isinstance(made, str):
-                        tally.bad(made, row)
-                    elif made is not None:
-                        yield made
-        tally.joined["answers"] = self._wanted
+        """Yield the conversations; count the others."""
+        counts, wanted = self._counts, f"the column {ID} and the synthesized answers"
+
+        def holds(rows: Sequence[Row]) -> bool:
+            return any(ID in row and is_synthesized(row) for row in rows)
+
+        for row in _rows_with_id(answers, counts.rows, holds, wanted=wanted, next_step=_ANOTHER_VERSION):
+            made = self._conversation(row)
+            if isinstance(made, str):
+                counts.count_bad(made, row)
+            elif made is not None:
+                yield made
+        counts.joined["answers"] = self._wanted
         self._check_match()
 
     def _conversation(self, row: Row) -> Row | str | None:
-        """The conversation, what is wrong with it, or None where a rule left it out."""
+        """The conversation, the reason why it is bad, or None if a rule removes it."""
         rule = rule_against_row(row, self._config)
         if rule is None:
             self._wanted += 1
             redacted, instruction = self._database.execute(_FIND, {"id": row[ID]}).fetchone()
             if instruction is not None and redacted is not None:
                 if not (redacted and self._config.exclude_personal_data):
-                    return joined_row(row, instruction, self._tally.answers_chosen_by)
+                    return joined_row(row, instruction, self._counts.answers_chosen_by)
                 rule = PERSONAL_DATA
             else:
                 rule = _NO_INSTRUCTION if instruction is None else _NO_ORIGINAL
@@ -241,17 +246,19 @@ class _Join:
                 self._missing_originals += redacted is None
                 if self._wanted >= _ENOUGH_TO_JUDGE:  # files of two versions differ from the start
                     self._check_match(EARLY_FACTOR)
-        self._tally.leave_out(rule, row | {"id": row[ID]})
+        self._counts.count_removed(rule, row | {"id": row[ID]})
         return None
 
     def _check_match(self, factor: int = 1) -> None:
-        """InputError when more than `factor` times the share allowed has no match."""
+        """Raise InputError if more than `factor` times the allowed share has no match."""
         missing = max(self._missing_instructions, self._missing_originals)
         if missing > factor * self._max_bad_share * self._wanted:
+            joined = self._counts.joined
             raise InputError(
-                wanted=f"an instruction and an original for each answer, all but {self._max_bad_share:.2%}",
+                "mismatch",
+                wanted=f"an instruction and an original for each answer, except {self._max_bad_share:.2%}",
                 got=f"{self._wanted:,} answers, {self._missing_instructions:,} of them without instruction and "
-                f"{self._missing_originals:,} without original (there are {self._tally.joined['instructions']:,} "
-                f"instructions and {self._tally.joined['originals']:,} originals)",
-                next_step="Take all files of the set at one revision, and all files of lmsys-chat-1m.",
+                f"{self._missing_originals:,} without original (there are {joined['instructions']:,} "
+                f"instructions and {joined['originals']:,} originals)",
+                next_step="take all files of the set at one revision, and all files of lmsys-chat-1m",
             )

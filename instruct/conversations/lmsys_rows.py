@@ -1,9 +1,8 @@
-"""One row of Gemma-2-LMSYS-Chat-1M-Synth: which conversation it gives, or by which rule it gives none.
+"""One row of Gemma-2-LMSYS-Chat-1M-Synth: the conversation in it, or the rule that removes it.
 
 A row has the Japanese instruction (`translated_conversation`, empty until the encrypted file is joined), up to six
-answers (`synthesized_assistant_responses`), and where there is one a whole conversation of one or two turns
-(`synthesized_multiturn_conversation`). The publisher names no score field in what we read: it is found by its form.
-This module knows no file and no key.
+answers (`synthesized_assistant_responses`), and optionally a whole conversation of one or two turns
+(`synthesized_multiturn_conversation`). The publisher documents no score field: it is found by its form.
 """
 
 from collections import Counter
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from common.rows import Row
-from instruct.conversations.checking import conversation_row
+from instruct.conversations.rules import conversation_row
 
 ID = "conversation_id"
 CONVERSATION = "synthesized_multiturn_conversation"
@@ -22,14 +21,14 @@ NO_INSTRUCTION = "no instruction"
 PERSONAL_DATA = "personal data"
 
 FIRST_ANSWER = "the first answer"
-"""How an answer is chosen where nothing scores them."""
+"""How an answer is chosen if there are no scores."""
 
 _SCORE = "score"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LmsysConfig:
-    """Which rows of LMSYS sets are left out; both as the publisher's own script can."""
+    """Which rows of LMSYS sets are removed; the publisher's own script has both options."""
 
     exclude_personal_data: bool = True
     """Rows whose original has personal data blacked out (`redacted`)."""
@@ -43,7 +42,7 @@ def is_synthesized(row: Mapping[str, Any]) -> bool:
 
 
 def rule_against_row(row: Mapping[str, Any], config: LmsysConfig) -> str | None:
-    """By which rule the publisher's own marks leave the row out, or None."""
+    """The rule that removes the row, from the publisher's own marks, or None."""
     if row.get("empty_user_instruction_ja") is True:
         return "empty instruction"
     if row.get("duplicate_user_instruction_ja") not in (None, False, ""):
@@ -58,7 +57,7 @@ def rule_against_row(row: Mapping[str, Any], config: LmsysConfig) -> str | None:
 
 
 def instruction_of(row: Mapping[str, Any]) -> str | None:
-    """The user's first turn in a row of the joined or of the decrypted file; None where there is no text."""
+    """The user's first turn in a row of the joined or of the decrypted file; None if it has no text."""
     for name in (INSTRUCTION, "conversation", "messages"):
         turns = row.get(name)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
@@ -73,12 +72,12 @@ def instruction_of(row: Mapping[str, Any]) -> str | None:
 
 
 def joined_row(row: Mapping[str, Any], instruction: str | None, chosen_by: Counter[str]) -> Row | str:
-    """`{id, messages}`, or what is wrong with the row.
+    """`{id, messages}`, or the reason why the row is bad.
 
     Args:
-        row: with this set's answers, kept by `rule_against_row`.
-        instruction: the user's first turn; None where the conversation should bring its own.
-        chosen_by: counts by which field the answer was chosen.
+        row: with the answers of this set, kept by `rule_against_row`.
+        instruction: the user's first turn; None if the conversation has its own.
+        chosen_by: counts the field that chose the answer.
     """
     conversation = row.get(CONVERSATION)
     if conversation:
@@ -101,10 +100,10 @@ def joined_row(row: Mapping[str, Any], instruction: str | None, chosen_by: Count
 
 
 def best_response(row: Mapping[str, Any], responses: Sequence[Any]) -> tuple[int, str | None]:
-    """Place of the best of `responses`, and the field whose numbers said so; (0, None) where there are no scores.
+    """Index of the best of `responses`, and the field with its scores; (0, None) if there are no scores.
 
-    Scores: a list of numbers, one for each response, in a field of the row whose name has "score" in it, or such a
-    number in each response. The first of equals is taken, and of several such fields the first by name.
+    Scores are a list of numbers, one for each response, in a field of the row whose name contains "score", or such a
+    number in each response. The first of equals wins, and of several such fields the first by name.
     """
     candidates: dict[str, list[Any]] = {
         name: cast(list[Any], value)
@@ -123,7 +122,7 @@ def best_response(row: Mapping[str, Any], responses: Sequence[Any]) -> tuple[int
 
 
 def _completed(conversation: list[Any], instruction: str | None) -> list[Any]:
-    """With the user's first turn, where the publisher left it out or empty because it may not be passed on."""
+    """With the user's first turn, if the publisher left it out or empty because it must not be passed on."""
     messages = [
         {name: message.get(name) for name in ("role", "content")} if isinstance(message, Mapping) else message
         for message in conversation
@@ -140,6 +139,6 @@ def _completed(conversation: list[Any], instruction: str | None) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    """A score that can be compared: no truth value, no NaN."""
+    """A score that can be compared: not a truth value, not NaN."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     return value if is_number else None

@@ -1,43 +1,32 @@
-"""Sources in the shares that their weights ask for: thinned, never repeated.
+"""Sources in the ratio of their weights: thinned, never repeated.
 
-The scarcest source gives all it has, and of each other one as many rows as its share of the total. Which rows stay
-depends on their digests alone, so that the same rows in another order give the same choice. A row's split is read from
-the first half of its digest and the choice from the second: no split is thinned more than another.
+The scarcest source keeps all its rows, each other one as many as its share of the total. The digests of the rows choose
+which, so that another order of the same rows gives the same choice. The first half of a digest determines the split,
+the second half the choice: no split is thinned more than another.
 """
 
 import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.duplicates import DIGEST_BYTES
 from common.errors import InputError
-from common.rows import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Clean:
-    """A conversation that passed every rule."""
-
-    source: int
-    """Place of its source."""
-    digest: bytes
-    row: Row
-    tokens: int
+from instruct.conversations.screening import Screened
 
 
 def rows_of_each(available: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """How many rows of each source: the largest total whose shares hold to a row.
+    """The number of rows of each source: the largest total whose shares hold to a row.
 
-    Each source's rows differ from its exact share of the total by less than one, and the total is their sum.
+    The rows of each source differ from its exact share of the total by less than one, and the total is their sum.
 
     Args:
-        available: rows that each source has.
+        available: rows of each source.
         weights: shares, above 0; only their ratios count.
     """
     exact = [Fraction(weight) for weight in weights]
@@ -51,15 +40,15 @@ def rows_of_each(available: Sequence[int], weights: Sequence[float]) -> list[int
 
 
 def thinned(
-    rows: Iterable[Clean], names: Sequence[str], weights: Sequence[float], scratch: Path
-) -> Iterator[tuple[Clean, bool]]:
-    """Yields every row with whether it stays, in order, once the last one was seen; memory holds 22 bytes of each.
+    rows: Iterable[Screened], names: Sequence[str], weights: Sequence[float], scratch: Path
+) -> Iterator[tuple[Screened, bool]]:
+    """Yield every row and whether it is kept, in order, after the last row was read; memory holds 22 bytes a row.
 
     Args:
         rows: of all sources.
         names: of the sources, for errors.
-        weights: one for each source.
-        scratch: a folder for the rows while they wait.
+        weights: of the sources.
+        scratch: a folder for the waiting rows.
 
     Raises:
         InputError: a source has no row.
@@ -68,35 +57,33 @@ def thinned(
     sources, tokens, digests = array("H"), array("I"), bytearray()
     try:
         with waiting.open("w", encoding="utf-8", newline="\n") as file:
-            for clean in rows:
-                sources.append(clean.source)
-                tokens.append(clean.tokens)
-                digests += clean.digest
-                file.write(json.dumps(clean.row, ensure_ascii=False) + "\n")
-        stays = _chosen(sources, digests, names, weights)
+            for one in rows:
+                sources.append(one.source)
+                tokens.append(one.tokens)
+                digests += one.digest
+                file.write(json.dumps(one.row, ensure_ascii=False) + "\n")
+        kept = _chosen(sources, digests, names, weights)
         with waiting.open(encoding="utf-8", newline="\n") as file:
             for place, line in enumerate(file):
                 digest = bytes(digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
-                yield Clean(sources[place], digest, json.loads(line), tokens[place]), bool(stays[place])
+                yield Screened(sources[place], digest, json.loads(line), tokens[place]), bool(kept[place])
     finally:
         waiting.unlink(missing_ok=True)
 
 
 def _chosen(
     sources: "array[int]", digests: bytearray, names: Sequence[str], weights: Sequence[float]
-) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+) -> NDArray[np.bool_]:
     of_source = np.array(sources, dtype=np.int64)
     ranks = np.frombuffer(bytes(digests), dtype=">u8").reshape(-1, 2)[:, 1]
     available = np.bincount(of_source, minlength=len(weights)).tolist()
     for name, count in zip(names, available, strict=True):
         if count == 0:
-            raise InputError(
-                wanted=f"conversations of {name}, which has a weight",
-                got="none that are left",
-                next_step="Leave the source out, or loosen what removed its rows.",
-            )
-    stays = np.zeros(len(of_source), dtype=np.bool_)
+            wanted = f"conversations of {name}, which has a weight"
+            next_step = "leave the source out, or loosen the rules that removed its rows"
+            raise InputError("empty", wanted=wanted, got="none that are left", next_step=next_step)
+    kept = np.zeros(len(of_source), dtype=np.bool_)
     for source, count in enumerate(rows_of_each(available, weights)):
         members = np.flatnonzero(of_source == source)
-        stays[members[np.argsort(ranks[members], kind="stable")[:count]]] = True
-    return stays
+        kept[members[np.argsort(ranks[members], kind="stable")[:count]]] = True
+    return kept

@@ -13,7 +13,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.known_sets import KnownSet, known_set, known_sets, terms_of
 from common.sources import Found, HubDataset, HubFiles, resolve
-from instruct.conversations.config import ConversationSource
+from instruct.conversations.layouts import ConversationSource
 from instruct.conversations.lmsys import is_joined
 
 Find = Callable[[HubDataset], Found]
@@ -24,6 +24,14 @@ def set_names() -> list[str]:
     """Names of all sets that `published_source` takes, with their parts."""
     taken = [one for one in known_sets() if one.layout in ("conversations", "lmsys")]
     return [name for one in taken for name in ([f"{one.name}:{part}" for part in one.parts] or [one.name])]
+
+
+def hub_conversations(name: str, *, config: str | None = None, weight: float | None = None) -> ConversationSource:
+    """A known set, before its files are resolved."""
+    whole = name if config is None else f"{name}:{config}"
+    return ConversationSource(
+        name=whole, files=HubDataset(name=name, config=config), weight=weight, terms=terms_of(whole)
+    )
 
 
 def published_source(

@@ -1,35 +1,88 @@
 """The stage `conversations`: cleaned conversations as text and as packed rows with a loss mask, by split.
 
-Renders each conversation with the tokenizer's own chat template, cuts train, calibration, validation and test by
-digest, and packs every split. Loss counts on the assistant's turns only, in all splits. What is kept is decided in
-`cleaning`; it does not know where the conversations come from, nor what will train on them.
+Reads each source in turn, screens every conversation, thins the sources to their weights, splits by digest into train,
+calibration, validation and test, renders with the tokenizer's own chat template, and packs every split. Loss counts on
+the turns of the assistant only, in all splits.
 """
 
-import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from common.documents import Encoded, cut_documents, pack_documents
+from common.documents import Encoded, finish_documents, split_documents
+from common.errors import InputError, UserError, require_at_least
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
-from common.provenance import CARD_FILE
-from common.rows import Row
-from common.store import Workspace, stage
+from common.provenance import Terms, read_terms
+from common.rows import MAX_BAD_SHARE, Row
+from common.sources import HubFiles
+from common.splits import Shares
+from common.store import MANIFEST_FILE, Workspace, read_manifest, stage
+from common.store.keys import readable
 from common.tokenizer import Tokenizer
-from instruct.conversations.cleaning import Cleaning
-from instruct.conversations.config import ConversationsConfig
+from eval.decontamination import DecontaminationConfig, Decontaminator
+from instruct.conversations.counts import RuleCounts, card_of, card_step
+from instruct.conversations.layouts import ConversationSource, files_of, read_chat
+from instruct.conversations.lmsys import check_lmsys, read_lmsys
+from instruct.conversations.lmsys_rows import FIRST_ANSWER, LmsysConfig
+from instruct.conversations.mixing import thinned
+from instruct.conversations.rules import FiltersConfig, filter_steps
+from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener
+
+THINNED = "thinned to its weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConversationsConfig:
+    """How conversations are read, screened, mixed, split and packed."""
+
+    sources: tuple[ConversationSource, ...] = ()
+    """Sources, read after the inputs of the stage."""
+    terms: tuple[Terms, ...] = ()
+    """Names and terms of the inputs, in their order; an input without is named after its file."""
+    sequence_tokens: int = 1024
+    """Tokens of a packed row."""
+    overlong: Literal["drop", "cut"] = "drop"
+    """What to do with a longer conversation: remove it, or cut it after the last answer that fits."""
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    """Which conversations are removed for their content."""
+    lmsys: LmsysConfig = field(default_factory=LmsysConfig)
+    """Which rows of LMSYS sets are removed."""
+    benchmarks: Path | None = None
+    """Folder of benchmark files; conversations that hold an item of one are removed. None turns the step off."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """When a conversation holds an item."""
+    shares: Shares = field(default_factory=Shares)
+    """Shares of calibration, validation and test."""
+    max_bad_share: float = MAX_BAD_SHARE
+    """Bad rows allowed (not JSON, wrong order of roles, an empty or broken turn), as a share of the rows of a source, 0
+    to 1. Each kind of file that an LMSYS set is joined from counts separately, and so do answers without a match."""
+    seed: int = 0
+    """Chooses other splits, and other rows of a source that is thinned."""
+
+    def __post_init__(self) -> None:
+        require_at_least(2, sequence_tokens=self.sequence_tokens)
+        require_at_least(0, seed=self.seed)
+        if self.overlong not in ("drop", "cut"):
+            got = repr(self.overlong)
+            raise UserError("unknown-name", wanted="overlong drop or cut", got=got, next_step="name one of these")
+        without = [source.name for source in self.sources if source.weight is None]
+        if 0 < len(without) < len(self.sources):
+            wanted = "a weight for every source, or for none"
+            next_step = "give each source a weight, or leave all weights out"
+            raise UserError(wanted=wanted, got=f"none for {', '.join(without)}", next_step=next_step)
 
 
 @stage(version=4)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
-    """Writes documents/, packed/, tokenizer/ and data_card.json.
+    """Write documents/, packed/, tokenizer/ and data_card.json.
 
     Args:
-        config: see ConversationsConfig; its sources are read after the inputs.
-        workspace: where.
-        inputs: files, or folders with `conversations.jsonl`; last the tokenizer's folder.
+        config: see ConversationsConfig.
+        workspace: the folder.
+        inputs: files, or folders with `conversations.jsonl`, read before the sources of the config; last the folder of
+            the tokenizer.
 
     Raises:
         UserError: a file or the passphrase is missing, or the tokenizer has no usable chat template; InputError: a file
@@ -37,19 +90,149 @@ def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Pa
     """
     *files, tokenizer_folder = inputs
     tokenizer = Tokenizer.load(tokenizer_folder)
-    cleaning = Cleaning(files, config, tokenizer, workspace.folder / "scratch")
-    rows = progress(cleaning.kept(), label="cleaning", unit="conversations")
-    card = cut_documents(workspace.folder, rows, config.shares, cleaning.card)
-    start = time.perf_counter()
+    selection = Selection(files, config, tokenizer, workspace.folder / "scratch")
+    rows = progress(selection.kept(), label="cleaning", unit="conversations")
+    selected = split_documents(workspace.folder, rows, config.shares, selection.card)
 
     def encode(_: str, batch: Sequence[Row]) -> list[Encoded]:
         rendered = [tokenizer.render(row["messages"], tools=row.get("tools")) for row in batch]
         return [(ids, [FULL_WEIGHT * supervised for supervised in mask]) for ids, mask in rendered]
 
-    metas = pack_documents(workspace.folder, encode, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer)
-    tokenizer.save(workspace.folder / "tokenizer")
-    # `distill` may train on these rows as well: whoever did is told what kind of data it was.
-    card |= {"stage": "conversations", "splits": metas}
-    card |= {"tokens": sum(meta["tokens"] for meta in metas.values())}
-    (workspace.folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return card | {"tokens_per_s": round(card["tokens"] / (time.perf_counter() - start), 1)}
+    # `distill` can train on these rows too, and reads the kind of data from the card.
+    card = selected | {"stage": "conversations"}
+    return finish_documents(
+        workspace.folder, encode, lambda _: card, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer
+    )
+
+
+class Selection:
+    """The sources of a stage, read once: `kept` gives the conversations, then `card` their counts."""
+
+    def __init__(
+        self, inputs: Sequence[Path], config: ConversationsConfig, tokenizer: Tokenizer, scratch: Path
+    ) -> None:
+        self._sources = [*_of_inputs(inputs, config.terms), *config.sources]
+        if not self._sources:
+            next_step = "name at least one file or set"
+            raise UserError("empty", wanted="conversations", got="no source", next_step=next_step)
+        self._config, self._tokenizer, self._scratch = config, tokenizer, scratch
+        self._counts = list(_counts_of_each(self._sources))
+        self._benchmarks: Decontaminator | None = None
+
+    def kept(self) -> Iterator[tuple[bytes, Row]]:
+        """Yield digest and content of each kept row, in the order of the sources.
+
+        Raises:
+            UserError: a file or the passphrase is missing; InputError: a file is damaged, too many rows of a source are
+                bad, or no conversation is left.
+        """
+        for source in self._sources:
+            if source.kind == "lmsys":
+                check_lmsys(source.found, source.original)
+        # A template that refuses every conversation is not a fault of the rows.
+        self._tokenizer.render([{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}])
+        if self._config.benchmarks is not None:
+            self._benchmarks = Decontaminator.from_folder(self._config.benchmarks, self._config.decontamination)
+        for one, is_kept in self._mixed():
+            if is_kept:
+                self._counts[one.source].count_kept(one.row, one.tokens)
+                yield one.digest, one.row
+            else:
+                self._counts[one.source].count_removed(THINNED, one.row)
+        if not any(counts.rows_out for counts in self._counts):
+            too_long = sum(counts.removed[TOO_LONG] for counts in self._counts)
+            raise InputError(
+                "empty",
+                wanted=f"at least one conversation of at most {self._config.sequence_tokens} tokens",
+                got=f"none in {', '.join(counts.terms.name for counts in self._counts)} ({too_long} are longer)",
+                next_step="give files whose rows hold conversations, or raise sequence_tokens",
+            )
+
+    def card(self) -> dict[str, Any]:
+        """Rows in, removed by rule and out, by source and in total; the steps, and samples of each rule."""
+        return card_of(self._counts, self._steps(), {} if self._benchmarks is None else self._benchmarks.card())
+
+    def _mixed(self) -> Iterator[tuple[Screened, bool]]:
+        weights = [source.weight for source in self._sources if source.weight is not None]
+        if not weights:
+            return ((one, True) for one in self._screened())
+        names = [counts.terms.name for counts in self._counts]
+        if len(weights) < len(names):
+            got = f"{len(weights)} for the {len(names)} sources {', '.join(names)}"
+            next_step = "give the inputs as `sources` with weights, or leave all weights out"
+            raise UserError(wanted="a weight for every source, or for none", got=got, next_step=next_step)
+        return thinned(self._screened(), names, weights, self._scratch)
+
+    def _screened(self) -> Iterator[Screened]:
+        config = self._config
+        screen = Screener(
+            config.filters,
+            self._tokenizer,
+            sequence_tokens=config.sequence_tokens,
+            truncate=config.overlong == "cut",
+            decontaminator=self._benchmarks,
+            seed=config.seed,
+        )
+        for place, (source, counts) in enumerate(zip(self._sources, self._counts, strict=True)):
+            counts.removed.update({DUPLICATE: 0, TOO_LONG: 0})  # in the card even if nothing is removed
+            if source.kind == "lmsys":
+                scratch, share = self._scratch, config.max_bad_share
+                rows = read_lmsys(source.found, source.original, counts, config.lmsys, scratch, share)
+            else:
+                rows = read_chat(files_of(source.found, self._scratch), counts, config.lmsys)
+            for row in rows:
+                screened = screen(row, counts, place)
+                if screened is not None:
+                    yield screened
+            screen.check(counts, config.max_bad_share)
+
+    def _steps(self) -> list[dict[str, Any]]:
+        config, all_counts = self._config, self._counts
+        rows_out = sum(counts.rows_out for counts in all_counts)
+        shares = {counts.terms.name: round(counts.rows_out / rows_out, 6) for counts in all_counts}
+        no_benchmarks = None if config.benchmarks is not None else "no benchmark files were given"
+        no_weights = None if any(counts.weight is not None for counts in all_counts) else "no source has a weight"
+        length = {"sequence_tokens": config.sequence_tokens, "overlong": config.overlong}
+        steps = [
+            card_step("form", settings={"max_bad_share": config.max_bad_share}),
+            *filter_steps(config.filters),
+            card_step("exact duplicates"),
+            card_step("decontamination", off=no_benchmarks, settings=readable(config.decontamination)),
+            card_step("length", settings=length),
+            card_step("mixing", off=no_weights, settings=shares),
+        ]
+        for counts in all_counts:
+            name = {"source": counts.terms.name}
+            if counts.joined:
+                steps.append(card_step("join", settings={**name, **counts.joined}))
+            if counts.answers_chosen_by:
+                by_score = set(counts.answers_chosen_by) != {FIRST_ANSWER}
+                off = None if by_score else "the answers have no scores: the first one was taken"
+                steps.append(card_step("best answer by score", off=off, settings={**name, **counts.answers_chosen_by}))
+        return steps
+
+
+def _of_inputs(inputs: Sequence[Path], terms: Sequence[Terms]) -> list[ConversationSource]:
+    """The inputs of the stage as sources, named as their artifact, else as their file or folder, never by a path."""
+    if len(terms) > len(inputs):
+        next_step = "give the terms of the inputs only; a source has its own"
+        raise UserError(wanted=f"terms for at most {len(inputs)} inputs", got=f"{len(terms)}", next_step=next_step)
+    known = [*terms, *(read_terms(path) for path in inputs[len(terms) :])]
+    sources: list[ConversationSource] = []
+    for path, term in zip(inputs, known, strict=True):
+        is_artifact = path.is_dir() and (path / MANIFEST_FILE).is_file()
+        name = str(read_manifest(path)["name"]) if is_artifact else path.resolve().name
+        sources.append(ConversationSource(name=name, files=(path,), terms=term))
+    return sources
+
+
+def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCounts]:
+    """Empty counts of each source, under a name that no other has: two files can have one name."""
+    seen: dict[str, int] = {}
+    for source in sources:
+        terms = source.terms or Terms(name=source.name)
+        seen[terms.name] = seen.get(terms.name, 0) + 1
+        if seen[terms.name] > 1:
+            terms = replace(terms, name=f"{terms.name} ({seen[terms.name]})")
+        revision = source.files.revision if isinstance(source.files, HubFiles) else None
+        yield RuleCounts(terms=terms, revision=revision, weight=source.weight, quotable=source.quotable)

@@ -1,0 +1,261 @@
+"""llama.cpp in a child process, for quantising, loading, scoring and chat, and a GGUF file as a `Runtime` through it.
+
+llama.cpp aborts its process on many malformed files. In a child that is one UserError with the artifact's name and the
+telling line of llama.cpp's log, and the rest of a run goes on. The child ends when its socket closes, so it never
+outlives its parent, killed or not.
+
+Protocol: the parent sends `(function, arguments, keywords)` and gets `("result", value)` or `("error", (code, text))`;
+a generator sends `("piece", value)` for each of its values first, and ends early when the parent sends None.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+from common.errors import Code, UserError
+from eval.runtimes import Generation, LogProbs, Message, Pair
+from eval.runtimes.batches import check_lengths
+
+# Positions whose logits cross the socket at once.
+_LOGIT_ROWS = 256
+_WATCH_S = 0.2
+# Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
+_START = (
+    "import json, sys; socket, sys.path[:] = json.loads(sys.argv[1]);"
+    "from eval.runtimes.llama_process import serve; serve(socket)"
+)
+
+
+class LlamaError(Exception):
+    """What fails inside the child; outside it is a UserError of this code."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code: Code = code
+
+
+class LlamaProcess:
+    """A child process in which llama.cpp works on one artifact.
+
+    Args:
+        artifact: the file that errors name.
+        wanted, next_step: of these errors.
+    """
+
+    def __init__(
+        self,
+        artifact: Path,
+        *,
+        wanted: str = "a GGUF file that llama.cpp runs",
+        next_step: str = "export the file again",
+    ) -> None:
+        self._name, self._wanted, self._next_step = artifact.name, wanted, next_step
+        self._is_busy, self._log_start = False, 0
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed in close)
+        self._connection, theirs = multiprocessing.Pipe()
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps([theirs.fileno(), sys.path])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            pass_fds=(theirs.fileno(),),
+            # An abort would first start a debugger on itself, and may hang there.
+            env=os.environ | {"GGML_NO_BACKTRACE": "1"},
+        )
+        theirs.close()
+
+    def call(self, function: str, *arguments: Any, watch: Callable[[str], None] | None = None, **keywords: Any) -> Any:
+        """What a function of `eval.runtimes.llama_engine` returns, a method of its Engine after `load`.
+
+        Args:
+            function, arguments, keywords: what to call.
+            watch: gets the log of this call so far, a few times a second.
+
+        Raises:
+            UserError: llama.cpp fails, or its process dies; then every later call raises as well.
+        """
+        self._send((function, arguments, keywords))
+        while watch is not None and not self._connection.poll(_WATCH_S):
+            watch(self._logged())
+        return self._receive()[1]
+
+    def stream(self, function: str, *arguments: Any, **keywords: Any) -> Generator[Any]:
+        """The values of a function that is a generator, as they come; raises as `call` does. Closing cancels it."""
+        self._send((function, arguments, keywords))
+        try:
+            while (reply := self._receive())[0] == "piece":
+                yield reply[1]
+        except GeneratorExit:
+            with contextlib.suppress(UserError):  # it has died meanwhile
+                if not self._connection.closed:
+                    self._send(None)
+                    while self._receive()[0] == "piece":
+                        pass
+            raise
+
+    def close(self) -> None:
+        """End the child: at once in the middle of a call, which would only notice at its end."""
+        self._connection.close()
+        if self._is_busy:
+            self.child.kill()
+        try:
+            self.child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+        self._log.close()
+
+    def _send(self, request: tuple[str, tuple[Any, ...], dict[str, Any]] | None) -> None:
+        if request is not None:
+            assert not self._is_busy, "one call at a time"
+            self._is_busy, self._log_start = True, os.fstat(self._log.fileno()).st_size
+        try:
+            self._connection.send(request)
+        except OSError as error:
+            raise self._died() from error
+
+    def _receive(self) -> tuple[str, Any]:
+        try:
+            kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        self._is_busy = kind == "piece"
+        if kind == "error":
+            raise self._error(*value)
+        return kind, value
+
+    def _died(self) -> UserError:
+        self._is_busy = False
+        code = self.child.wait()
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return self._error("failed", f"llama.cpp died with {cause}")
+
+    def _error(self, code: Code, text: str) -> UserError:
+        got = f"{self._name}: {text}{self._telling_line()}"
+        return UserError(code, wanted=self._wanted, got=got, next_step=self._next_step)
+
+    def _logged(self) -> str:
+        self._log.seek(self._log_start)
+        return self._log.read().decode(errors="replace")
+
+    def _telling_line(self) -> str:
+        """What llama.cpp logged of an error during this call, else its last line; in brackets, or nothing."""
+        lines = [line for line in self._logged().splitlines() if line.strip(" .")]
+        telling = [line for line in lines if re.search("error|assert|fail", line, re.IGNORECASE)] or lines[-1:]
+        # Without folders: they are those of the machine that compiled llama.cpp.
+        return f" ({re.sub(r'[^ ]*/', '', telling[0].strip())[:300]})" if telling else ""
+
+
+class LlamaCppRuntime:
+    """A GGUF file with its own tokenizer and chat template, see `eval.runtimes.Runtime`.
+
+    Args:
+        path: the file.
+        kv: type of the KV cache, "f16" or "f32".
+        context_tokens: the longest sequence that will be asked for; default is the model's own.
+        threads: threads to compute with; default is what fits the machine and the model.
+        repack: hold a second copy of the weights in the layout that is fastest here; without it, loading is cheaper.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kv: str = "f16",
+        context_tokens: int | None = None,
+        threads: int | None = None,
+        repack: bool = True,
+    ) -> None:
+        if kv not in ("f16", "f32"):
+            raise UserError(
+                "unknown-name", wanted="a KV cache of type f16 or f32", got=kv, next_step="give one of these"
+            )
+        self.process = LlamaProcess(path)
+        try:
+            facts = self.process.call("load", str(path.absolute()), kv=kv, threads=threads, repack=repack)
+        except BaseException:
+            self.close()
+            raise
+        self.vocabulary: int = facts["vocabulary"]
+        self.context_tokens: int = min(facts["context_tokens"], context_tokens or facts["context_tokens"])
+        self.document_end_id: int = facts["document_end_id"]
+
+    def encode(self, text: str) -> list[int]:
+        return self.process.call("encode", text)
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return self.process.call("render", list(messages))
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return self.process.call("decode", list(ids), skip_special=skip_special)
+
+    def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
+        check_lengths([len(ids)], self.context_tokens)
+        for start in range(0, len(ids), _LOGIT_ROWS):
+            yield self.process.call("logprobs_chunk", list(ids[start : start + _LOGIT_ROWS]), start, len(ids))
+
+    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        check_lengths([len(context) + len(continuation) for context, continuation in pairs], self.context_tokens)
+        return self.process.call("score", pairs)
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        check_lengths([len(prompt) + max_tokens for prompt in prompts], self.context_tokens)
+        return self.process.call("generate", prompts, max_tokens, list(stop))
+
+    def stream(self, prompt: Sequence[int], *, max_tokens: int, temperature: float) -> Iterator[str]:
+        """Pieces of one continuation as they come; 0 as the temperature always takes the likeliest token.
+
+        What was computed for the last prompt is reused, so that a conversation that goes on costs its new part only.
+        """
+        check_lengths([len(prompt) + max_tokens], self.context_tokens)
+        return self.process.stream("stream", list(prompt), max_tokens, temperature, room_tokens=self.context_tokens)
+
+    def close(self) -> None:
+        self.process.close()
+
+
+def serve(socket: int) -> None:
+    """The child: answers calls until the socket, a file descriptor, closes."""
+    connection = Connection(socket)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed socket then ends the child
+    engine: Any = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            request = connection.recv()
+            if request is None:  # cancels what has just ended
+                continue
+            function, arguments, keywords = request
+            try:
+                from eval.runtimes import llama_engine
+
+                if function == "load":
+                    engine = llama_engine.Engine(*arguments, **keywords)
+                    value = engine.facts()
+                else:
+                    value = getattr(engine or llama_engine, function)(*arguments, **keywords)
+                if isinstance(value, GeneratorType):
+                    value = _send_pieces(connection, value)
+            except Exception as error:
+                code = error.code if isinstance(error, LlamaError) else "failed"
+                connection.send(("error", (code, str(error) or type(error).__name__)))
+            else:
+                connection.send(("result", value))
+
+
+def _send_pieces(connection: Connection, pieces: Generator[Any]) -> None:
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            connection.send(("piece", piece))
+            if connection.poll() and connection.recv() is None:
+                return

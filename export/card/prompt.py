@@ -1,0 +1,158 @@
+"""The prompt format of a GGUF file: its own chat template, an example of it, and an Ollama `Modelfile`.
+
+Everything is read from the file that a user loads, not from the checkpoint. Whether the template is ChatML is found by
+rendering conversations and comparing texts, never by the model's name.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from common.errors import UserError
+from common.gguf_header import read_header
+
+Message = Mapping[str, str]
+
+# In Ollama's own language. The prompt ends with an opened assistant turn, or continues a last answer that is begun.
+_GO_TEMPLATE = """\
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 -}}
+<|im_start|>{{ .Role }}
+{{ .Content }}{{ if not (and $last (eq .Role "assistant")) }}<|im_end|>
+{{ end }}
+{{- if and $last (ne .Role "assistant") }}<|im_start|>assistant
+{{ end }}
+{{- end }}"""
+_DOCUMENT_END = "<|endoftext|>"
+_USER, _SYSTEM = {"role": "user", "content": "question"}, {"role": "system", "content": "instruction"}
+_TURNS = (_USER, {"role": "assistant", "content": "answer"}, {"role": "user", "content": "another"})
+_PREFERRED = ("Q5_K_M", "Q4_K_M")
+_UNQUANTISED = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """The prompt format of one GGUF file."""
+
+    example: str | None
+    """A question as the template renders it, the answer opened; None without a template, or where it refuses."""
+    is_chatml: bool
+    """Whether the template gives ChatML for all conversations that were tried."""
+    default_system: str | None
+    """The system prompt that a ChatML template inserts where a conversation has none."""
+    stop: tuple[str, ...]
+    """The tokens that end an answer."""
+
+
+def encoding_of(name: str) -> str:
+    """The encoding in a file's name, `<stem>-<encoding>.gguf`."""
+    return name.removesuffix(".gguf").rpartition("-")[2]
+
+
+def recommended(names: Sequence[str]) -> str | None:
+    """The GGUF file to begin with: a medium encoding, else the first quantised one, else any; None without files."""
+    by_encoding = {encoding_of(name): name for name in reversed(names)}
+    quantised = [name for name in names if encoding_of(name) not in _UNQUANTISED]
+    preferred = [by_encoding[encoding] for encoding in _PREFERRED if encoding in by_encoding]
+    return next(iter([*preferred, *quantised, *names]), None)
+
+
+def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
+    """The template and the stop tokens of a GGUF file, with `messages` as its example.
+
+    Raises:
+        UserError: not a GGUF file.
+    """
+    fields = read_header(path).fields
+    tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
+    ids = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    ends = [tokens[index] for index in ids if index is not None and index < len(tokens)]
+    ends += [_DOCUMENT_END] if _DOCUMENT_END in tokens else []
+    stop, template = tuple(dict.fromkeys(ends)), fields.get("tokenizer.chat_template")
+    if not isinstance(template, str):
+        return Prompt(example=None, is_chatml=False, default_system=None, stop=stop)
+    is_chatml, default = _compare_with_chatml(template)
+    return Prompt(example=_rendered(template, messages), is_chatml=is_chatml, default_system=default, stop=stop)
+
+
+def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapping[str, float]) -> str:
+    """An Ollama `Modelfile` for a file with a ChatML template.
+
+    Args:
+        name: the GGUF file, in the same folder.
+        prompt: its prompt format.
+        system: the system prompt; None takes the template's own, where it has one.
+        parameters: sampling by Ollama's names.
+
+    Raises:
+        UserError: a system prompt that `check_system` refuses.
+    """
+    assert prompt.is_chatml
+    system = prompt.default_system if system is None else system
+    lines = [f"FROM ./{name}", f"TEMPLATE {_quoted(_GO_TEMPLATE)}"]
+    lines += [f"SYSTEM {_quoted(system)}"] if system else []
+    lines += [f'PARAMETER stop "{token}"' for token in prompt.stop]
+    lines += [f"PARAMETER {parameter} {value:g}" for parameter, value in parameters.items()]
+    return "\n".join(lines) + "\n"
+
+
+def check_system(text: str) -> None:
+    """UserError ("unsupported") for a system prompt that a Modelfile cannot hold."""
+    if '"""' in text or text.endswith('"'):
+        raise UserError(
+            "unsupported",
+            wanted='a system prompt without """ in it or " at its end, which a Modelfile cannot hold',
+            got=repr(text),
+            next_step="use other quotation marks in card.system_prompt of the recipe",
+        )
+
+
+def _quoted(text: str) -> str:
+    check_system(text)
+    return f'"""{text}"""'
+
+
+def chatml(messages: Sequence[Message]) -> str:
+    """A conversation in ChatML with the assistant's turn opened."""
+    turns = (f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def _compare_with_chatml(template: str) -> tuple[bool, str | None]:
+    """Whether a template is ChatML, and the system prompt that it inserts by itself."""
+    alone = _rendered(template, [_USER]) or ""
+    found = re.fullmatch(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n" + re.escape(chatml([_USER])), alone, re.DOTALL)
+    default_system = found[1] if found else None
+    own = [{"role": "system", "content": default_system}] if default_system is not None else []
+    pairs = (
+        ([_USER], [*own, _USER]),
+        ([_SYSTEM, _USER], [_SYSTEM, _USER]),
+        (_TURNS, [*own, *_TURNS]),
+        ([_SYSTEM, *_TURNS], [_SYSTEM, *_TURNS]),
+    )
+    is_chatml = all(_rendered(template, given) == chatml(meant) for given, meant in pairs)
+    return is_chatml, default_system if is_chatml else None
+
+
+def _rendered(template: str, messages: Sequence[Message]) -> str | None:
+    """The template's text with the assistant's turn opened; None where it refuses the messages."""
+    # As transformers and llama.cpp read templates; sandboxed, since a template is a program out of a file.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    environment.globals.update(functions)
+    try:
+        return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True, tools=None)
+    except (TemplateError, TypeError, ValueError):
+        return None
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)

@@ -1,0 +1,169 @@
+"""Counts of one source of conversations by rule, with an example of each: its part of the data card.
+
+Every rule that removes something is counted here under its name; nothing is removed silently.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from common.provenance import Terms
+from common.rows import Row, RowCounts
+
+SAMPLES_PER_RULE = 3
+SAMPLE_CHARACTERS = 200
+
+Sample = dict[str, Any]
+
+
+@dataclass(kw_only=True, slots=True)
+class RuleCounts:
+    """Counts of one source, filled while its rows are read."""
+
+    terms: Terms
+    """Name and terms of the source."""
+    revision: str | None = None
+    """Commit of the hub, if the source is from there."""
+    weight: float | None = None
+    """Its share in the recipe, before the weights are scaled to a sum of 1."""
+    quotable: bool = True
+    """Whether the card can quote its conversations."""
+    rows: RowCounts = field(default_factory=RowCounts)
+    """Rows read, and the bad ones."""
+    removed: Counter[str] = field(default_factory=Counter[str])
+    """Removed good rows, by rule."""
+    truncated: Counter[str] = field(default_factory=Counter[str])
+    """Rows kept in part, by the kind of truncation."""
+    contamination: Counter[str] = field(default_factory=Counter[str])
+    """Rows removed because of a benchmark, by its name."""
+    answers_chosen_by: Counter[str] = field(default_factory=Counter[str])
+    """Rows with several answers, by the field whose scores chose one."""
+    joined: dict[str, int] = field(default_factory=dict[str, int])
+    """Rows of the joined files, by the content of the file."""
+    characters_in: int = 0
+    """Characters of every conversation, kept or not."""
+    rows_out: int = 0
+    characters_out: int = 0
+    tokens_out: int = 0
+    measured_characters: int = 0
+    """Characters of the conversations whose tokens were counted, kept or not."""
+    measured_tokens: int = 0
+    samples: dict[str, list[Sample]] = field(default_factory=dict[str, list[Sample]])
+    """Up to three examples of kept rows and of each rule."""
+
+    def count_bad(self, reason: str, row: Row) -> None:
+        """The last row read is not a conversation."""
+        self.rows.add_bad(reason)
+        self._sample(reason, row)
+
+    def count_removed(self, rule: str, row: Row, *, quoted: str | None = None) -> None:
+        """A rule removes a good row; the card shows `quoted` instead of its text, if given."""
+        self.removed[rule] += 1
+        self._sample(rule, row, quoted)
+
+    def count_tokens(self, row: Row, tokens: int) -> None:
+        """The row has this number of tokens."""
+        self.measured_characters += characters_of(row)
+        self.measured_tokens += tokens
+
+    def count_kept(self, row: Row, tokens: int) -> None:
+        """The row is kept."""
+        self.rows_out += 1
+        self.characters_out += characters_of(row)
+        self.tokens_out += tokens
+        self._sample("kept", row)
+
+    def all_removed(self) -> dict[str, int]:
+        """Removed rows by rule, bad ones first."""
+        return dict(sorted(self.rows.bad.items())) | dict(sorted(self.removed.items()))
+
+    def finish(self) -> None:
+        """After the last row: what the reader itself refused becomes a sample too."""
+        for named in self.rows.first_bad:
+            place, _, reason = named.partition(": ")
+            self.samples.setdefault(reason, [{"source": self.terms.name, "id": place, "text": ""}])
+
+    def card(self) -> dict[str, Any]:
+        """The entry of the source in the data card."""
+        measured = self.measured_characters
+        estimate = round(self.characters_in * self.measured_tokens / measured) if measured else None
+        return asdict(self.terms) | {
+            "obligations": list(self.terms.obligations),
+            "revision": self.revision,
+            "weight": self.weight,
+            "rows_in": self.rows.rows,
+            "characters_in": self.characters_in,
+            "removed": self.all_removed(),
+            "rows_out": self.rows_out,
+            "characters_out": self.characters_out,
+            "tokens_out": self.tokens_out,
+            "tokens_in_estimate": estimate,
+            "truncated": dict(self.truncated),
+        }
+
+    def _sample(self, rule: str, row: Row, quoted: str | None = None) -> None:
+        known = self.samples.setdefault(rule, [])
+        if len(known) < SAMPLES_PER_RULE:
+            text = quoted or (as_text(row) if self.quotable else "(its terms forbid to pass it on)")
+            known.append({"source": self.terms.name, "id": str(row.get("id", "")), "text": text[:SAMPLE_CHARACTERS]})
+
+
+def card_of(
+    counts: Sequence[RuleCounts], steps: Sequence[Mapping[str, Any]], benchmarks: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """The data card without the tokens of the splits, after the last row.
+
+    Args:
+        counts: of each source.
+        steps: entries of `card_step`.
+        benchmarks: from `Decontaminator.card`.
+    """
+    for one in counts:
+        one.finish()
+    return {
+        "rows_in": sum(one.rows.rows for one in counts),
+        "removed": _sum(one.all_removed() for one in counts),
+        "rows_out": sum(one.rows_out for one in counts),
+        "sources": [one.card() for one in counts],
+        "steps": list(steps),
+        "benchmarks": dict(benchmarks),
+        "contamination": _sum(one.contamination for one in counts),
+        "samples": _samples(counts),
+    }
+
+
+def card_step(name: str, *, off: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An entry of the steps in the data card; `off` is the reason why the step is off."""
+    return {"step": name, "on": off is None, "reason": off, "settings": dict(settings or {})}
+
+
+def characters_of(row: Row) -> int:
+    """Characters of all turns of a conversation."""
+    return sum(len(message.get("content") or "") for message in row["messages"])
+
+
+def as_text(row: Mapping[str, Any]) -> str:
+    """A row for a reader: its turns if it has any, else its fields."""
+    messages = row.get("messages")
+    if isinstance(messages, Sequence) and all(isinstance(message, Mapping) for message in messages):
+        return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
+    return str({name: value for name, value in row.items() if name != "id"})
+
+
+def _samples(counts: Sequence[RuleCounts]) -> dict[str, list[Sample]]:
+    """At most three of each rule, taken from the sources in turn, so that small sources are shown too."""
+    samples: dict[str, list[Sample]] = {"kept": []}
+    for rule in (rule for one in counts for rule in sorted(one.samples)):
+        of_sources = [one.samples.get(rule, []) for one in counts]
+        in_turn = [each[place] for place in range(SAMPLES_PER_RULE) for each in of_sources if place < len(each)]
+        samples[rule] = in_turn[:SAMPLES_PER_RULE]
+    return samples
+
+
+def _sum(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of several counts by name, in the order in which the names first appear."""
+    total = Counter[str]()
+    for counter in counters:
+        total.update(counter)
+    return dict(total)

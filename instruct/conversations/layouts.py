@@ -1,0 +1,196 @@
+"""Chat files in the usual layouts, recognised by their columns: one layout a file.
+
+`messages`, `conversation`, `conversations` (lists of turns with the fields `role` and `content`, or ShareGPT's `from`
+and `value`), `instruction`/`input`/`output` (Alpaca), question and answer in two columns (`instruction`/`response`
+etc.), and the joined file of an LMSYS synth set.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast
+
+from common.errors import UserError
+from common.provenance import Terms
+from common.rows import Row, RowCounts, data_files, read_rows
+from common.sources import Found, HubDataset, HubFiles, fetched, found_files
+from instruct.conversations.counts import RuleCounts
+from instruct.conversations.lmsys_rows import (
+    ID,
+    LmsysConfig,
+    instruction_of,
+    is_synthesized,
+    joined_row,
+    rule_against_row,
+)
+from instruct.conversations.rules import conversation_row
+
+_LISTS_OF_TURNS = ("messages", "conversation", "conversations")
+_PAIRS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"), ("question", "answer"))
+_CONTEXTS = ("input", "context")  # a separate column that the question refers to
+# Speakers in ShareGPT's files, and in files with the same layout.
+_ASSISTANT = dict.fromkeys(("gpt", "chatgpt", "model", "bot", "assistant"), "assistant")
+_SPEAKERS = {"human": "user", "user": "user", "system": "system", **_ASSISTANT}
+_FIRST_ROWS = 100
+_NAMED_COLUMNS = 20
+
+FileOpener = tuple[str, Callable[[], AbstractContextManager[Path]]]
+"""The name of a file, and a context in which it is on this machine."""
+Reader = Callable[[Row, RuleCounts, LmsysConfig], Row | str | None]
+"""From a row to a conversation, the reason why it is bad, or None if a rule, which is counted, removes it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConversationSource:
+    """One set of conversations."""
+
+    name: str
+    """Name in cards and reports; never a path."""
+    kind: Literal["auto", "lmsys"] = "auto"
+    """`auto`: chat files, whose columns determine the layout. `lmsys`: answers and encrypted instructions to join."""
+    files: tuple[Path, ...] | HubFiles | HubDataset
+    """Local files (a folder means its `conversations.jsonl`); files of the hub; or the name of a known set, in a recipe
+    whose sources are not resolved yet."""
+    original: tuple[Path, ...] | HubFiles = ()
+    """For `lmsys`: the files of the user's own copy of lmsys-chat-1m."""
+    weight: float | None = None
+    """Its share of the rows, relative to the weights of the other sources; None in all sources keeps all rows."""
+    terms: Terms | None = None
+    """Licence and obligations; None if they are not known."""
+    quotable: bool = True
+    """Whether the data card can quote its conversations as samples."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            wanted = f"a weight above 0 for {self.name}"
+            raise UserError("out-of-range", wanted=wanted, got=str(self.weight), next_step="correct the weight")
+        if self.files == ():
+            raise UserError("empty", wanted=f"files of {self.name}", got="none", next_step="name at least one")
+
+    @property
+    def found(self) -> Found:
+        """Its files; UserError where only the name of the set is known."""
+        return found_files(self.files)
+
+
+def files_of(files: Sequence[Path] | HubFiles, scratch: Path) -> list[FileOpener]:
+    """The files of a source, each to be opened when it is read; a folder means its `conversations.jsonl`."""
+    if isinstance(files, HubFiles):
+        return [(PurePosixPath(name).name, partial(fetched, files, name, scratch)) for name in files.files]
+    found = [file for path in files for file in data_files(path, "conversations")]
+    return [(file.name, partial(nullcontext[Path], file)) for file in found]
+
+
+def read_chat(files: Iterable[FileOpener], counts: RuleCounts, config: LmsysConfig) -> Iterator[Row]:
+    """Yield `{id, messages}`, with `tools` if there are any, of each file in turn.
+
+    Bad rows and rows that a rule removes are added to `counts`; the caller checks the share of the bad ones.
+
+    Raises:
+        UserError: a file is missing, damaged or of no known layout.
+    """
+    for _, opener in files:
+        with opener() as file:
+            fields, read = _layout_of(file)
+            for row in read_rows(file, fields=fields, counts=counts.rows, max_bad_share=1.0):
+                made = read(row, counts, config)
+                if isinstance(made, str):
+                    counts.count_bad(made, row)
+                elif made is not None:
+                    yield made
+
+
+def first_rows(file: Path) -> list[Row]:
+    """The first rows of a file that are JSON objects, at most 100."""
+    return list(islice(read_rows(file, fields=(), counts=RowCounts(), max_bad_share=1.0), _FIRST_ROWS))
+
+
+def unknown_columns(file: Path, rows: Sequence[Row], *, wanted: str, next_step: str) -> UserError:
+    """The error for a file with unknown columns: it names them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "id"))
+    shown = ", ".join(columns[:_NAMED_COLUMNS]) or "none"
+    more = f" and {len(columns) - _NAMED_COLUMNS} more" if len(columns) > _NAMED_COLUMNS else ""
+    got = f"the columns {shown}{more}"
+    return UserError("wrong-format", wanted=f"{wanted} in {file.name}", got=got, next_step=next_step)
+
+
+def _layout_of(file: Path) -> tuple[dict[str, type], Reader]:
+    """The fields that every row must hold, and the reader, from the first row that has a known layout.
+
+    A file without good rows is read as `messages`.
+    """
+    rows = first_rows(file)
+    for row in rows:
+        if is_synthesized(row):
+            _require_instructions(file, rows)
+            return {}, _read_synthesized
+        for name in _LISTS_OF_TURNS:
+            if isinstance(row.get(name), list):
+                return {name: list}, partial(_read_turns, name)
+        for asked, answered in _PAIRS:
+            if isinstance(row.get(asked), str) and isinstance(row.get(answered), str):
+                return {asked: str, answered: str}, partial(_read_pair, asked, answered)
+    if rows and not any(name in row for row in rows for name in _LISTS_OF_TURNS):
+        pairs = ", ".join("/".join(pair) for pair in _PAIRS)
+        wanted = f"a column {', '.join(_LISTS_OF_TURNS)}, or two of {pairs}"
+        next_step = "rename the columns, or write each row as {messages: [{role, content}, ...]}"
+        raise unknown_columns(file, rows, wanted=wanted, next_step=next_step)
+    named = next((name for name in _LISTS_OF_TURNS if any(name in row for row in rows)), _LISTS_OF_TURNS[0])
+    return {named: list}, partial(_read_turns, named)
+
+
+def _require_instructions(file: Path, rows: Sequence[Row]) -> None:
+    """Raise UserError for a synth file as the publisher ships it: it has answers without instructions."""
+    wanted = [row for row in rows if rule_against_row(row, LmsysConfig()) is None]
+    if wanted and all(isinstance(joined_row(row, instruction_of(row), Counter()), str) for row in wanted):
+        wanted = f"the users' instructions in {file.name}, or the file of instructions next to it"
+        next_step = "give also the publisher's file ..-user-instructions-ja.jsonl.gz.gpg, or the same decrypted"
+        raise UserError("not-found", wanted=wanted, got="answers without them", next_step=next_step)
+
+
+def _read_synthesized(row: Row, counts: RuleCounts, config: LmsysConfig) -> Row | str | None:
+    rule = rule_against_row(row, config)
+    if rule is not None:
+        counts.count_removed(rule, row)
+        return None
+    return joined_row({ID: row["id"], **row}, instruction_of(row), counts.answers_chosen_by)
+
+
+def _read_turns(name: str, row: Row, counts: RuleCounts, _: LmsysConfig) -> Row | str:
+    turns = [_plain_turn(turn) for turn in cast(list[Any], row[name])]
+    opened = bool(turns) and isinstance(turns[0], Mapping) and turns[0].get("role") == "system"
+    system = _system_turn(row) if name == "conversations" and not opened else []
+    return conversation_row(_id_of(row, counts), [*system, *turns], row.get("tools"))
+
+
+def _read_pair(asked: str, answered: str, row: Row, counts: RuleCounts, _: LmsysConfig) -> Row | str:
+    contexts = [row[name] for name in _CONTEXTS if row.get(name) is not None]
+    if not all(isinstance(context, str) for context in contexts):
+        return f"field {' or '.join(_CONTEXTS)} is not text"
+    question = "\n\n".join([row[asked], *(context for context in contexts if context.strip())])
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": row[answered]}]
+    return conversation_row(_id_of(row, counts), [*_system_turn(row), *turns])
+
+
+def _system_turn(row: Row) -> list[dict[str, str]]:
+    system = row.get("system")
+    return [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+
+
+def _id_of(row: Row, counts: RuleCounts) -> Any:
+    """The id of the row; a table has a column for ids even if a row has none."""
+    return counts.rows.place if row["id"] is None else row["id"]
+
+
+def _plain_turn(turn: Any) -> Any:
+    """ShareGPT's `from` and `value` as `role` and `content`; anything else unchanged."""
+    if not isinstance(turn, Mapping) or "from" not in turn or "role" in turn:
+        return turn
+    speaker: Any = cast(Mapping[str, Any], turn)["from"]
+    role = _SPEAKERS.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
+    return {"role": role, "content": cast(Mapping[str, Any], turn).get("value")}
