@@ -112,7 +112,7 @@ class _Case:
 def _open(options: argparse.Namespace) -> _Case:
     documents, vocab_size = _documents(options)
     machine = _machine(options.precision)
-    sizes = {"vocab_size": vocab_size, "max_position_embeddings": options.max_tokens}
+    sizes: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": options.max_tokens}
     fields = (TINY, TINY) if options.tiny else (STUDENT, TEACHER)
     student, teacher = (json.loads(qwen2_config(**one, **sizes)) for one in fields)
     lengths = [len(ids) for ids in documents]

@@ -89,12 +89,7 @@ class Method:
         return taid_in_place(kwargs.get("t", 1.0), loss_kind=loss_kind)
 
     def objective(
-        self,
-        kwargs: Mapping[str, Any],
-        settings: Settings = (),
-        *,
-        temperature: float = 1.0,
-        lm_weight: float = 0.0,
+        self, kwargs: Mapping[str, Any], settings: Settings = (), *, temperature: float = 1.0, lm_weight: float = 0.0
     ) -> Objective:
         """The objective of one optimizer step.
 
@@ -217,12 +212,9 @@ def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_
         UserError: another method than TAID and forward KL, a temperature, or a language-modelling loss mixed in.
     """
     if loss_pass == "triton" and (not method(name).has_kernel or temperature != 1.0 or lm_weight > 0.0):
-        raise UserError(
-            "contradiction",
-            wanted="taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton",
-            got=f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}",
-            next_step="take the loss pass auto",
-        )
+        wanted = "taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton"
+        got = f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="take the loss pass auto")
 
 
 def require_kernel(loss_pass: LossPass, device: str) -> None:
@@ -231,13 +223,11 @@ def require_kernel(loss_pass: LossPass, device: str) -> None:
     Raises:
         UserError: no Triton, or another device than CUDA.
     """
-    if loss_pass == "triton" and (device != "cuda" or find_spec("triton") is None):
-        raise UserError(
-            "unsupported" if device != "cuda" else "not-installed",
-            wanted="a CUDA device and the package triton for the loss pass triton",
-            got=device if device != "cuda" else "no triton",
-            next_step="take the loss pass auto",
-        )
+    wanted, next_step = "a CUDA device and the package triton for the loss pass triton", "take the loss pass auto"
+    if loss_pass == "triton" and device != "cuda":
+        raise UserError("unsupported", wanted=wanted, got=device, next_step=next_step)
+    if loss_pass == "triton" and find_spec("triton") is None:
+        raise UserError("not-installed", wanted=wanted, got="no triton", next_step=next_step)
 
 
 def parse_settings(name: str, texts: list[str]) -> Settings:

@@ -32,7 +32,7 @@ class _Flag:
     help: str
     choices: Sequence[str] | None = None
 
-    def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
+    def add_to(self, group: Any, default: Any) -> None:
         """Register the flag; its value is None where it is omitted."""
         options: dict[str, Any]
         if isinstance(default, bool):
@@ -188,7 +188,8 @@ def _refuse_unread(parsed: argparse.Namespace, name: str, on_policy: OnPolicyCon
 
 
 def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig | None:
-    config = OnPolicyConfig(**({"probability": 0.0} | _given(parsed, OnPolicyConfig)))
+    settings: dict[str, Any] = {"probability": 0.0} | _given(parsed, OnPolicyConfig)
+    config = OnPolicyConfig(**settings)
     return config if config.probability > 0.0 or config.schedule == "adaptive" else None
 
 
@@ -214,7 +215,7 @@ def _require_folders(parsed: argparse.Namespace) -> None:
 
 def _train(parsed: argparse.Namespace) -> None:
     _require_folders(parsed)
-    given = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, DistillConfig)
+    given: dict[str, Any] = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, DistillConfig)
     on_policy = _on_policy(parsed)
     _refuse_unread(parsed, given["method"], on_policy)
     config = DistillConfig(
