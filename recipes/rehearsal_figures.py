@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.gguf_header import read_header
 from common.model_shape import ModelShape
 from common.store import Artifact
-from export.gguf_file import inspect
 from recipes.sizes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 
 
@@ -52,7 +52,7 @@ def gguf_figures(ggufs: Artifact, geometry: ModelShape) -> Iterator[dict[str, An
     (everything else: vocabulary, header, gaps), and `bytes_ratio`: to the computed tensors and Qwen2.5's vocabulary.
     """
     for file in ggufs.manifest["facts"]["files"]:
-        contents = inspect(ggufs.folder / file["file"])
+        contents = read_header(ggufs.folder / file["file"])
         tensor_bytes = sum(tensor.bytes for tensor in contents.tensors.values())
         computed = computed_tensor_bytes(geometry, file["encoding"])
         yield {
