@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.splits import Shares
 
@@ -11,26 +11,10 @@ Add = Callable[..., Any]
 """`add_argument` of a parser."""
 
 
-class Defaults(Protocol):
-    """The fields of a stage's config that the options take their defaults from."""
-
-    @property
-    def sequence_tokens(self) -> int: ...
-    @property
-    def shares(self) -> Shares: ...
-    @property
-    def max_bad_share(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-
-
 def add_input_options(add: Add, *, files: str, tokenizer: str, weights: str, unit: str) -> None:
     """Add the files and sets, --tokenizer, --out, --sources, --benchmarks and --weights.
 
-    Args:
-        add: `add_argument` of the parser.
-        files: help of the files and sets; `tokenizer` and `weights` are the help of these options.
-        unit: what a row is, in the plural.
+    `files`, `tokenizer` and `weights` are the help of these; `unit` is the word for rows, in the plural.
     """
     add("files", nargs="+", metavar="FILE_OR_SET", help=files)
     add("--tokenizer", type=Path, required=True, metavar="DIR", help=tokenizer)
@@ -41,8 +25,8 @@ def add_input_options(add: Add, *, files: str, tokenizer: str, weights: str, uni
     add("--weights", type=float, nargs="+", metavar="X", help=weights)
 
 
-def add_packing_options(add: Add, default: Defaults, *, unit: str) -> None:
-    """Add --sequence-tokens, the share of each split, --max-bad-share and --seed."""
+def add_packing_options(add: Add, default: Any, *, unit: str) -> None:
+    """Add --sequence-tokens, the share of each split, --max-bad-share and --seed, with the fields of `default`."""
     add("--sequence-tokens", type=int, default=default.sequence_tokens, metavar="N", help="tokens of a packed row")
     for split in ("calibration", "validation", "test"):
         share = getattr(default.shares, split)

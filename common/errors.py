@@ -5,6 +5,7 @@ and keeps its traceback. Independent of stages and terminals.
 """
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -85,3 +86,13 @@ def require_between(low: float, high: float, *, next_step: str = "correct the se
         if value is not None and not low <= value <= high:
             wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise UserError("out-of-range", wanted=f"{name} {wanted}", got=f"{value:g}", next_step=next_step)
+
+
+def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
+    """The error ("unknown-name") for a name that is none of the `known` ones."""
+    return UserError("unknown-name", wanted=f"{what}: {', '.join(known)}", got=str(got), next_step="name one of these")
+
+
+def not_found(what: str, got: str = "no such file", *, next_step: str = "correct the path") -> UserError:
+    """The error ("not-found") for a file or a folder that is absent; `what` names it with its path."""
+    return UserError("not-found", wanted=what, got=got, next_step=next_step)

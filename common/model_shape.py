@@ -5,8 +5,9 @@ Shapes of known models of the hub are in `KNOWN`, so that a plan needs no networ
 
 import json
 import math
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class ModelShape:
         family = fields.get("model_type")
         if family not in _FAMILIES:
             raise UserError(
+                "unsupported",
                 wanted=f"the config of a model of type {', '.join(_FAMILIES)}",
                 got=str(family),
                 next_step="name a model of these families",
@@ -66,6 +68,7 @@ class ModelShape:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
+                "wrong-format",
                 wanted="hidden_size, intermediate_size, num_hidden_layers, num_attention_heads and vocab_size in a "
                 "model's config.json",
                 got=f"{type(error).__name__}: {error}",
@@ -142,95 +145,46 @@ def step_flops(shape: ModelShape, lengths: Sequence[int], *, vocab_size: int, pa
     return 2 * passes * (shape.block_matrices() * num_tokens + head + attention)
 
 
-_QWEN25_32B = ModelShape(
-    hidden_size=5120,
-    intermediate_size=27_648,
-    num_hidden_layers=64,
-    num_attention_heads=40,
-    num_key_value_heads=8,
-    padded_vocab_size=152_064,
-    tie_word_embeddings=False,
-    head_dim=128,
-    qkv_bias=True,
-    qk_norms=False,
+KNOWN: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("known_models.toml").read_text(encoding="utf-8")
 )
-_QWEN3_32B = ModelShape(
-    hidden_size=5120,
-    intermediate_size=25_600,
-    num_hidden_layers=64,
-    num_attention_heads=64,
-    num_key_value_heads=8,
-    padded_vocab_size=151_936,
-    tie_word_embeddings=False,
-    head_dim=128,
-    qkv_bias=False,
-    qk_norms=True,
-)
-KNOWN = {
-    # https://huggingface.co/Qwen/Qwen2.5-32B-Instruct, config.json
-    "Qwen/Qwen2.5-32B-Instruct": _QWEN25_32B,
-    # Trained on from Qwen2.5-32B, whose shape it keeps: https://huggingface.co/rinna/qwen2.5-bakeneko-32b-instruct
-    "rinna/qwen2.5-bakeneko-32b-instruct": _QWEN25_32B,
-    # https://huggingface.co/Qwen/Qwen2.5-72B-Instruct, config.json
-    "Qwen/Qwen2.5-72B-Instruct": replace(
-        _QWEN25_32B, hidden_size=8192, intermediate_size=29_568, num_hidden_layers=80, num_attention_heads=64
-    ),
-    # https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct, config.json
-    "Qwen/Qwen2.5-1.5B-Instruct": ModelShape(
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        padded_vocab_size=151_936,
-        tie_word_embeddings=True,
-        head_dim=128,
-        qkv_bias=True,
-        qk_norms=False,
-    ),
-    # Trained on from Qwen3-32B, whose config.json this is: https://huggingface.co/Qwen/Qwen3-32B
-    "tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2": _QWEN3_32B,
-    # https://huggingface.co/Qwen/Qwen3-1.7B, config.json
-    "Qwen/Qwen3-1.7B": replace(
-        _QWEN3_32B,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        tie_word_embeddings=True,
-    ),
-}
-"""Models of the hub by name, as their publishers' config.json describes them."""
+"""Models of the hub by name, with the fields of their publishers' config.json."""
 
 
 def shape_of(model: HubModel, *, sources: Path | None, build_folder: Path | None = None) -> ModelShape:
     """The shape of a model of the hub.
 
     Args:
-        model: its name; the revision counts where the name is not known here.
-        sources: the folder that stands in for the hub: where it has the model's config.json, that counts and not what
-            is known by name.
-        build_folder: where a build may have kept the config.json of the commit that it holds to; for a name that is not
-            known the hub is asked only where it has not.
+        model: its name, and for a name that is not in `KNOWN` its revision.
+        sources: the folder in the place of the hub; a config.json there comes before `KNOWN`.
+        build_folder: where a build may have kept the config.json; else the hub is asked for a name not in `KNOWN`.
 
     Raises:
         UserError: a model that is not known here, whose config.json is not to be had or cannot be read.
     """
+    unknown = "and it is none of the models whose shapes are known"
     if sources is not None and config_of(model.name, sources).is_file():
-        return ModelShape.of(
-            _fields(config_of(model.name, sources).read_text(encoding="utf-8", errors="replace"), model)
-        )
-    if model.name in KNOWN:
-        return KNOWN[model.name]
-    if sources is not None:
-        raise _unknown(
-            model, f"no {config_of(model.name, sources)}, and it is none of the models whose shapes are known"
-        )
+        text = config_of(model.name, sources).read_text(encoding="utf-8", errors="replace")
+    elif model.name in KNOWN:
+        return ModelShape.of(KNOWN[model.name])
+    elif sources is not None:
+        raise _unknown(model, f"no {config_of(model.name, sources)}, {unknown}")
+    else:
+        try:
+            text = small_text(model, "config.json", build_folder=build_folder)
+        except UserError as error:
+            raise _unknown(model, f"{error.got}, {unknown}") from error
     try:
-        text = small_text(model, "config.json", build_folder=build_folder)
-    except UserError as error:
-        raise _unknown(model, f"{error.got}, and it is none of the models whose shapes are known") from error
-    return ModelShape.of(_fields(text, model))
+        return ModelShape.of(dict(json.loads(text)))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            "wrong-format",
+            wanted=f"the config.json of {model.name}",
+            got=f"one that cannot be parsed ({type(error).__name__})",
+            next_step="copy the publisher's config.json again",
+        ) from error
 
 
 def config_of(name: str, sources: Path) -> Path:
@@ -240,19 +194,8 @@ def config_of(name: str, sources: Path) -> Path:
 
 def _unknown(model: HubModel, got: str) -> UserError:
     return UserError(
+        "not-found",
         wanted=f"the shapes of {model.name}, before anything of its size is downloaded",
         got=got,
         next_step=f"check the name and the network, or put its config.json into DIR/{model.name} and say SOURCES=DIR",
     )
-
-
-def _fields(text: str, model: HubModel) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(text)
-        return dict(content)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            wanted=f"the config.json of {model.name}",
-            got=f"one that does not read ({type(error).__name__})",
-            next_step="copy the publisher's config.json again",
-        ) from error

@@ -48,12 +48,9 @@ class Conversation:
         control_pattern: re.Pattern[str],
     ) -> None:
         if hf.chat_template is None:
-            raise UserError(
-                "not-found",
-                wanted="a tokenizer with a chat template",
-                got=f"none in {hf.name_or_path}",
-                next_step="put the model's chat_template.jinja into the folder",
-            )
+            wanted = "a tokenizer with a chat template"
+            next_step = "put the model's chat_template.jinja into the folder"
+            raise UserError("not-found", wanted=wanted, got=f"none in {hf.name_or_path}", next_step=next_step)
         self._hf = hf
         self._contents = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
         self.shield = _unused(self._contents, 1)[0] if control_pattern.search(self._contents) else ""
@@ -76,12 +73,9 @@ class Conversation:
                 return on.removesuffix(turn) if on.endswith(turn) else text
             return text
         except (TemplateError, TypeError, ValueError) as error:
-            raise UserError(
-                "unsupported",
-                wanted="messages that the chat template accepts",
-                got=str(error),
-                next_step="give each message a role and a text content, the user's turn before the assistant's",
-            ) from error
+            wanted = "messages that the chat template accepts"
+            next_step = "give each message a role and a text content, the user's turn before the assistant's"
+            raise UserError("unsupported", wanted=wanted, got=str(error), next_step=next_step) from error
 
     def assistant_spans(self, text: str, *, turn_end: str) -> list[Span]:
         """The spans of the assistant's turns, content and `turn_end`, in `text`, the rendering of all messages.

@@ -93,12 +93,9 @@ def data_files(source: Path, stem: str) -> list[Path]:
     plain = sorted((SUFFIXES.index(match[2]), path) for path, match in matches if match[1] is None)
     numbered = sorted((int(match[1]), path) for path, match in matches if match[1] is not None)
     if not matches:
-        raise UserError(
-            "not-found",
-            wanted=f"{stem}.jsonl or {stem}.jsonl.gz in {source}, or {stem}-1.jsonl and so on",
-            got="none of these",
-            next_step="name the files themselves, or the folder that holds one of these",
-        )
+        wanted = f"{stem}.jsonl or {stem}.jsonl.gz in {source}, or {stem}-1.jsonl and so on"
+        next_step = "name the files themselves, or the folder that holds one of these"
+        raise UserError("not-found", wanted=wanted, got="none of these", next_step=next_step)
     return [path for _, path in plain or numbered]
 
 

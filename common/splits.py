@@ -31,12 +31,9 @@ class Shares:
     def __post_init__(self) -> None:
         shares = (self.calibration, self.validation, self.test)
         if min(shares) < 0 or sum(shares) >= 1:
-            raise UserError(
-                "out-of-range",
-                wanted="shares of at least 0 with a sum below 1, so that train is not empty",
-                got=f"calibration {self.calibration}, validation {self.validation}, test {self.test}",
-                next_step="lower the shares",
-            )
+            wanted = "shares of at least 0 with a sum below 1, so that train is not empty"
+            got = f"calibration {self.calibration}, validation {self.validation}, test {self.test}"
+            raise UserError("out-of-range", wanted=wanted, got=got, next_step="lower the shares")
 
 
 def assign_splits(digests: Iterable[bytes], shares: Shares) -> NDArray[np.uint8]:

@@ -75,12 +75,9 @@ class Tokenizer:
             UserError: the folder has no tokenizer.json, or a damaged one.
         """
         if not (folder / "tokenizer.json").is_file():
-            raise UserError(
-                "not-found",
-                wanted="a tokenizer folder with tokenizer.json",
-                got=f"no such file in {folder}",
-                next_step="give the folder that `python -m distill tokenizer` or a model export wrote",
-            )
+            wanted = "a tokenizer folder with tokenizer.json"
+            next_step = "give the folder that `python -m distill tokenizer` or a model export wrote"
+            raise UserError("not-found", wanted=wanted, got=f"no such file in {folder}", next_step=next_step)
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         try:
@@ -194,12 +191,9 @@ class Tokenizer:
         found = self._backend.token_to_id(token)
         found = self._hf.eos_token_id if found is None else found
         if not isinstance(found, int):
-            raise UserError(
-                "not-found",
-                wanted=f"{token} or an end-of-sequence token",
-                got=f"neither in {self.folder}",
-                next_step="set eos_token in tokenizer_config.json",
-            )
+            wanted = f"{token} or an end-of-sequence token"
+            next_step = "set eos_token in tokenizer_config.json"
+            raise UserError("not-found", wanted=wanted, got=f"neither in {self.folder}", next_step=next_step)
         return found
 
     def _identity(self) -> str:

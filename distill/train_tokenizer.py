@@ -68,12 +68,9 @@ class TokenizerConfig:
         require_at_least(1, min_frequency=self.min_frequency, max_characters=self.max_characters)
         require_between(0, 1, character_share=self.character_share)
         if not {DOCUMENT_END, TURN_START, TURN_END} <= set(self.special_tokens):
-            raise UserError(
-                "not-found",
-                wanted=f"{DOCUMENT_END}, {TURN_START} and {TURN_END} among the special tokens",
-                got=", ".join(self.special_tokens),
-                next_step="add the missing ones: the chat template writes them",
-            )
+            wanted = f"{DOCUMENT_END}, {TURN_START} and {TURN_END} among the special tokens"
+            next_step = "add the missing ones: the chat template writes them"
+            raise UserError("not-found", wanted=wanted, got=", ".join(self.special_tokens), next_step=next_step)
 
 
 @stage(version=1)

@@ -6,11 +6,12 @@ the release's, the numbers are `recipes.tinyswallow`'s but for what stands here.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from common.known_sets import terms_of
 from common.sources import HubDataset
 from distill.corpus import CorpusConfig, TextSource
-from eval.report import Choice, Licence, ReportConfig, revised
+from eval.report import Licence, ReportConfig, read_choices, revised
 from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
@@ -19,8 +20,8 @@ from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
 from recipes.recipe import Recipe
 from recipes.stages.published_model import published
-from recipes.tinyswallow import CHAT_ROWS_PER_STEP, CONTEXT_TOKENS, SEQUENCE_TOKENS, SHARES, tinyswallow
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
+from recipes.tinyswallow import CONTEXT_TOKENS, SEQUENCE_TOKENS, SHARES, tinyswallow
 
 TEACHER, STUDENT = "tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2", "Qwen/Qwen3-1.7B"
 STEM = "Swallow-Student-1.7B-Instruct"
@@ -42,52 +43,7 @@ _STUDENT_CARD = f"https://huggingface.co/{STUDENT}"
 
 CHOICES = revised(
     RELEASE_CHOICES,
-    Choice(
-        what="teacher", value=TEACHER, source=_RELEASE, reason="the best of its size in Japanese when it was published"
-    ),
-    Choice(what="student", value=STUDENT, reason="the smallest Qwen3 near the release's size, with the same tokenizer"),
-    Choice(
-        what="method",
-        value="TAID, adaptive",
-        source="TinySwallow's card",
-        reason="the release's",
-        fields=(("base.method", "taid"),),
-    ),
-    Choice(
-        what="text",
-        value=", ".join(f"{name} {weight:g}" for name, weight in WEIGHTS.items()),
-        reason="a quarter English and mathematics, which the published release lost; code is left out: no set of it "
-        "was found that is whole, ungated and under terms that are stated",
-    ),
-    Choice(
-        what="instruction sets",
-        value="llm-jp/magpie-sft-v1.0",
-        reason="Apache-2.0, answers by Qwen2.5-32B-Instruct, no other terms",
-    ),
-    Choice(
-        what="rows and steps of the tuning",
-        value=f"{CHAT_ROWS_PER_STEP} rows of {SEQUENCE_TOKENS:,} tokens, {CHAT_STEPS} steps",
-        reason="about one epoch: 284 MB of JSON are an estimated 68 million tokens at 4.2 bytes each",
-        fields=(
-            ("chat.rows_per_step", CHAT_ROWS_PER_STEP),
-            ("chat.steps", CHAT_STEPS),
-            ("conversations.sequence_tokens", SEQUENCE_TOKENS),
-        ),
-    ),
-    Choice(what="quantised files", value="Q5_K_M and Q8_0", reason="the release's"),
-    Choice(what="name", value=STEM, reason="what it is: a student of Swallow's", fields=(("gguf.stem", STEM),)),
-    Choice(
-        what="sampling",
-        value=f"temperature {TEMPERATURE:g}, top_p {TOP_P:g}, top_k {TOP_K}",
-        source=_STUDENT_CARD,
-        reason="what the student's publishers recommend for it without thinking",
-    ),
-    Choice(
-        what="files of FineWeb-2",
-        value=f"the first {_FILES}, as of each of the other sets",
-        reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].max_files", _FILES),),
-    ),
+    *read_choices(Path(__file__).with_name("qwen3_choices.toml")),
     without=("system prompt",),
 )
 

@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.model_shape import ModelShape
+from common.model_shape import KNOWN, ModelShape
 from common.splits import Shares
 from common.store import Artifact
 from distill.corpus import CorpusConfig
-from distill.initial import InitConfig, qwen2_config
+from distill.initial import InitConfig
 from eval.evaluation import EvaluationConfig
 from eval.report import Licence, ReportConfig
 from export.card import CardConfig
@@ -31,29 +31,8 @@ from recipes.toy_world import WorldConfig
 STEM = "Random-1.5B"
 CONTEXT_TOKENS = 4096
 
-STUDENT = qwen2_config(
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    vocab_size=151_936,
-    max_position_embeddings=32_768,
-    rope_theta=1_000_000.0,
-)
-"""Qwen2.5-1.5B-Instruct's config.json."""
-TEACHER = qwen2_config(
-    hidden_size=5120,
-    intermediate_size=27_648,
-    num_hidden_layers=64,
-    num_attention_heads=40,
-    num_key_value_heads=8,
-    vocab_size=152_064,
-    max_position_embeddings=32_768,
-    rope_theta=1_000_000.0,
-    tie_word_embeddings=False,
-)
-"""Qwen2.5-32B-Instruct's."""
+STUDENT = json.dumps(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], sort_keys=True)
+TEACHER = json.dumps(KNOWN["Qwen/Qwen2.5-32B-Instruct"], sort_keys=True)
 
 WORLD = WorldConfig(text_characters=100_000, num_conversations=10, questions_per_shape=10)
 TOKENIZER = SyntheticTokenizerConfig()

@@ -7,6 +7,7 @@ are not published; those were chosen here, partly after the code of the TAID art
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from common.known_sets import terms_of
 from common.optim import OptimConfig
@@ -16,7 +17,7 @@ from distill.corpus import CorpusConfig, TextSource
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
-from eval.report import Choice, Licence, ReportConfig
+from eval.report import Licence, ReportConfig, read_choices
 from export.card import CardConfig, Sampling
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
@@ -37,177 +38,26 @@ SYSTEM_PROMPT = "あなたは、小型ながら、誠実で優秀なアシスタ
 SEQUENCE_TOKENS = 2048
 STEPS, ROWS_PER_STEP = 8000, 64
 CHAT_STEPS, CHAT_ROWS_PER_STEP = 1400, 128
-ALPHA, BETA, T_START = 5e-4, 0.99, 0.4
-LEARNING_RATE, CHAT_LEARNING_RATE = 1e-4, 2.5e-5
-OPTIM = OptimConfig(learning_rate=LEARNING_RATE)
-HELD_OUT = 0.001
-TEMPERATURE, TOP_K = 0.7, 20
+OPTIM = OptimConfig(learning_rate=1e-4)
 TEXT_FILES = 1
-WEB_WEIGHT, WIKIPEDIA_WEIGHT = 0.8, 0.2
 CONTEXT_TOKENS = 4096
 ITEMS = 1000
 
-_CARD = "https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct"
-_TAID = "https://github.com/SakanaAI/TAID"
 _CHAT_UI = "https://github.com/SakanaAI/TinySwallow-ChatUI, docs/iphone.md"
-_SWALLOW_SCRIPT = (
-    "a script of the Swallow team that tunes Llama-3.1-Swallow-8B on lmsys-chat-1m-synth, read in a secondary copy "
-    "that has no public address"
-)
 
-CHOICES = (
-    Choice(what="teacher", value=TEACHER, published=True, source=_CARD),
-    Choice(what="student", value=STUDENT, published=True, source=_CARD),
-    Choice(what="method", value="TAID, adaptive", published=True, source=_CARD, fields=(("base.method", "taid"),)),
-    Choice(what="instruction sets", value="the three that the card names", published=True, source=_CARD),
-    Choice(what="quantised files", value="Q5_K_M and Q8_0", published=True, source=f"{_CARD}-GGUF"),
-    Choice(what="sampling", value=f"temperature {TEMPERATURE:g}, top_k {TOP_K}", published=True, source=_CHAT_UI),
-    Choice(
-        what="t at the start",
-        value=f"{T_START:g}",
-        source=f"{_TAID}, src/arguments.py",
-        reason="the default of the TAID article's code, which was made for other models",
-        fields=(("base.taid.t_start", T_START),),
-    ),
-    Choice(
-        what="alpha, beta",
-        value=f"{ALPHA:g}, {BETA:g}",
-        source=f"{_TAID}, src/arguments.py",
-        reason="likewise the defaults of the article's code",
-        fields=(("base.taid.alpha", ALPHA), ("base.taid.beta", BETA)),
-    ),
-    Choice(
-        what="peak learning rate of the distillation",
-        value=f"{LEARNING_RATE:g}, cosine",
-        source=f"{_TAID}, train.py",
-        reason="that of the article's code for other models",
-        fields=(("base.optim.learning_rate", LEARNING_RATE),),
-    ),
-    Choice(
-        what="warm-up of the distillation",
-        value="2 % of the steps, floor 0.1 of the peak",
-        reason="the article's code has none; a student that already works loses less at the start with one",
-        fields=(("base.optim.warmup_share", 0.02), ("base.optim.floor_share", 0.1)),
-    ),
-    Choice(
-        what="gradient clip",
-        value=f"{OPTIM.gradient_clip:g}, in both trainings",
-        source=f"{_TAID}, train.py",
-        reason="that of the article's code",
-        fields=(("base.optim.gradient_clip", 1.0), ("chat.optim.gradient_clip", 1.0)),
-    ),
-    Choice(
-        what="AdamW's betas",
-        value=f"{OPTIM.betas[0]:g}, {OPTIM.betas[1]:g}, in both trainings",
-        reason="not published; usual for language models",
-        fields=(("base.optim.betas[0]", OPTIM.betas[0]), ("base.optim.betas[1]", OPTIM.betas[1])),
-    ),
-    Choice(
-        what="weight decay of the distillation",
-        value=f"{OPTIM.weight_decay:g}",
-        reason="not published; the teacher's distribution holds the student, which reads its text once",
-        fields=(("base.optim.weight_decay", OPTIM.weight_decay),),
-    ),
-    Choice(
-        what="rows of a distillation step",
-        value=f"{ROWS_PER_STEP}",
-        source=f"{_TAID}, train.py",
-        reason="as many rows as the article's code takes for other models, 8 on each of 8 GPUs",
-        fields=(("base.rows_per_step", ROWS_PER_STEP),),
-    ),
-    Choice(
-        what="length of a row",
-        value=f"{SEQUENCE_TOKENS:,} tokens, packed",
-        source=f"{_TAID}, src/data.py",
-        reason="the article's length; there longer rows are dropped and shorter ones padded, here documents are packed",
-        fields=(("corpus.sequence_tokens", SEQUENCE_TOKENS), ("conversations.sequence_tokens", SEQUENCE_TOKENS)),
-    ),
-    Choice(
-        what="text",
-        value=f"FineWeb-2 Japanese and Wikipedia, {WEB_WEIGHT:g} to {WIKIPEDIA_WEIGHT:g} of the characters",
-        reason="the publishers name no corpus; these are open, large enough and under terms that allow it",
-    ),
-    Choice(
-        what="files of FineWeb-2",
-        value=f"the first {TEXT_FILES}",
-        reason="expected to hold more than the distillation reads",
-        fields=(("corpus.sources[0].max_files", TEXT_FILES),),
-    ),
-    Choice(
-        what="tokens of the distillation",
-        value=f"{STEPS * ROWS_PER_STEP * SEQUENCE_TOKENS / 1e9:.2f} billion in {STEPS:,} steps",
-        reason="not published; an estimated two to three days on one GPU of 141 GB, and twice as many steps as alpha "
-        "needs to matter",
-        fields=(
-            ("base.steps", STEPS),
-            ("base.rows_per_step", ROWS_PER_STEP),
-            ("corpus.sequence_tokens", SEQUENCE_TOKENS),
-        ),
-    ),
-    Choice(
-        what="documents held out",
-        value="0.1 % each for calibration, validation and test, of text and of conversations",
-        reason="not published; enough for all that is measured on them",
-        fields=tuple(
-            (f"{part}.shares.{split}", HELD_OUT)
-            for part in ("corpus", "conversations")
-            for split in ("calibration", "validation", "test")
-        ),
-    ),
-    Choice(
-        what="peak learning rate of the tuning",
-        value=f"{CHAT_LEARNING_RATE:g}, cosine to a tenth, warm-up 10 %, weight decay 0.1",
-        source=_SWALLOW_SCRIPT,
-        reason="the same team's for a larger model and conversations of this kind",
-        fields=(
-            ("chat.optim.learning_rate", CHAT_LEARNING_RATE),
-            ("chat.optim.warmup_share", 0.1),
-            ("chat.optim.weight_decay", 0.1),
-        ),
-    ),
-    Choice(
-        what="rows and steps of the tuning",
-        value=f"{CHAT_ROWS_PER_STEP} rows of {SEQUENCE_TOKENS:,} tokens, {CHAT_STEPS:,} steps",
-        source=f"{_SWALLOW_SCRIPT} (the rows)",
-        reason="not published; the script's batch, and about one epoch of all three sets as estimated from their sizes",
-        fields=(
-            ("chat.rows_per_step", CHAT_ROWS_PER_STEP),
-            ("chat.steps", CHAT_STEPS),
-            ("conversations.sequence_tokens", SEQUENCE_TOKENS),
-        ),
-    ),
-    Choice(what="a further file", value="Q4_K_M", reason="the smallest that this product checks; for phones of 4 GB"),
-    Choice(
-        what="context of the Core ML package",
-        value=f"{CONTEXT_TOKENS:,} tokens",
-        source="https://github.com/SakanaAI/TinySwallow-ChatUI, index.js",
-        reason="what TinySwallow's page for browsers uses; no Core ML package of it is published",
-        fields=(("coreml.context_tokens", CONTEXT_TOKENS),),
-    ),
-    Choice(
-        what="name",
-        value=STEM,
-        reason="the terms of swallow-magpie-ultra-v0.1 ask for a name that begins with Llama",
-        fields=(("gguf.stem", STEM),),
-    ),
-    Choice(
-        what="system prompt",
-        value=SYSTEM_PROMPT,
-        reason="the published one names a company and a model that this build is not",
-    ),
-)
+CHOICES = read_choices(Path(__file__).with_name("tinyswallow_choices.toml"))
 
 TEXT = (
     TextSource(
         files=HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"),
         terms=terms_of("HuggingFaceFW/fineweb-2"),
-        weight=WEB_WEIGHT,
+        weight=0.8,
         max_files=TEXT_FILES,
     ),
     TextSource(
         files=HubDataset(name="wikimedia/wikipedia", config="20231101.ja"),
         terms=terms_of("wikimedia/wikipedia"),
-        weight=WIKIPEDIA_WEIGHT,
+        weight=0.2,
     ),
 )
 INSTRUCTIONS = (
@@ -215,10 +65,10 @@ INSTRUCTIONS = (
     hub_conversations("tokyotech-llm/swallow-magpie-ultra-v0.1", config="ja"),
     hub_conversations("tokyotech-llm/swallow-gemma-magpie-v0.1"),
 )
-SHARES = Shares(calibration=HELD_OUT, validation=HELD_OUT, test=HELD_OUT)
+SHARES = Shares(calibration=0.001, validation=0.001, test=0.001)
 BASE = DistillConfig(
     method="taid",
-    taid=TaidConfig(alpha=ALPHA, beta=BETA, t_start=T_START),
+    taid=TaidConfig(alpha=5e-4, beta=0.99, t_start=0.4),
     optim=OPTIM,
     steps=STEPS,
     rows_per_step=ROWS_PER_STEP,
@@ -228,7 +78,7 @@ BASE = DistillConfig(
     save_dtype="bfloat16",
 )
 CHAT = InstructConfig(
-    optim=replace(OPTIM, learning_rate=CHAT_LEARNING_RATE, weight_decay=0.1, warmup_share=0.1),
+    optim=replace(OPTIM, learning_rate=2.5e-5, weight_decay=0.1, warmup_share=0.1),
     steps=CHAT_STEPS,
     rows_per_step=CHAT_ROWS_PER_STEP,
     micro_batch_rows=4,
@@ -259,7 +109,7 @@ CARD = CardConfig(
     base_models=(STUDENT, TEACHER),
     licence=LICENCE,
     system_prompt=SYSTEM_PROMPT,
-    sampling=Sampling(temperature=TEMPERATURE, top_k=TOP_K, source=_CHAT_UI),
+    sampling=Sampling(temperature=0.7, top_k=20, source=_CHAT_UI),
     choices=CHOICES,
 )
 

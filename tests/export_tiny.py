@@ -81,6 +81,13 @@ SOURCES = (
 )
 """Two kinds of data, one source in both, one without terms, one under its publisher's own."""
 
+LLAMA = DataSource(
+    name="org/talks",
+    licence="Llama 3.1 Community License",
+    attribution="Built with Llama",
+    obligations=('A model trained on this has a name that begins with "Llama".',),
+    stage="conversations",
+)
 OWN = DataSource(name="own.jsonl", licence="Apache-2.0", stage="corpus")
 
 _TOOL_TOKEN = "<tool_call>"

@@ -143,8 +143,8 @@ def test_exact_repeats_are_what_a_set_says(pairs: list[tuple[int, int]], most: i
 
 
 def test_contradicting_configs() -> None:
-    wrong: dict[str, Any] = {"bands": 0, "ngram_characters": 0, "band_permutations": 0}
-    cases: list[tuple[str, Any]] = [("similarity", 0.0), ("similarity", 1.1), *wrong.items()]
-    for name, value in cases:
+    names = ("similarity", "bands", "ngram_characters", "band_permutations")
+    wrong: list[tuple[str, Any]] = [("similarity", 1.1), *((name, 0) for name in names)]
+    for name, value in wrong:
         with refuses("out-of-range", wanted=name, got=str(value)):
             NearDuplicatesConfig(**{name: value})

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from errors_tiny import refuses
-from export_tiny import OWN, release
+from export_tiny import LLAMA, OWN, release
 from huggingface_hub import close_session, constants
 
 import export.upload
@@ -31,13 +31,6 @@ from export.upload import obstacles
 SECRET = "hf_neverToBeSeen"
 SIGNATURE = "X-Signature=neverToBeSeenEither"
 REPO = "me/My-Model"
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 
 
 class Hub(http.server.ThreadingHTTPServer):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from errors_tiny import refuses
-from export_tiny import DEFAULT_SYSTEM, HEADERS, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
+from export_tiny import DEFAULT_SYSTEM, HEADERS, LLAMA, SOURCES, SPEAKS_FIRST, TEMPLATE, workspace, write_gguf
 from report_tiny import GGUFS, HOSTILE, PACKAGE, gguf_name, write_build
 
 from common.provenance import DataSource, write_sources
@@ -18,13 +18,6 @@ from eval.report import Choice, ReportConfig, report
 from export.card import CardConfig, Sampling
 from export.release import DistConfig, dist
 
-LLAMA = DataSource(
-    name="org/talks",
-    licence="Llama 3.1 Community License",
-    attribution="Built with Llama",
-    obligations=('A model trained on this has a name that begins with "Llama".',),
-    stage="conversations",
-)
 CARD = CardConfig(
     title="TinySwallow mini",
     description_ja="小さな日本語の対話モデルです。",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from errors_tiny import refuses
 from hub_stand_in import Hub, Repo
 from sources_tiny import MODEL
 
-from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
 from common.model_shape import KNOWN, ModelShape, shape_of
 from common.sources import HubModel, SourcesLock
@@ -63,11 +63,11 @@ def _forward(layers: int, block: int, width: int, attention: int) -> float:
 
 
 def test_weights_equal_those_that_the_publishers_state() -> None:
-    assert KNOWN["Qwen/Qwen2.5-32B-Instruct"].parameters() == TEACHER
-    assert KNOWN["Qwen/Qwen2.5-1.5B-Instruct"].parameters() == STUDENT
+    assert ModelShape.of(KNOWN["Qwen/Qwen2.5-32B-Instruct"]).parameters() == TEACHER
+    assert ModelShape.of(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]).parameters() == STUDENT
     # "1.7B", and "32.8B" with "31.2B" outside embedding and head, on the cards of Qwen3.
-    assert KNOWN["Qwen/Qwen3-1.7B"].parameters() == pytest.approx(1.72e9, rel=0.005)
-    swallow = KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]
+    assert ModelShape.of(KNOWN["Qwen/Qwen3-1.7B"]).parameters() == pytest.approx(1.72e9, rel=0.005)
+    swallow = ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"])
     assert swallow.parameters() == pytest.approx(32.8e9, rel=0.002)
     assert swallow.block_matrices() == pytest.approx(31.2e9, rel=0.002)
 
@@ -197,7 +197,7 @@ def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
 def test_exports_of_the_true_size(tmp_path: Path) -> None:
     plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
     gguf, coreml = _stage(plan, "gguf"), _stage(plan, "coreml")
-    sizes = {part.what: part.bytes for part in gguf.kept}
+    sizes = gguf.kept
     # https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct-GGUF/tree/main: 1.65 and 1.13 GB, of this shape.
     assert sizes["Q8_0.gguf"] == pytest.approx(1.65e9, rel=0.01)
     assert sizes["Q5_K_M.gguf"] == pytest.approx(1.13e9, rel=0.01)
@@ -210,7 +210,7 @@ def test_exports_of_the_true_size(tmp_path: Path) -> None:
 def test_an_encoding_without_rules_counts_as_much_as_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(BASE_TYPES, "Q8_0")
     plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
-    sizes = {part.what: part.bytes for part in _stage(plan, "gguf").kept}
+    sizes = _stage(plan, "gguf").kept
     assert sizes["Q8_0.gguf (at most)"] == sizes["F16.gguf"]
 
 
@@ -303,7 +303,8 @@ def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
 def test_qwen3_is_planned_too(tmp_path: Path) -> None:
     plan = plan_of(qwen3(), build_folder=tmp_path, sources=None)
     assert plan.gates == () and plan.needs.gpu
-    assert gpu_parts(plan.runs[0])[0].bytes == 2 * KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"].parameters()
+    teacher = ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"])
+    assert next(iter(gpu_parts(plan.runs[0]).values())) == 2 * teacher.parameters()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -374,16 +375,16 @@ def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
 def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     other, student = HubModel(name="org/other"), HubModel(name="Qwen/Qwen2.5-1.5B-Instruct")
-    with pytest.raises(UserError, match=r"the shapes of org/other.*got (offline mode|no answer).*say SOURCES=DIR"):
+    with refuses("not-found", wanted="org/other", next_step="SOURCES=DIR"):
         shape_of(other, sources=None)
-    with pytest.raises(UserError, match=r"the shapes of org/other.*got no .*config\.json"):
+    with refuses("not-found", wanted="org/other", got="config.json"):
         shape_of(other, sources=tmp_path)
-    assert shape_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == KNOWN["Qwen/Qwen3-1.7B"]
+    assert shape_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == ModelShape.of(KNOWN["Qwen/Qwen3-1.7B"])
     _sources(tmp_path, TINY | {"model_type": "bert"})
-    with pytest.raises(UserError, match="got bert"):
+    with refuses("unsupported", got="bert"):
         shape_of(student, sources=tmp_path)
     (tmp_path / student.name / "config.json").write_text("{")
-    with pytest.raises(UserError, match="one that does not read"):
+    with refuses("wrong-format", wanted=student.name):
         shape_of(student, sources=tmp_path)
 
 

@@ -234,7 +234,7 @@ GB = 10**9
 )
 def test_models_need_room_for_their_weights(memory: list[int], has_room: bool) -> None:
     """The true size: 32.8 billion weights of 2 bytes, and 1.54 billion of 16 on the first GPU."""
-    reason = missing_memory(rehearsal.GPU, KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], memory)
+    reason = missing_memory(rehearsal.GPU, ModelShape.of(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"]), memory)
     assert (reason is None) == has_room
     assert not reason or not memory or ("90 GB" in reason and "25 GB on the first" in reason)
     assert missing_memory(rehearsal.GPU, None, [66 * GB]) is None

@@ -97,7 +97,7 @@ def test_each_file_of_conversations_has_its_own_layout(tmp_path: Path) -> None:
     counts = RuleCounts(terms=Terms(name="mine"))
     read = list(read_chat(files_of([tmp_path / "world"], tmp_path), counts, LmsysConfig()))
     assert [row["messages"][1]["content"] for row in read] == ["高い。", "長い。", "広い。"]
-    assert counts.counts.num_bad == 0
+    assert counts.rows.num_bad == 0
 
 
 @pytest.mark.parametrize(

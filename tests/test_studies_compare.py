@@ -18,7 +18,7 @@ from common.store import Artifact, Store
 from distill.taid import TaidConfig
 from distill.train import DistillConfig
 from recipes.loading import KNOWN, load
-from recipes.recipe import stages_until
+from recipes.recipe import Stage, stages_until
 from studies import compare as study
 from studies import run_curves
 from studies.student_t import central_probability, estimate, paired_difference, t_half_width
@@ -117,7 +117,9 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
         return [(mean * 30, 30.0), (mean * 70, 70.0)]
 
     monkeypatch.setattr(study, "build", build)
-    monkeypatch.setattr(study, "order", lambda recipe: ("world", "student_before", "corpus", "teacher", "base"))
+    stages = [Stage(name, None) for name in ("world", "student_before", "corpus", "teacher", "base")]
+    monkeypatch.setattr(study, "pipeline", lambda recipe: stages)
+    monkeypatch.setattr(study, "resolve", lambda recipe, folder, until: recipe)
     monkeypatch.setattr(Store, "build", build_one)
     monkeypatch.setattr(Store, "machine", MACHINE)
     monkeypatch.setattr(study, "held_out_losses", losses)
@@ -193,7 +195,7 @@ def test_the_command_writes_json_and_page(
     study.main(["--build", str(tmp_path / "build"), "--seeds", "1"])
     assert (tmp_path / "build" / "compare" / "compare.md").is_file()
     assert "all of train" in page and page.strip() in capsys.readouterr().out
-    asked = {"asked": "mini", "until": "base", "anew": ("base",)}
+    asked = {"asked": "mini", "until": "base", "rebuild": ("base",)}
     assert [{name: options[name] for name in asked} for options in begun] == [asked] * 2
 
 

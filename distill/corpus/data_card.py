@@ -29,10 +29,10 @@ def card_of_cleaning(
     """The card without the tokens, which are known after packing.
 
     Args:
-        steps: entries of the card with `step`, `on`, `reason` and `settings`.
+        steps: entries with `step`, `on`, `reason` and `settings`.
         sources: all sources.
         shards: their cleaned documents.
-        status: of each document, from `find_duplicates` [documents].
+        status: from `find_duplicates` [documents].
         benchmarks: from `Cleaner.benchmarks`.
     """
     by_source = [_source(number, source, shards, status) for number, source in enumerate(sources)]

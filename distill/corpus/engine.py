@@ -48,11 +48,9 @@ def pipelines(
     """
     require_at_least(1, tasks=tasks)
     if not config.sources or any(source.weight is not None for source in config.sources):
-        raise UserError(
-            wanted="a config with sources, without weights",
-            got=f"{len(config.sources)} sources, weights {[source.weight for source in config.sources]}",
-            next_step="name the sources in the config; give weights to `python -m distill corpus`, which packs",
-        )
+        got = f"{len(config.sources)} sources, weights {[source.weight for source in config.sources]}"
+        next_step = "name the sources in the config; give weights to `python -m distill corpus`, which packs"
+        raise UserError(wanted="a config with sources, without weights", got=got, next_step=next_step)
     shared: dict[str, Any] = {"config": config, "folder": folder, "tasks": tasks}
     return [CleanShards(**shared)], [FindDuplicates(**shared)], [WriteKept(**shared)]
 
@@ -149,12 +147,9 @@ class WriteKept(_Step):
         names = sorted(path.name for path in (self._folder / "documents").glob("*.jsonl.gz"))
         foreign = [name for name in names if int(name[:5]) >= self._tasks]
         if foreign:
-            raise UserError(
-                "exists",
-                wanted=f"the documents of {self._tasks} tasks in {self._folder}",
-                got=f"{foreign[0]} of another run",
-                next_step="start with another folder",
-            )
+            wanted = f"the documents of {self._tasks} tasks in {self._folder}"
+            next_step = "start with another folder"
+            raise UserError("exists", wanted=wanted, got=f"{foreign[0]} of another run", next_step=next_step)
         before = sum(shard.documents for task in range(rank) for shard in finished_shards(self._shard_folder(task)))
         shards = finished_shards(self._shard_folder(rank))
         status = np.load(self._folder / _STATUS_FILE)[before:]

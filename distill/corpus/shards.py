@@ -35,7 +35,7 @@ _BATCH_ROWS = 2000
 _FEW_BYTES = 2**24  # cleaned faster than workers start
 _CHECKS_FILE = "checks.u16"
 
-Position = tuple[int, int, int]
+RowPosition = tuple[int, int, int]
 """A place in the text: index of the source, index of its file, number of the last row read."""
 
 
@@ -90,7 +90,7 @@ class Shard:
     """Index of its source."""
     documents: int
     """Number of documents."""
-    next: Position
+    next: RowPosition
     """Where the next shard starts."""
     counts: CleaningCounts
 
@@ -110,7 +110,7 @@ class _OpenShard:
 
     source: int
     bytes: int = 0
-    next: Position = (0, 0, 0)
+    next: RowPosition = (0, 0, 0)
     cleaned: list[CleanedBatch] = field(default_factory=list[CleanedBatch])
 
     @property
@@ -149,7 +149,7 @@ def write_shards(
         rows.merge(shard.counts.rows)
     filled: _OpenShard | None = None
     start = shards[-1].next if shards else None
-    places: deque[tuple[Position, int]] = deque()
+    places: deque[tuple[RowPosition, int]] = deque()
     inputs = _text_batches(sources, all_files(sources) if files is None else files, start, folder, places)
     cleaned = ordered_map(cleaner, inputs, workers=1 if _are_small(sources) else workers)
     for result in progress(cleaned, label="cleaning", unit="batches"):
@@ -180,13 +180,7 @@ def finished_shards(folder: Path) -> list[Shard]:
 
 
 class CheckValues:
-    """The MinHash check values of all documents of one or more shard folders, read when they are needed.
-
-    Args:
-        folders: shard folders, in the order of their documents.
-        documents: number of documents of each.
-        permutations: values of a document.
-    """
+    """The MinHash check values of all documents of one or more shard folders, read when they are needed."""
 
     def __init__(self, folders: Sequence[Path], documents: Sequence[int], permutations: int) -> None:
         self._files = [folder / _CHECKS_FILE for folder in folders]
@@ -213,9 +207,9 @@ def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
 def _text_batches(
     sources: Sequence[TextSource],
     files: Sequence[tuple[int, int]],
-    start: Position | None,
+    start: RowPosition | None,
     scratch: Path,
-    places: deque[tuple[Position, int]],
+    places: deque[tuple[RowPosition, int]],
 ) -> Iterator[TextBatch]:
     """All rows of `files` after `start` in batches; appends the end position and the bytes of each to `places`."""
     for number, place in files:

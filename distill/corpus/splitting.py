@@ -21,15 +21,7 @@ from distill.corpus.shards import Shard, TextSource
 def write_kept(
     folder: Path, sources: Sequence[TextSource], shards: Sequence[Shard], status: NDArray[np.uint8], shares: Shares
 ) -> None:
-    """Write every kept document to the file of its split.
-
-    Args:
-        folder: the workspace of the stage.
-        sources: all sources.
-        shards: their cleaned documents.
-        status: of each document, from `find_duplicates` [documents].
-        shares: share of each split.
-    """
+    """Write every kept document, by its `status` from `find_duplicates` [documents], to the file of its split."""
     first_halves = [np.zeros(0, np.uint64), *(np.asarray(shard.array("digests"))[:, 0] for shard in shards)]
     splits = np.zeros(len(status), np.uint8)
     splits[status == KEPT] = assign_by_number(np.concatenate(first_halves)[status == KEPT], shares)
@@ -42,10 +34,7 @@ def in_order(
 ) -> Iterator[tuple[int, str]]:
     """Yield (index over all shards, line) of every kept document, in the order of the corpus.
 
-    Args:
-        sources: all sources.
-        shards: cleaned documents of some of them.
-        status: of each of these documents [documents].
+    The shards can be a part of all; `status` is that of their documents [documents].
     """
     streams = {number: _of_source(number, shards, status) for number in range(len(sources))}
     if any(source.weight is None for source in sources):

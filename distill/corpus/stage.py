@@ -75,11 +75,9 @@ class CorpusConfig:
         require_at_least(0, seed=self.seed)
         weighted = [source.weight is not None for source in self.sources]
         if any(weighted) and not all(weighted):
-            raise UserError(
-                wanted="a weight for every source, or for none",
-                got=f"{sum(weighted)} of {len(weighted)} sources with a weight",
-                next_step="give the other sources a weight",
-            )
+            got = f"{sum(weighted)} of {len(weighted)} sources with a weight"
+            next_step = "give the other sources a weight"
+            raise UserError(wanted="a weight for every source, or for none", got=got, next_step=next_step)
 
 
 @stage(version=3)
@@ -133,11 +131,9 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSourc
     given += config.sources
     names = [source.terms.name for source in given]
     if not given or len(set(names)) < len(names):
-        raise UserError(
-            wanted="at least one source of text, and sources of different names",
-            got=", ".join(names) or "none",
-            next_step="name files or sources; `terms` gives inputs of one name different ones",
-        )
+        wanted = "at least one source of text, and sources of different names"
+        next_step = "name files or sources; `terms` gives inputs of one name different ones"
+        raise UserError(wanted=wanted, got=", ".join(names) or "none", next_step=next_step)
     return given
 
 
@@ -152,10 +148,8 @@ def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[TextS
     """Write the documents; return the card without tokens, from this start or an earlier one."""
     done, folder = workspace.folder / SPLIT_FILE, workspace.folder / _SHARDS
     if not done.is_file():
-        cleaner = cleaner_of(config)
-        shards = write_shards(
-            folder, sources, cleaner, workers=workspace.machine.threads, max_bad_share=config.max_bad_share
-        )
+        cleaner, workers = cleaner_of(config), workspace.machine.threads
+        shards = write_shards(folder, sources, cleaner, workers=workers, max_bad_share=config.max_bad_share)
         status = find_duplicates(shards, config.near_duplicates, folders=[folder])
         card = card_of_cleaning(steps_of(config), sources, shards, status, cleaner.benchmarks)
         _require_documents(card)
@@ -170,30 +164,20 @@ def _require_documents(card: Mapping[str, Any]) -> None:
     """Raise InputError if no document is left, or none of a source with a weight."""
     if not card["rows_out"]:
         removed = ", ".join(f"{number:,} {rule}" for rule, number in card["removed"].items() if number)
-        raise InputError(
-            "empty",
-            wanted="at least one document with text",
-            got=f"none in {', '.join(source['name'] for source in card['sources'])} ({removed or 'no rows'})",
-            next_step="give files whose rows hold a `text`, or turn off the rules that removed it",
-        )
+        got = f"none in {', '.join(source['name'] for source in card['sources'])} ({removed or 'no rows'})"
+        next_step = "give files whose rows hold a `text`, or turn off the rules that removed it"
+        raise InputError("empty", wanted="at least one document with text", got=got, next_step=next_step)
     for source in card["sources"]:
         if source["weight"] is not None and not source["rows_out"]:
-            raise InputError(
-                "empty",
-                wanted=f"documents of {source['name']}, which has a weight",
-                got=kept_line(source),
-                next_step="correct the source or its text_field, or leave it out",
-            )
+            wanted = f"documents of {source['name']}, which has a weight"
+            next_step = "correct the source or its text_field, or leave it out"
+            raise InputError("empty", wanted=wanted, got=kept_line(source), next_step=next_step)
 
 
 def cleaner_of(config: CorpusConfig) -> Cleaner:
     """The cleaner that the config describes; reads the benchmark files."""
-    decontaminator = None
-    if config.benchmarks is not None:
-        decontaminator = Decontaminator.from_folder(config.benchmarks, config.decontamination)
-    return Cleaner(
-        config.cleaning, decontaminator=decontaminator, near_duplicates=config.near_duplicates, seed=config.seed
-    )
+    items = None if config.benchmarks is None else Decontaminator.from_folder(config.benchmarks, config.decontamination)
+    return Cleaner(config.cleaning, decontaminator=items, near_duplicates=config.near_duplicates, seed=config.seed)
 
 
 def steps_of(config: CorpusConfig) -> list[dict[str, Any]]:

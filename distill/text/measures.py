@@ -64,12 +64,8 @@ _CLAUSE_HIRAGANA_SHARE = 0.35
 _LEAST_MATCHES = 3
 
 
-def _word_pattern() -> re.Pattern[str]:
-    words = sorted({*_WORDS["boilerplate"], *_WORDS["unwanted"]}, key=lambda word: (-len(word), word))
-    return re.compile("|".join(map(re.escape, words)))
-
-
-_ANY_WORD = _word_pattern()
+_LONGEST_FIRST = sorted({*_WORDS["boilerplate"], *_WORDS["unwanted"]}, key=lambda word: (-len(word), word))
+_ANY_WORD = re.compile("|".join(map(re.escape, _LONGEST_FIRST)))
 _UNWANTED = frozenset(_WORDS["unwanted"])
 
 
@@ -80,7 +76,7 @@ def _pair_keys(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 def _pairs_that_open_a_word() -> NDArray[np.bool_]:
     table = np.zeros(2**16, np.bool_)
-    for word in (*_WORDS["boilerplate"], *_WORDS["unwanted"]):
+    for word in _LONGEST_FIRST:
         table[_pair_keys(code_points(word[:2]))] = True
     return table
 

@@ -99,19 +99,10 @@ def _above(value: float, most: float | None) -> bool:
     return most is not None and value > most
 
 
-def _repeats_itself(measures: Measures, config: QualityConfig) -> bool:
-    return any(measures.has_top_gram(size, share) for size, share in config.top_grams)
-
-
-def _repeats_passages(measures: Measures, config: QualityConfig) -> bool:
-    return any(measures.duplicate_gram_share(size) > share for size, share in config.duplicate_grams)
-
-
 def _repeats_lines(measures: Measures, config: QualityConfig) -> bool:
     lines, characters = measures.duplicate_lines
-    return _above(lines, config.max_duplicate_line_share) or _above(
-        characters, config.max_duplicate_line_character_share
-    )
+    most_characters = config.max_duplicate_line_character_share
+    return _above(lines, config.max_duplicate_line_share) or _above(characters, most_characters)
 
 
 def _has_odd_sentences(measures: Measures, config: QualityConfig) -> bool:
@@ -141,6 +132,6 @@ _RULES: dict[str, Callable[[Measures, QualityConfig], bool]] = {
     "web furniture": lambda m, c: _above(m.word_shares[0], c.max_boilerplate_share),
     "no prose": lambda m, c: _below(m.prose_share, c.min_prose_share),
     "repeated lines": _repeats_lines,
-    "repeated n-gram": _repeats_itself,
-    "repeated passages": _repeats_passages,
+    "repeated n-gram": lambda m, c: any(m.has_top_gram(n, share) for n, share in c.top_grams),
+    "repeated passages": lambda m, c: any(m.duplicate_gram_share(n) > share for n, share in c.duplicate_grams),
 }

@@ -5,7 +5,7 @@ a recipe's numbers and the benchmarks' terms. `view`, `data` and `headlines` dec
 `plots` and `wording` turn numbers into drawings and words, and `render` fills the templates.
 """
 
-from eval.report.choices import Choice, revised
+from eval.report.choices import Choice, read_choices, revised
 from eval.report.stage import Licence, ReportConfig, report
 
-__all__ = ["Choice", "Licence", "ReportConfig", "report", "revised"]
+__all__ = ["Choice", "Licence", "ReportConfig", "read_choices", "report", "revised"]

@@ -6,8 +6,10 @@ a recipe, so a choice names the config fields that it describes, and `difference
 """
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from common.errors import UserError
@@ -48,6 +50,12 @@ class Choice:
                 got="a source alone" if self.source else "neither",
                 next_step="set `reason` of this choice in the recipe, with or without a `source`",
             )
+
+
+def read_choices(file: Path) -> tuple[Choice, ...]:
+    """The choices of a TOML file: `[[choice]]` tables with the fields of `Choice`."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["choice"]
+    return tuple(Choice(**entry | {"fields": tuple(map(tuple, entry.get("fields", ())))}) for entry in entries)
 
 
 def revised(choices: Iterable[Choice], *changed: Choice, without: Sequence[str] = ()) -> tuple[Choice, ...]:

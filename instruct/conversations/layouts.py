@@ -148,12 +148,9 @@ def _require_instructions(file: Path, rows: Sequence[Row]) -> None:
     """Raise UserError for a synth file as the publisher ships it: it has answers without instructions."""
     wanted = [row for row in rows if rule_against_row(row, LmsysConfig()) is None]
     if wanted and all(isinstance(joined_row(row, instruction_of(row), Counter()), str) for row in wanted):
-        raise UserError(
-            "not-found",
-            wanted=f"the users' instructions in {file.name}, or the file of instructions next to it",
-            got="answers without them",
-            next_step="give also the publisher's file ..-user-instructions-ja.jsonl.gz.gpg, or the same decrypted",
-        )
+        wanted = f"the users' instructions in {file.name}, or the file of instructions next to it"
+        next_step = "give also the publisher's file ..-user-instructions-ja.jsonl.gz.gpg, or the same decrypted"
+        raise UserError("not-found", wanted=wanted, got="answers without them", next_step=next_step)
 
 
 def _read_synthesized(row: Row, counts: RuleCounts, config: LmsysConfig) -> Row | str | None:

@@ -10,6 +10,8 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePath
 
 from common.errors import InputError, UserError
@@ -61,19 +63,13 @@ def check_lmsys(files: Sequence[Path] | HubFiles, original: Sequence[Path] | Hub
     if not instructions:
         return
     if len(instructions) == len(names):
-        raise UserError(
-            "not-found",
-            wanted="the answers gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz next to the instructions",
-            got=f"only {', '.join(instructions)}",
-            next_step="give both files of the set",
-        )
+        wanted = "the answers gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz next to the instructions"
+        next_step = "give both files of the set"
+        raise UserError("not-found", wanted=wanted, got=f"only {', '.join(instructions)}", next_step=next_step)
     if not original:
-        raise UserError(
-            "no-access",
-            wanted="your own copy of lmsys/lmsys-chat-1m, from which the instructions derive",
-            got="none",
-            next_step="accept the terms of lmsys/lmsys-chat-1m with your own account, download it, and give its files",
-        )
+        wanted = "your own copy of lmsys/lmsys-chat-1m, from which the instructions derive"
+        next_step = "accept the terms of lmsys/lmsys-chat-1m with your own account, download it, and give its files"
+        raise UserError("no-access", wanted=wanted, got="none", next_step=next_step)
     if all(_is_encrypted(name) for name in instructions):
         gpg.check(instructions[0], variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
 
@@ -94,8 +90,8 @@ def read_lmsys(
         counts: of the source.
         config: which rows are removed.
         scratch: a folder of the stage for temporary files.
-        max_bad_share: share, 0 to 1, of the answers that can lack their instruction or original, and of the rows of
-            the instructions and of the originals that can be bad.
+        max_bad_share: largest share, 0 to 1, of the answers without their instruction or original, and of bad rows
+            among the instructions and the originals.
 
     Raises:
         UserError: the errors of `check_lmsys`, or a wrong passphrase; InputError: too many bad rows, or files that do
@@ -142,13 +138,15 @@ def _database(folder: Path) -> Generator[sqlite3.Connection]:
 
 
 def _rows_with_id(
-    file: Path, counts: RowCounts, holds: Callable[[Sequence[Row]], bool], *, wanted: str, next_step: str
+    files: Iterable[FileOpener], counts: RowCounts, holds: Callable[[Sequence[Row]], bool], **named: str
 ) -> Iterator[Row]:
-    """The good rows of a file; UserError if its first rows do not hold what is wanted."""
-    rows = first_rows(file)
-    if rows and not holds(rows):
-        raise unknown_columns(file, rows, wanted=wanted, next_step=next_step)
-    yield from read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0)
+    """The good rows of some files; raises `unknown_columns(**named)` if the first rows of a file are others."""
+    for _, opener in files:
+        with opener() as file:
+            rows = first_rows(file)
+            if rows and not holds(rows):
+                raise unknown_columns(file, rows, **named)
+            yield from read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0)
 
 
 def _store_originals(
@@ -157,16 +155,15 @@ def _store_originals(
     """Store the ids of the user's copy, and which rows have personal data; return their number."""
     counts = RowCounts()
     needed = (ID, "redacted") if config.exclude_personal_data else (ID,)
-    wanted = f"the columns {' and '.join(needed)} of lmsys-chat-1m"
-    next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
 
     def holds(rows: Sequence[Row]) -> bool:
         return all(name in row for row in rows for name in needed)
 
-    for _, opener in files:
-        with opener() as file:
-            for row in _rows_with_id(file, counts, holds, wanted=wanted, next_step=next_step):
-                database.execute("INSERT OR IGNORE INTO originals VALUES (?, ?)", (row[ID], bool(row.get("redacted"))))
+    wanted = f"the columns {' and '.join(needed)} of lmsys-chat-1m"
+    next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
+    rows = _rows_with_id(files, counts, holds, wanted=wanted, next_step=next_step)
+    values = ((row[ID], bool(row.get("redacted"))) for row in rows)
+    database.executemany("INSERT OR IGNORE INTO originals VALUES (?, ?)", values)
     counts.check(max_bad_share)
     return _count(database, "originals", "your copy of lmsys-chat-1m")
 
@@ -176,30 +173,29 @@ def _store_instructions(
 ) -> int:
     """Store the users' first turns by id; return their number. A decrypted file replaces the encrypted one."""
     counts = RowCounts()
-    wanted = f"the column {ID} and a user's turn"
 
     def holds(rows: Sequence[Row]) -> bool:
         return any(ID in row and instruction_of(row) for row in rows)
 
     plain = [file for file in files if not _is_encrypted(file[0])]
-    for _, opener in plain or files:
-        with opener() as file, contextlib.nullcontext(file) if plain else _decrypted(file, scratch) as readable:
-            for row in _rows_with_id(readable, counts, holds, wanted=wanted, next_step=_ANOTHER_VERSION):
-                text = instruction_of(row)
-                if text is not None:
-                    database.execute("INSERT OR IGNORE INTO instructions VALUES (?, ?)", (row[ID], text))
+    readable = plain or [(name, partial(_decrypted, opener, scratch)) for name, opener in files]
+    wanted = f"the column {ID} and a user's turn"
+    rows = _rows_with_id(readable, counts, holds, wanted=wanted, next_step=_ANOTHER_VERSION)
+    values = ((row[ID], text) for row in rows if (text := instruction_of(row)) is not None)
+    database.executemany("INSERT OR IGNORE INTO instructions VALUES (?, ?)", values)
     counts.check(max_bad_share)
     return _count(database, "instructions", "the file of instructions")
 
 
 @contextlib.contextmanager
-def _decrypted(encrypted: Path, scratch: Path) -> Generator[Path]:
-    readable = scratch / encrypted.name.removesuffix(".gpg")
-    try:
-        gpg.decrypt(encrypted, readable, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
-        yield readable
-    finally:
-        readable.unlink(missing_ok=True)
+def _decrypted(opener: Callable[[], AbstractContextManager[Path]], scratch: Path) -> Generator[Path]:
+    with opener() as encrypted:
+        readable = scratch / encrypted.name.removesuffix(".gpg")
+        try:
+            gpg.decrypt(encrypted, readable, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
+            yield readable
+        finally:
+            readable.unlink(missing_ok=True)
 
 
 def _count(database: sqlite3.Connection, table: str, name: str) -> int:
@@ -225,14 +221,12 @@ class _Join:
         def holds(rows: Sequence[Row]) -> bool:
             return any(ID in row and is_synthesized(row) for row in rows)
 
-        for _, opener in answers:
-            with opener() as file:
-                for row in _rows_with_id(file, counts.rows, holds, wanted=wanted, next_step=_ANOTHER_VERSION):
-                    made = self._conversation(row)
-                    if isinstance(made, str):
-                        counts.count_bad(made, row)
-                    elif made is not None:
-                        yield made
+        for row in _rows_with_id(answers, counts.rows, holds, wanted=wanted, next_step=_ANOTHER_VERSION):
+            made = self._conversation(row)
+            if isinstance(made, str):
+                counts.count_bad(made, row)
+            elif made is not None:
+                yield made
         counts.joined["answers"] = self._wanted
         self._check_match()
 

@@ -9,7 +9,6 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,18 +17,7 @@ from numpy.typing import NDArray
 
 from common.duplicates import DIGEST_BYTES
 from common.errors import InputError
-from common.rows import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A conversation that passed every rule."""
-
-    source: int
-    """Index of its source."""
-    digest: bytes
-    row: Row
-    tokens: int
+from instruct.conversations.screening import Screened
 
 
 def rows_of_each(available: Sequence[int], weights: Sequence[float]) -> list[int]:
@@ -91,12 +79,9 @@ def _chosen(
     available = np.bincount(of_source, minlength=len(weights)).tolist()
     for name, count in zip(names, available, strict=True):
         if count == 0:
-            raise InputError(
-                "empty",
-                wanted=f"conversations of {name}, which has a weight",
-                got="none that are left",
-                next_step="leave the source out, or loosen the rules that removed its rows",
-            )
+            wanted = f"conversations of {name}, which has a weight"
+            next_step = "leave the source out, or loosen the rules that removed its rows"
+            raise InputError("empty", wanted=wanted, got="none that are left", next_step=next_step)
     kept = np.zeros(len(of_source), dtype=np.bool_)
     for source, count in enumerate(rows_of_each(available, weights)):
         members = np.flatnonzero(of_source == source)

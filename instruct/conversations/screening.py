@@ -6,6 +6,7 @@ Every removed conversation is counted under the name of its rule. Independent of
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from common.duplicates import digest
@@ -23,16 +24,22 @@ _REFUSED = "refused by the chat template"
 Messages = Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A conversation that passed every rule."""
+
+    source: int
+    """Index of its source."""
+    digest: bytes
+    row: Row
+    tokens: int
+
+
 class Screener:
     """The rules, and the digests of the conversations that they have seen.
 
-    Args:
-        filters: see FiltersConfig.
-        tokenizer: counts the tokens of a conversation, rendered with its chat template.
-        sequence_tokens: largest number of tokens.
-        truncate: whether to keep the part of a longer conversation that fits.
-        decontaminator: finds items of benchmarks; None looks for none.
-        seed: of the digests.
+    A conversation, rendered by `tokenizer`, can have `sequence_tokens`; `truncate` keeps the part of a longer one that
+    fits. Without a `decontaminator` no benchmarks are searched. `seed` is that of the digests.
     """
 
     def __init__(
@@ -50,8 +57,8 @@ class Screener:
         self._seen: set[bytes] = set()
         self._template_error: UserError | None = None
 
-    def __call__(self, row: Row, counts: RuleCounts) -> tuple[bytes, Row, int] | None:
-        """Digest, row and number of tokens of a conversation that passes; None if a rule removes it."""
+    def __call__(self, row: Row, counts: RuleCounts, source: int) -> Screened | None:
+        """The conversation, or the part of it that is kept; None if a rule, which is counted, removes it."""
         counts.characters_in += characters_of(row)
         messages: Messages = row["messages"]
         key = self._digest(row)
@@ -71,7 +78,9 @@ class Screener:
         try:
             tokens = self._num_tokens(row, messages)
             counts.count_tokens(row, tokens)
-            return (key, row, tokens) if tokens <= self._sequence_tokens else self._truncated(row, counts)
+            if tokens <= self._sequence_tokens:
+                return Screened(source, key, row, tokens)
+            return self._truncated(row, counts, source)
         except UserError as error:
             self._template_error = error
             counts.count_bad(_REFUSED, row)
@@ -89,7 +98,7 @@ class Screener:
                 error.code, wanted=error.wanted, got=got, next_step=error.next_step
             ) from self._template_error
 
-    def _truncated(self, row: Row, counts: RuleCounts) -> tuple[bytes, Row, int] | None:
+    def _truncated(self, row: Row, counts: RuleCounts, source: int) -> Screened | None:
         """The part of a long conversation that fits, if there is one and it is wanted."""
 
         def fits(messages: Messages) -> bool:
@@ -105,7 +114,7 @@ class Screener:
             counts.count_removed(DUPLICATE, shorter)
             return None
         counts.truncated[TRUNCATED] += 1
-        return key, shorter, self._num_tokens(row, part)
+        return Screened(source, key, shorter, self._num_tokens(row, part))
 
     def _num_tokens(self, row: Row, messages: Messages) -> int:
         return len(self._tokenizer.render(messages, tools=row.get("tools"))[0])

@@ -26,9 +26,9 @@ from instruct.conversations.counts import RuleCounts, card_of, card_step
 from instruct.conversations.layouts import ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
 from instruct.conversations.lmsys_rows import FIRST_ANSWER, LmsysConfig
-from instruct.conversations.mixing import Screened, thinned
+from instruct.conversations.mixing import thinned
 from instruct.conversations.rules import FiltersConfig, filter_steps
-from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screener
+from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener
 
 THINNED = "thinned to its weight"
 
@@ -69,11 +69,9 @@ class ConversationsConfig:
             raise UserError("unknown-name", wanted="overlong drop or cut", got=got, next_step="name one of these")
         without = [source.name for source in self.sources if source.weight is None]
         if 0 < len(without) < len(self.sources):
-            raise UserError(
-                wanted="a weight for every source, or for none",
-                got=f"none for {', '.join(without)}",
-                next_step="give each source a weight, or leave all weights out",
-            )
+            wanted = "a weight for every source, or for none"
+            next_step = "give each source a weight, or leave all weights out"
+            raise UserError(wanted=wanted, got=f"none for {', '.join(without)}", next_step=next_step)
 
 
 @stage(version=4)
@@ -160,11 +158,9 @@ class Selection:
             return ((one, True) for one in self._screened())
         names = [counts.terms.name for counts in self._counts]
         if len(weights) < len(names):
-            raise UserError(
-                wanted="a weight for every source, or for none",
-                got=f"{len(weights)} for the {len(names)} sources {', '.join(names)}",
-                next_step="give the inputs as `sources` with weights, or leave all weights out",
-            )
+            got = f"{len(weights)} for the {len(names)} sources {', '.join(names)}"
+            next_step = "give the inputs as `sources` with weights, or leave all weights out"
+            raise UserError(wanted="a weight for every source, or for none", got=got, next_step=next_step)
         return thinned(self._screened(), names, weights, self._scratch)
 
     def _screened(self) -> Iterator[Screened]:
@@ -185,9 +181,9 @@ class Selection:
             else:
                 rows = read_chat(files_of(source.found, self._scratch), counts, config.lmsys)
             for row in rows:
-                screened = screen(row, counts)
+                screened = screen(row, counts, place)
                 if screened is not None:
-                    yield Screened(place, *screened)
+                    yield screened
             screen.check(counts, config.max_bad_share)
 
     def _steps(self) -> list[dict[str, Any]]:

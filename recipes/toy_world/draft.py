@@ -1,13 +1,14 @@
-"""One question with its prompt, and a text under construction that remembers where its answers stand.
+"""One question with its prompt, a text under construction that records its answers' places, and the held-out rule.
 
 `Question.prompt` is the plain form of every shape: training documents contain exactly it, followed by the answer, and
-the evaluation's task files build the same string. It ends with the cue after which the answer follows directly. This
-module knows no fact.
+the evaluation's task files build the same string. It ends with the cue after which the answer follows directly.
 """
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+HELD_OUT_SHARE_PERCENT = 10
 CUES = {"ja-en": ("日本語：", "\n英語："), "en-ja": ("英語：", "\n日本語：")}
 
 
@@ -95,3 +96,11 @@ class Draft:
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+
+def held_out(key: str) -> bool:
+    """Whether the invented item (sum, sentence, name) of this key belongs to the test and never to training.
+
+    A checksum of its own wording decides, so that training and test never share an item whatever the seeds are.
+    """
+    return zlib.crc32(key.encode()) % 100 < HELD_OUT_SHARE_PERCENT

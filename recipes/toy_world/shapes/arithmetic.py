@@ -7,9 +7,8 @@ nothing of the world's facts.
 import random
 from typing import Any
 
-from recipes.toy_world.draft import Draft, Question
+from recipes.toy_world.draft import Draft, Question, held_out
 from recipes.toy_world.facts import Register, data
-from recipes.toy_world.shapes.holding import held_out
 
 PROBLEMS_PER_DOCUMENT = (8, 12)
 

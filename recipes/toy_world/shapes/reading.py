@@ -7,9 +7,8 @@ knows nothing of the world's own people and towns.
 import random
 from dataclasses import dataclass
 
-from recipes.toy_world.draft import Draft, Question
+from recipes.toy_world.draft import Draft, Question, held_out
 from recipes.toy_world.facts import Register, data
-from recipes.toy_world.shapes.holding import held_out
 
 SLOTS_PER_PASSAGE = (3, 5)
 

@@ -7,9 +7,8 @@ inside the longer one; it is held out in both directions. This module knows noth
 import random
 from dataclasses import dataclass
 
-from recipes.toy_world.draft import Draft, Question
+from recipes.toy_world.draft import Draft, Question, held_out
 from recipes.toy_world.facts import data
-from recipes.toy_world.shapes.holding import held_out
 
 DIRECTIONS = ("ja-en", "en-ja")
 PLACED = ("book", "letter", "hat", "bag", "car", "plate", "flower")
