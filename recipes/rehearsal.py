@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.documents import Shares
 from common.model_shape import ModelShape
-from common.splits import Shares
 from common.store import Artifact
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
