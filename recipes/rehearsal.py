@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.documents import Shares
 from common.gguf_header import read_header
 from common.model_shape import KNOWN, ModelShape
-from common.splits import Shares
 from common.store import Artifact
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig

@@ -18,7 +18,7 @@ from sources_tiny import MODEL
 from common.fused_linear_loss import default_chunk_tokens
 from common.model_shape import KNOWN, ModelShape, shape_of
 from common.sources import HubDataset, HubFiles, HubModel, SourcesLock
-from common.sources.lockfile import entry_name
+from common.sources.lockfile import _entry_name
 from instruct.conversations.published import published_source
 from recipes.loading import KNOWN as RECIPES
 from recipes.loading import load
@@ -186,7 +186,7 @@ def _lock(folder: Path, sets: Mapping[str, tuple[int, list[str]]]) -> None:
     def found(dataset: HubDataset, *, max_files: int | None = None) -> HubFiles:
         size, names = sets[dataset.name]
         files = HubFiles(name=dataset.name, config=dataset.config, revision="0" * 40, bytes=size, files=tuple(names))
-        entries[entry_name(dataset, max_files=max_files)] = {"from": "hub", "files": asdict(files)}
+        entries[_entry_name(dataset, max_files)] = {"from": "hub", "files": asdict(files)}
         return files
 
     recipe: Any = tinyswallow()

@@ -22,7 +22,6 @@ from typing import Any
 
 from common.errors import UserError
 from common.sources import download
-from common.sources.integrity import unpack_to_its_end
 from common.sources.select import matches
 from common.store import Workspace, stage
 
@@ -98,7 +97,7 @@ def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], 
     known: dict[str, str] = entry.get("sha256", {})
     written: set[str] = set()
     try:
-        unpack_to_its_end(io.BytesIO(archive))  # tar alone stops at its own last block, before the checksum
+        download.unpack_to_its_end(io.BytesIO(archive))  # tar alone stops at its own last block, before the checksum
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
             for member in files:
                 inside = PurePosixPath(member.name)
