@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from common.cli import run
 from common.disk import replace_text
+from common.known_benchmarks import asked_in
 from eval.report import data, view, wording
-from eval.report.choices import asked_in
 from eval.report.collect import read_json
 from eval.report.headlines import headlines
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
+from common.known_benchmarks import BENCHMARKS
 from common.store import Workspace, read_manifest, stage
 from eval.report import collect
-from eval.report.choices import BENCHMARKS, Choice, differences
+from eval.report.choices import Choice, differences
 from eval.report.data import data_cards
 from eval.report.render import write_pages
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.known_benchmarks import BENCHMARKS
 from eval.report import wording
-from eval.report.choices import BENCHMARKS
 from eval.report.plots import Curve, Plot, Point, plot_of, smooth
 
 Report = Mapping[str, Any]

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import UserError, require_at_least
+from common.known_benchmarks import asked_in
 from common.provenance import DataSource
 from eval.report import Choice, view, wording
-from eval.report.choices import asked_in
 from export import licences
 from export.card import tables
 from export.card.prompt import check_system, encoding_of, modelfile, read_prompt, recommended
