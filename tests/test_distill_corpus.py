@@ -18,9 +18,9 @@ from text_tiny import TEXTS, read_gzip, tiny_tokenizer, workspace, write_rows
 
 import common.documents
 import distill.corpus.splitting
+from common.documents import SPLITS, Shares
 from common.errors import Code
 from common.packing import PackedRows
-from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, corpus

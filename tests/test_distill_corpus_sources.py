@@ -15,10 +15,10 @@ import common.rows
 import distill.corpus.shards
 import distill.corpus.stage
 import distill.text.cleaning
+from common.documents import SPLITS, Shares
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError
 from common.provenance import Terms, write_terms
-from common.splits import SPLITS, Shares
 from common.store import Workspace, run_alone
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, TextSource, corpus

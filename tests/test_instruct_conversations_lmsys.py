@@ -29,9 +29,9 @@ from lmsys_tiny import (
 )
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS, Shares
 from common.errors import Code, InputError, UserError
 from common.provenance import Terms
-from common.splits import SPLITS, Shares
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, LmsysConfig, conversations, gpg
 from instruct.conversations.lmsys_rows import best_response, joined_row

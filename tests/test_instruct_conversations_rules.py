@@ -15,8 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS, Shares
 from common.provenance import Terms, propagate_sources, read_sources
-from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from instruct.conversations import ConversationsConfig, ConversationSource, FiltersConfig, conversations, fault_of
 from instruct.conversations.mixing import rows_of_each

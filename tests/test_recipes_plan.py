@@ -5,8 +5,9 @@ The hand calculation stands here in plain numbers, matrix by matrix; it uses not
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from sources_tiny import MODEL
 
 from common.fused_linear_loss import default_chunk_tokens
 from common.model_shape import KNOWN, ModelShape, shape_of
-from common.sources import HubModel, SourcesLock
+from common.sources import HubDataset, HubFiles, HubModel, SourcesLock
+from common.sources.lockfile import _entry_name
+from instruct.conversations.published import published_source
 from recipes.loading import KNOWN as RECIPES
 from recipes.loading import load
 from recipes.mini import mini
@@ -158,11 +161,12 @@ def test_disk_equals_a_sum_by_hand(release: Plan) -> None:
 
 def test_what_a_lock_lists_is_packed_whole(tmp_path: Path) -> None:
     files = {
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": ["0.parquet"],
-        "dataset wikimedia/wikipedia:20231101.ja": ["0.parquet"],
-        "dataset tokyotech-llm/lmsys-chat-1m-synth a b": ["a.jsonl.gz", "b.jsonl.gz.gpg"],
-        "dataset tokyotech-llm/swallow-magpie-ultra-v0.1:ja train_ja.jsonl*": ["train_ja.jsonl"],
-        "dataset tokyotech-llm/swallow-gemma-magpie-v0.1": ["train.jsonl"],
+        "HuggingFaceFW/fineweb-2": ["0.parquet"],
+        "wikimedia/wikipedia": ["0.parquet"],
+        "tokyotech-llm/lmsys-chat-1m-synth": ["a.jsonl.gz", "b.jsonl.gz.gpg"],
+        "lmsys/lmsys-chat-1m": ["a.parquet"],
+        "tokyotech-llm/swallow-magpie-ultra-v0.1": ["train_ja.jsonl"],
+        "tokyotech-llm/swallow-gemma-magpie-v0.1": ["train.jsonl"],
     }
     _lock(tmp_path, {name: (len(names) * 10**9, names) for name, names in files.items()})
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
@@ -176,12 +180,23 @@ def test_what_a_lock_lists_is_packed_whole(tmp_path: Path) -> None:
 
 
 def _lock(folder: Path, sets: Mapping[str, tuple[int, list[str]]]) -> None:
-    """A lock in which sets have a size in bytes and files."""
-    sources = {
-        name: {"from": "hub", "files": {"name": "a/b", "revision": "0" * 40, "bytes": size, "files": files}}
-        for name, (size, files) in sets.items()
-    }
-    (folder / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": sources}))
+    """The lock of a build that has asked the hub for the release's sets: their bytes and files, by name."""
+    entries: dict[str, Any] = {}
+
+    def found(dataset: HubDataset, *, max_files: int | None = None) -> HubFiles:
+        size, names = sets[dataset.name]
+        files = HubFiles(name=dataset.name, config=dataset.config, revision="0" * 40, bytes=size, files=tuple(names))
+        entries[_entry_name(dataset, max_files)] = {"from": "hub", "files": asdict(files)}
+        return files
+
+    recipe: Any = tinyswallow()
+    for source in recipe.corpus.sources:
+        if source.files.name in sets:
+            found(source.files, max_files=source.max_files)
+    for source in recipe.conversations.sources:
+        if source.files.name in sets:
+            published_source(source.files, sources=None, find=found)
+    (folder / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": entries}))
 
 
 def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
@@ -234,9 +249,9 @@ def test_downloads_gates_and_terms(release: Plan) -> None:
 
 def test_sizes_of_sets_come_from_the_lock(tmp_path: Path) -> None:
     sets = {
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": (9 * 10**9, ["0.parquet"]),
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan": (300 * 10**9, ["of another recipe.parquet"]),
-        "dataset lmsys/lmsys-chat-1m **/*.parquet": (1_480_000_000, ["a.parquet"]),
+        "HuggingFaceFW/fineweb-2": (9 * 10**9, ["0.parquet"]),
+        "tokyotech-llm/lmsys-chat-1m-synth": (10**9, ["a.jsonl.gz"]),
+        "lmsys/lmsys-chat-1m": (1_480_000_000, ["a.parquet"]),
     }
     _lock(tmp_path, sets)
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
-from common.data_options import Add, add_input_options, add_packing_options, packing_settings
+from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
 from common.known_sets import terms_of

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.documents import write_documents
+from common.documents import Shares, assign_by_number, write_documents
 from common.metrics import progress
-from common.splits import Shares, assign_by_number
 from distill.corpus.dedup import KEPT
 from distill.corpus.shards import Shard, TextSource
 

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.documents import SPLIT_FILE, Encoded, finish_documents, kept_line
+from common.documents import SPLIT_FILE, Encoded, Shares, finish_documents, kept_line
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError, require_at_least, require_between
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, read_terms
 from common.rows import MAX_BAD_SHARE, Row, data_files, printable
-from common.splits import Shares
 from common.store import Workspace, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer

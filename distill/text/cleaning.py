@@ -16,8 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from common.duplicates import NearDuplicatesConfig, digest
-from common.duplicates.near import signatures
+from common.duplicates import NearDuplicatesConfig, digest, signatures
 from common.errors import require_at_least
 from common.rows import Raw, Row, RowCounts, parse
 from distill.text.normalise import normalise

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
-from common.data_options import Add, add_input_options, add_packing_options, packing_settings
+from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
 from common.rows import SUFFIXES
 from common.sources import local_mirror, parse_name, require_weights

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.documents import Encoded, finish_documents, split_documents
+from common.documents import Encoded, Shares, finish_documents, split_documents
 from common.errors import InputError, UserError, require_at_least
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, read_terms
 from common.rows import MAX_BAD_SHARE, Row
 from common.sources import HubFiles
-from common.splits import Shares
 from common.store import MANIFEST_FILE, Workspace, read_manifest, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer

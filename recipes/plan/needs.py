@@ -11,7 +11,7 @@ from typing import Any
 
 from common.model_shape import ModelShape, shape_of
 from common.provenance import Terms
-from common.sources import HubDataset, HubModel
+from common.sources import HubModel
 from distill.corpus import CorpusConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
@@ -141,7 +141,8 @@ def _is_linked(name: str, known: Known) -> bool:
 
 def _benchmark_files(stage: Stage, known: Known) -> StageNeeds:
     how = "archives of their repositories, each at one commit"
-    return StageNeeds(stage=stage.name, reads=(Size(name="the benchmark files", bytes=None, how=how),))
+    files = Size(name="the benchmark files", bytes=None, how=how)
+    return StageNeeds(stage=stage.name, reads=() if known.sources else (files,))
 
 
 def _corpus(stage: Stage, known: Known) -> StageNeeds:
@@ -168,12 +169,11 @@ def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files
 
     Where no set is read, or the size of one is not known, at least the tokens that training reads.
     """
-    where = {"sources": known.sources, "build_folder": known.build_folder}
-    sets = tuple(size_of(one, **where) for one in (*sources, *files))
-    originals = () if known.sources else [HubDataset(name=name) for name in originals_of(sources).values()]
+    sets = tuple(size_of(one, mirror=known.sources) for one in (*sources, *files))
+    originals = () if known.sources else tuple(size for _, size in originals_of(sources))
     common: dict[str, Any] = {
         "stage": stage.name,
-        "reads": (*sets, *(size_of(one, **where) for one in originals)),
+        "reads": (*sets, *originals),
         "gates": gates_of(sources, mirror=known.sources),
         "terms": tuple(source.terms for source in sources if source.terms),
     }
