@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.chunk_passes import InPlace, Objective, PassName
 from common.divergences import cross_entropy
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from distill import objectives
 from distill.objectives import ChunkResult
 
@@ -174,8 +174,7 @@ def method(name: str) -> Method:
         UserError: unknown name.
     """
     if name not in METHODS:
-        known = ", ".join(sorted(METHODS))
-        raise UserError("unknown-name", wanted=f"a method out of {known}", got=repr(name), next_step="name one of them")
+        raise unknown_name("a method", name, sorted(METHODS))
     return METHODS[name]
 
 
@@ -194,12 +193,7 @@ def require_settings(name: str, settings: Settings) -> None:
     ranges = method(name).ranges
     for setting, value in settings:
         if setting not in ranges:
-            raise UserError(
-                "unknown-name",
-                wanted=f"settings of {name}: {', '.join(sorted(ranges)) or 'it has none'}",
-                got=setting,
-                next_step="leave it out, or name another method",
-            )
+            raise unknown_name(f"a setting of {name}", setting, sorted(ranges) or ["it has none"])
         if value not in ranges[setting]:
             wanted = f"{setting} {ranges[setting]}"
             raise UserError("out-of-range", wanted=wanted, got=f"{value:g}", next_step=f"correct {setting} of {name}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.optim import OptimConfig
 from common.store import run_alone
 from distill.controllers import CtkdConfig
@@ -203,7 +203,7 @@ def _taid(parsed: argparse.Namespace, *, steps: int) -> TaidConfig:
 def _require_folders(parsed: argparse.Namespace) -> None:
     for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
         if folder is not None and not folder.is_dir():
-            raise UserError("not-found", wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+            raise not_found(f"a folder for {label}", str(folder))
     if not (parsed.corpus / "packed" / "train").is_dir():
         raise UserError(
             "wrong-format",

@@ -190,7 +190,7 @@ def test_the_language_modelling_loss_is_mixed_in_by_its_share() -> None:
         ("skew_forward_kl", ["skew=1"], "out-of-range", "at least 0 and below 1"),
         ("decoupled_top_k", ["k=2.5"], "out-of-range", "a whole number at least 1"),
         ("decoupled_top_k", ["kept_temperature=0"], "out-of-range", "above 0"),
-        ("magic", ["x=1"], "unknown-name", "a method out of"),
+        ("magic", ["x=1"], "unknown-name", "a method"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(name: str, texts: list[str], code: Code, wanted: str) -> None:

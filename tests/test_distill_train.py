@@ -475,7 +475,7 @@ RESPONSES = ("--on-policy above 0", "no responses of the student")
         (["--on-policy", "0.5"], "a method with a teacher", "cross_entropy"),
         (["--lm-weight", "0.1"], "another method for --lm-weight", "method cross_entropy"),
         (["--muon-learning-rate", "0.1"], "--optimizer muon for --muon-learning-rate", "--optimizer adamw"),
-        ([*FORWARD_KL, "--set", "beta=0.5"], "settings of forward_kl", "beta"),
+        ([*FORWARD_KL, "--set", "beta=0.5"], "a setting of forward_kl", "beta"),
     ],
 )
 def test_a_flag_that_the_run_would_not_read_is_refused(
