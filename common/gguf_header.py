@@ -15,7 +15,6 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from common.errors import Code, UserError
 
-_MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
@@ -63,22 +62,15 @@ class _Fault(Exception):
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of a GGUF file.
-
-    Raises:
-        UserError: the file is absent, not a GGUF file of a known version, or cut short.
-    """
+    """The header of a GGUF file; UserError if it is absent, of another format or version, or cut short."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(data).header()
     except (OSError, ValueError, struct.error, _Fault) as error:
         code: Code = error.code if isinstance(error, _Fault) else "damaged"
-        raise UserError(
-            "not-found" if isinstance(error, FileNotFoundError) else code,
-            wanted="a whole GGUF file",
-            got=f"{path}: {error}",
-            next_step="export or download it again",
-        ) from error
+        code = "not-found" if isinstance(error, FileNotFoundError) else code
+        got, next_step = f"{path}: {error}", "export or download it again"
+        raise UserError(code, wanted="a whole GGUF file", got=got, next_step=next_step) from error
 
 
 class _Reader:
@@ -88,13 +80,12 @@ class _Reader:
         self._data, self._place = data, 0
 
     def header(self) -> GgufHeader:
-        if self._data[:4] != _MAGIC:
+        if self._data[:4] != b"GGUF":
             raise _Fault("no GGUF magic at its start", "wrong-format")
         self._place = 4
         version = self._number("<I")
-        if version not in _VERSIONS:
-            known = " and ".join(map(str, _VERSIONS))
-            raise _Fault(f"GGUF version {version}, where {known} are known", "wrong-format")
+        if version not in (2, 3):
+            raise _Fault(f"GGUF version {version}, where 2 and 3 are known", "wrong-format")
         num_tensors, num_fields = self._number("<Q"), self._number("<Q")
         fields: dict[str, Any] = {}
         for _ in range(num_fields):
@@ -137,15 +128,13 @@ class _Reader:
         if kind != GGUFValueType.ARRAY:
             return self._number(_SCALARS[kind])
         inner, count = self._kind(), self._number("<Q")
-        if inner in _SCALARS:
-            layout = f"<{count}{_SCALARS[inner][1]}"
-            values = struct.unpack_from(layout, self._data, self._place) if count <= len(self._data) else None
-            if values is None:
-                raise _Fault("a list longer than the file")
-            self._place += struct.calcsize(layout)
-            return list(values)
         if count > len(self._data) - self._place:
             raise _Fault("a list longer than the file")
+        if inner in _SCALARS:
+            layout = f"<{count}{_SCALARS[inner][1]}"
+            values = struct.unpack_from(layout, self._data, self._place)
+            self._place += struct.calcsize(layout)
+            return list(values)
         return [self._value(inner) for _ in range(count)]
 
     def _tensor(self) -> tuple[str, TensorPlace, int]:

@@ -45,7 +45,6 @@ from common.store.artifacts import (
 from common.store.keys import FORMAT, artifact_key, content_hash, readable, reason_key
 
 _MACHINE_FILE = "machine.json"
-_WAITING = "another process ({}) is at it; waiting for its result"
 
 StageFunction = Callable[..., dict[str, Any]]
 """`f(config, workspace, *input_folders)`; the folder of an omitted input is None. Returns facts: JSON for the manifest,
@@ -114,14 +113,13 @@ class Store:
     def expected(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """What `build` would return, without building: the finished artifact, or its key and folder with no manifest.
 
-        Raises:
-            UserError: a damaged artifact, or a library that should be installed (from the stage's `can_run`).
+        UserError for a damaged artifact, or a library that should be installed (from the stage's `can_run`).
         """
         return self._job(name, function, config, inputs).expected()
 
     def _job(self, name: str, function: StageFunction, config: Any, inputs: Sequence[Artifact | None]) -> "_Job":
-        keys = [None if artifact is None else artifact.key for artifact in inputs]
-        folders = [None if artifact is None else artifact.folder for artifact in inputs]
+        keys = [artifact and artifact.key for artifact in inputs]
+        folders = [artifact and artifact.folder for artifact in inputs]
         key = _key(name, function, config, keys)
         return _Job(name, function, config, key, keys, folders, self.root / f"{name}-{key[:8]}", self._report)
 
@@ -131,8 +129,7 @@ def run_alone(
 ) -> Artifact:
     """One stage by itself, into exactly `out`: the rules of `Store.build`, for `python -m distill ...` and the like.
 
-    Args:
-        inputs: folders (or files) that the stage reads; an artifact counts by its key, anything else by its content.
+    Of `inputs`, folders or files that the stage reads, an artifact counts by its key, anything else by its content.
 
     Raises:
         UserError: as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
@@ -166,18 +163,17 @@ class _Job:
 
     def obtain(self, machine: Callable[[], Machine]) -> Artifact:
         if num_processes() > 1:
-            raise UserError(
-                "contradiction",
-                wanted="one process for a stage: its folder has one owner",
-                got=f"WORLD_SIZE {num_processes()} in the environment",
-                next_step="start it without torchrun or accelerate launch",
-            )
+            wanted, got = "one process for a stage: its folder has one owner", f"WORLD_SIZE {num_processes()}"
+            next_step = "start it without torchrun or accelerate launch"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
         lock = self.folder.with_name(self.folder.name + ".lock")
         if not self.partial.exists() and not lock.exists() and (finished := self._finished()):
             return self._reported(finished, "done before")
         with _full_disk_named(self.partial):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(lock, on_wait=lambda holder: self._say(_WAITING.format(holder))):
+            with exclusive(
+                lock, on_wait=lambda by: self._say(f"another process ({by}) is at it; waiting for its result")
+            ):
                 # Checked again under the lock: another process may have made it in the meantime.
                 if finished := self._finished():
                     shutil.rmtree(self.partial, ignore_errors=True)
@@ -207,10 +203,8 @@ class _Job:
 
     def _finished(self) -> Artifact | None:
         """The artifact, if it is finished and no outdated reason."""
-        if not _holds_something(self.folder):
-            return None
-        artifact = open_artifact(self.folder, key=self.key)
-        return None if self._is_outdated(artifact) else artifact
+        artifact = open_artifact(self.folder, key=self.key) if _holds_something(self.folder) else None
+        return None if artifact is None or self._is_outdated(artifact) else artifact
 
     def _is_outdated(self, artifact: Artifact) -> bool:
         """Whether it holds a reason that is not true here."""
@@ -270,11 +264,9 @@ class _Job:
         flush_one(self.partial)
         os.rename(self.partial, self.folder)
         flush_one(self.folder.parent)
-        manifest = artifact.manifest
-        speed = manifest["facts"].get("tokens_per_s")
+        manifest, speed = artifact.manifest, artifact.manifest["facts"].get("tokens_per_s")
         said = f"{manifest['seconds']:8.1f} s  peak {manifest['peak_bytes'] / 2**30:5.2f} GiB"
-        said += f"  {speed:,.0f} tok/s" if speed else ""
-        return self._reported(replace(artifact, folder=self.folder), said)
+        return self._reported(replace(artifact, folder=self.folder), said + (f"  {speed:,.0f} tok/s" if speed else ""))
 
     def _reported(self, artifact: Artifact, said: str) -> Artifact:
         self._say(said if artifact.reason is None else f"not here: {artifact.reason}")
@@ -303,10 +295,10 @@ def _holds_something(folder: Path) -> bool:
 
 def _remove_files(partial: Path) -> None:
     for path in partial.iterdir():
-        if path.is_dir() and path.name != SCRATCH_FOLDER:
-            shutil.rmtree(path)
-        elif not path.is_dir():
+        if not path.is_dir():
             path.unlink()
+        elif path.name != SCRATCH_FOLDER:
+            shutil.rmtree(path)
 
 
 def _refuse_other_content(out: Path, key: str) -> None:
@@ -315,22 +307,17 @@ def _refuse_other_content(out: Path, key: str) -> None:
     with contextlib.suppress(UserError):  # no artifact, a damaged one or one of another version: not ours to replace
         if read_manifest(out)["key"] == key:
             return
-    raise UserError(
-        "exists",
-        wanted=f"a new or empty folder at {out}, or the same result from before",
-        got="one that holds something else, or was made with other inputs or settings",
-        next_step="choose another --out, or delete it",
-    )
+    wanted = f"a new or empty folder at {out}, or the same result from before"
+    got = "one that holds something else, or was made with other inputs or settings"
+    raise UserError("exists", wanted=wanted, got=got, next_step="choose another --out, or delete it")
 
 
 @contextlib.contextmanager
 def _full_disk_named(path: Path) -> Generator[None]:
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        explained = full_disk_error(error, path)
+        explained = None if isinstance(error, UserError) else full_disk_error(error, path)
         if explained is None:
             raise
         raise explained from error
