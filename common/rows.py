@@ -207,7 +207,8 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return "invalid Unicode (a lone surrogate)"
-        if "\\u0000" in text and "\\u0000" in json.dumps(row):
+        # Without pairs of backslashes: a text may spell the six characters of the escape.
+        if "\\u0000" in text and "\\u0000" in json.dumps(row).replace(r"\\", ""):
             return "a NUL character"
     return row
 
