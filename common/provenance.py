@@ -87,7 +87,8 @@ def propagate_sources(target: Path, stage: str, data_folder: Path | None, *check
 
     Each source is there once a stage: a later entry of the same name and revision replaces an earlier one. A card
     that names its own `stage` overrides the argument, since one loop trains on text and on conversations. To add a
-    second kind of data, call again with `target` as a checkpoint. Without any known source no file is written.
+    second kind of data, call again with `target` as a checkpoint. Without any known source no file is written. A data
+    card or a list of sources that cannot be read is a UserError.
 
     Args:
         target: the model folder, before its manifest is written.

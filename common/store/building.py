@@ -3,8 +3,7 @@
 A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are flushed to disk, then the
 manifest is written, `scratch/` is deleted and the folder gets its final name: at every moment there is the whole
 artifact or none. A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it
-can reuse of it. A stage that refuses its input or settings (InputError) leaves nothing, nor does one that has written
-nothing yet.
+can reuse. One that refuses its input or settings (InputError), or has written nothing yet, leaves nothing.
 
 A stage that cannot run on this machine returns `not_here(reason)`, and its artifact holds that reason and no files.
 Such an artifact is reused only while the stage's own test, `@stage(version=.., can_run=test)`, still gives a reason; on
@@ -64,12 +63,10 @@ class Workspace:
 
 
 def stage(*, version: int, can_run: Callable[[Any], str | None] | None = None) -> Callable[[Function], Function]:
-    """Mark a top-level function as a stage.
+    """Mark a top-level function as a stage; raise `version` when its output changes: all that it made is built again.
 
-    Args:
-        version: raise it when the output changes; a new version rebuilds everything that the stage made.
-        can_run: for stages that may return `not_here`: takes the stage's config and returns the reason why this machine
-            cannot run it, or None if it can.
+    `can_run`, for stages that may return `not_here`, takes the stage's config and returns the reason why this machine
+    cannot run it, or None if it can.
     """
 
     def mark(function: Function) -> Function:
@@ -104,9 +101,8 @@ class Store:
     def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """The artifact that `function` makes of `config` and `inputs`: reused if it is finished, else made now.
 
-        Raises:
-            UserError: a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
-                after an InputError, the work of the refused stage are kept.
+        UserError for a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
+        after an InputError, the work of the refused stage are kept.
         """
         return self._job(name, function, config, inputs).obtain(lambda: self.machine)
 
@@ -130,12 +126,13 @@ def run_alone(
     """One stage by itself, into exactly `out`: the rules of `Store.build`, for `python -m distill ...` and the like.
 
     Of `inputs`, folders or files that the stage reads, an artifact counts by its key, anything else by its content.
-
-    Raises:
-        UserError: as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
+    UserError as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
     """
     out = Path(os.path.abspath(out))  # "." and ".." have no name that a partial folder could be derived from
-    keys = [None if path is None else _input_key(path) for path in inputs]
+    keys = [
+        path and (key_of(read_manifest(path)) if is_artifact(path) else content_hash(path, where="an input"))
+        for path in inputs
+    ]
     key = _key(function.__name__, function, config, keys)
     _refuse_other_content(out, key)
     job = _Job(function.__name__, function, config, key, keys, inputs, out, report)
@@ -283,10 +280,6 @@ def _key(name: str, function: StageFunction, config: Any, inputs: Sequence[str |
 
 def _function_name(function: StageFunction) -> str:
     return f"{function.__module__}:{function.__qualname__}"
-
-
-def _input_key(path: Path) -> str:
-    return key_of(read_manifest(path)) if is_artifact(path) else content_hash(path, where="an input")
 
 
 def _holds_something(folder: Path) -> bool:
