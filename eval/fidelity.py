@@ -2,7 +2,7 @@
 
 For every position of a text, both give a distribution of the next token: KL(reference || artifact), how often their
 most likely tokens agree, and what the artifact spends on the text. Each encodes by its own tokenizer, which must give
-the same ids. Sums are float64, the vocabularies are cropped to the smaller one and renormalised. It knows no stage.
+the same ids. Sums are float64, the vocabularies are cropped to the smaller one and renormalised.
 
 Legend: C positions of one chunk, V vocabulary.
 """
@@ -43,7 +43,7 @@ def fidelity(
     Args:
         artifact, reference: opened; `f32` as the KV type of llama.cpp compares weights rather than caches.
         texts: held-out texts. All are encoded by both sides and compared.
-        limit_tokens: stop after so many predicted tokens; all of them without it.
+        limit_tokens: stop after this number of predicted tokens; None takes all.
 
     Returns:
         `kl` in nats per token, `top1_agreement` (0 to 1), `bits_per_character` of the artifact and of the reference,
@@ -70,9 +70,8 @@ def fidelity(
             sums.characters += len(_whole(reference, part)) - len(_whole(reference, part[:1]))
             _add(sums, part, artifact.logprobs(part), reference.logprobs(part), vocabulary)
     if sums.tokens == 0:
-        raise UserError(
-            wanted="texts of at least two tokens", got=f"{len(texts)} texts", next_step="give longer held-out text."
-        )
+        wanted, got = "texts of at least two tokens", f"{len(texts)} texts"
+        raise UserError("empty", wanted=wanted, got=got, next_step="give longer held-out text")
     bits = math.log(2) * max(1, sums.characters)
     return {
         "kl": sums.kl / sums.tokens,
@@ -86,21 +85,21 @@ def fidelity(
 
 
 def _encode_alike(artifact: Runtime, reference: Runtime, texts: Sequence[str]) -> list[list[int]]:
-    encoded: list[list[int]] = []
+    """The ids of each text, which are the same from both."""
+    encoded = [reference.encode(text) for text in texts]
     different: list[str] = []
-    for text in texts:
-        ids, expected = artifact.encode(text), reference.encode(text)
-        encoded.append(expected)
+    for text, expected in zip(texts, encoded, strict=True):
+        ids = artifact.encode(text)
         if ids != expected:
             place = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
-            different.append(
-                f"token {place} of {text[:40]!r}: {ids[place : place + 3]}, not {expected[place : place + 3]}"
-            )
+            near, wanted = ids[place : place + 3], expected[place : place + 3]
+            different.append(f"token {place} of {text[:40]!r}: {near}, not {wanted}")
     if different:
         raise UserError(
+            "mismatch",
             wanted="the reference's ids from the artifact's own tokenizer",
             got=f"tokenization mismatches in {len(different)} of {len(texts)} texts; first at {different[0]}",
-            next_step="export the artifact again with its checkpoint's tokenizer.",
+            next_step="export the artifact again with its checkpoint's tokenizer",
         )
     return encoded
 

@@ -1,8 +1,7 @@
 """The iPhone gate: what an artifact charges to an app's memory on each phone, against what iOS allows.
 
-Everything here is a prediction from the artifact's own header and from constants whose source stands beside them and in
-the output; no phone was measured, and `measured_bytes` says so. Phones and limits are data (`phones.toml`). It runs no
-model and knows no stage.
+Everything here is a prediction from the artifact's own header and from constants, each with its source, which the
+output repeats; no phone was measured, and `measured_bytes` says so. Phones and limits are data (`phones.toml`).
 """
 
 import json
@@ -78,19 +77,16 @@ class Footprint:
 
 
 def footprint(artifact: Path) -> Footprint:
-    """Reads a GGUF's header, or what lies beside a Core ML package.
-
-    Raises:
-        UserError: neither of these, or one that cannot be read.
-    """
+    """Reads a GGUF's header, or the files of a Core ML package; UserError for anything else, or one that is broken."""
     if artifact.suffix == ".gguf" and artifact.is_file():
         return _gguf_footprint(artifact)
     if artifact.suffix == ".mlpackage" and artifact.is_dir():
         return _coreml_footprint(artifact)
     raise UserError(
+        "wrong-format" if artifact.exists() else "not-found",
         wanted="a .gguf file or a .mlpackage, which a phone loads",
         got=f"{artifact.name}{'' if artifact.exists() else ', which does not exist'}",
-        next_step="export the checkpoint first (python -m export gguf, python -m export coreml).",
+        next_step="export the checkpoint first (python -m export gguf, python -m export coreml)",
     )
 
 
@@ -117,34 +113,31 @@ def phone_rows(
 
 
 def unread_rows(artifact: Path, reason: str, *, phones: Path = PHONES) -> list[dict[str, Any]]:
-    """Rows of an artifact whose footprint could not be read: the phones' limits, and why nothing stands beside."""
+    """Rows of an artifact whose footprint could not be read: the phones' limits, nulls and the reason."""
     empty = {"context_tokens": None, "predicted_bytes": None, "parts": {}, "weights": None, "sources": {}}
-    told = {"measured_bytes": None, "measured_reason": reason}
+    empty |= {"measured_bytes": None, "measured_reason": reason}
     return [
-        {"phone": phone["name"], "artifact": artifact.name, **empty, **told, **_limits(phone, None, 0)}
+        {"phone": phone["name"], "artifact": artifact.name, **empty, **_limits(phone, None, 0)}
         for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]
     ]
 
 
 def _row(mark: Footprint, phone: dict[str, Any], context: int, date: str) -> dict[str, Any]:
-    coreml = mark.weights == "charged"
     parts = mark.parts(context)
-    predicted = sum(parts.values())
-    row: dict[str, Any] = {
+    names = {part: f"{part}_coreml" if mark.weights == "charged" else part for part in ("weights", "compute")}
+    return {
         "phone": phone["name"],
         "artifact": mark.artifact,
         "context_tokens": context,
-        "predicted_bytes": predicted,
+        "predicted_bytes": sum(parts.values()),
         "parts": parts,
         "weights": mark.weights,
         "measured_bytes": None,
         "measured_reason": NOT_MEASURED,
-        **_limits(phone, mark, predicted),
+        **_limits(phone, mark, sum(parts.values())),
+        "sources": {part: SOURCES[names.get(part, part)] for part in ("kv_cache", "vocabulary", "app", *names)}
+        | {"limits": f"as of {date}"},
     }
-    names = {"kv_cache": "kv_cache", "vocabulary": "vocabulary", "app": "app"}
-    names |= {part: f"{part}_coreml" if coreml else part for part in ("weights", "compute")}
-    row["sources"] = {part: SOURCES[name] for part, name in names.items()} | {"limits": f"as of {date}"}
-    return row
 
 
 def _limits(phone: dict[str, Any], mark: Footprint | None, predicted_bytes: int) -> dict[str, Any]:
@@ -188,11 +181,9 @@ def _gguf_footprint(path: Path) -> Footprint:
             ubatch_tokens=UBATCH_TOKENS,
         )
     except (TypeError, ZeroDivisionError, KeyError) as error:
-        raise UserError(
-            wanted="a GGUF file with a language model's header",
-            got=f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}",
-            next_step="export the file again.",
-        ) from error
+        got = f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}"
+        wanted, next_step = "a GGUF file with a language model's header", "export the file again"
+        raise UserError("damaged", wanted=wanted, got=got, next_step=next_step) from error
 
 
 def _coreml_footprint(package: Path) -> Footprint:
@@ -201,11 +192,9 @@ def _coreml_footprint(package: Path) -> Footprint:
     places = [package.parent / "tokenizer" / "config.json", package.parent / "config.json"]
     config_file = next((place for place in places if place.is_file()), None)
     if context is None or config_file is None:
-        raise UserError(
-            wanted="a package named ...-ctx<tokens>.mlpackage with the model's config.json in tokenizer/ beside it",
-            got=f"{package.name} without {'a context in its name' if context is None else 'config.json'}",
-            next_step="keep the files of an export together.",
-        )
+        wanted = "a package named ...-ctx<tokens>.mlpackage, next to tokenizer/ with the model's config.json"
+        got = f"{package.name} without {'a context in its name' if context is None else 'config.json'}"
+        raise UserError("not-found", wanted=wanted, got=got, next_step="keep the files of an export together")
     config = json.loads(config_file.read_text(encoding="utf-8"))
     heads, width = config["num_attention_heads"], config["hidden_size"]
     head_size = config.get("head_dim") or width // heads
