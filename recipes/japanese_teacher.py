@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from eval.report import Choice, revised
 from recipes.recipe import Recipe
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
 from recipes.tinyswallow import STUDENT, tinyswallow
 

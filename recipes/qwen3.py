@@ -19,7 +19,7 @@ from export.release import DistConfig
 from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
 from recipes.recipe import Recipe
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
 from recipes.tinyswallow import CONTEXT_TOKENS, SEQUENCE_TOKENS, SHARES, tinyswallow
 

@@ -25,9 +25,8 @@ from export.release import DistConfig
 from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
 from recipes.recipe import Recipe
-from recipes.stages.benchmark_files import BenchmarkFilesConfig
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
-from recipes.stages.published_model import PublishedModelConfig, published
+from recipes.stages.benchmarks import BenchmarkFilesConfig, BenchmarkQuestionsConfig
+from recipes.stages.published import PublishedModelConfig, published
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 STEM = "Llama-TinySwallow-Reproduction-1.5B-Instruct"

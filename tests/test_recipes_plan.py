@@ -29,7 +29,7 @@ from recipes.qwen3 import qwen3
 from recipes.recipe import Recipe, pipeline
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.stages.user_files import UserFilesConfig
 from recipes.tinyswallow import tinyswallow
 
@@ -303,7 +303,10 @@ def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
 def test_qwen3_is_planned_too(tmp_path: Path) -> None:
     plan = plan_of(qwen3(), build_folder=tmp_path, sources=None)
     assert plan.gates == () and plan.needs.gpu
-    assert gpu_parts(plan.runs[0])[0].bytes == 2 * ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]).parameters()
+    assert (
+        gpu_parts(plan.runs[0])[0].bytes
+        == 2 * ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]).parameters()
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
