@@ -50,7 +50,7 @@ def _parser() -> Command:
     add("--build", type=Path, default=Path("build"), metavar="DIR", help="build folder, where artifacts are kept")
     add("--dist", type=Path, default=Path("dist"), metavar="DIR", help="the deliverables go to DIR/<recipe>")
     add("--sources", type=Path, metavar="DIR", help="read DIR/<org>/<name> instead of the hub (default: $SOURCES)")
-    add("--plan", action="store_true", help="print the cost and build nothing; auto means the release")
+    add("--plan", action="store_true", help="print the cost and build nothing; auto means tinyswallow")
     add("--list", action="store_true", help="print the known recipes")
     add("--show", metavar="NAME|FILE.py", help="print every number of a recipe")
     add = parser.add_argument_group("for developers of this product").add_argument
