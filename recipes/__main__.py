@@ -1,11 +1,8 @@
-"""`python -m recipes NAME|FILE.py [--until ARTIFACT]`: builds a recipe and publishes what it delivers.
+"""`python -m recipes NAME|FILE.py [--until ARTIFACT]`: builds a recipe and publishes its deliverables in `--dist`.
 
-One line a stage; running it again finds every stage done. `--plan` prints what it would cost and spends nothing;
-`--list` and `--show NAME` tell what there is; those who change the code need `--fingerprints`. It knows no stage: the
-pipeline stands in `recipes/recipe.py`.
+It prints one line for each stage; a second run finds every stage done. The pipeline itself is in `recipes/recipe.py`.
 """
 
-import argparse
 import dataclasses
 import os
 import time
@@ -13,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.cli import run
+from common.cli import Command, command, run
 from common.errors import UserError
 from recipes.loading import KNOWN, RELEASE, load
 
 
 def main(arguments: list[str]) -> None:
-    """Parses `arguments` and does what they ask."""
+    """Parse `arguments` and do what they ask for."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
     if parsed.sources is not None:
-        os.environ["SOURCES"] = str(parsed.sources)  # whoever asks for the folder asks there, child processes too
+        os.environ["SOURCES"] = str(parsed.sources)  # read in many places, also in child processes
     if parsed.list:
         for name, what in KNOWN.items():
             say(f"{name:<{max(map(len, KNOWN))}}  {what}")
@@ -36,7 +33,7 @@ def main(arguments: list[str]) -> None:
     elif parsed.recipe is not None:
         _build(parsed.recipe, until=parsed.until, build_folder=parsed.build, dist_folder=parsed.dist)
     else:
-        parser.error("name a recipe; --list shows which there are")
+        parser.error("name a recipe; --list prints the known ones")
 
 
 def say(line: str) -> None:
@@ -44,48 +41,30 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recipes", description="Build a recipe, from text to phone files.")
-    parser.add_argument(
-        "recipe",
-        nargs="?",
-        metavar="NAME|FILE.py",
-        help=f"{', '.join(KNOWN)}, auto (what this machine can hold), or a file that defines recipe() -> Recipe",
-    )
-    parser.add_argument("--until", metavar="ARTIFACT", help="stop after this artifact (default: build them all)")
-    parser.add_argument(
-        "--build", type=Path, default=Path("build"), metavar="DIR", help="what the stages make (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dist",
-        type=Path,
-        default=Path("dist"),
-        metavar="DIR",
-        help="deliverables, in DIR/<recipe> (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sources", type=Path, metavar="DIR", help="DIR/<org>/<name> stands in for the hub (default: $SOURCES)"
-    )
-    parser.add_argument("--plan", action="store_true", help="print what it would cost; auto means the release")
-    parser.add_argument("--list", action="store_true", help="print the known recipes")
-    parser.add_argument("--show", metavar="NAME|FILE.py", help="print every number of a recipe")
-    parser.add_argument(
-        "--fingerprints",
-        nargs="+",
-        metavar="STAGE",
-        help="rewrite lines of tests/fingerprints.json: module:function, a function's name, or all",
-    )
-    parser.add_argument(
-        "--same-output", action="store_true", help="the changed code makes the same output, so its version stays"
-    )
-    parser.add_argument("--reason", metavar="TEXT", help="with --same-output: why that is so, for the commit message")
+def _parser() -> Command:
+    parser = command("recipes", "Build a recipe, from text to phone files.")
+    add = parser.add_argument
+    recipes = f"{', '.join(KNOWN)}, auto (what this machine can hold), or a file that defines recipe() -> Recipe"
+    add("recipe", nargs="?", metavar="NAME|FILE.py", help=recipes)
+    add("--until", metavar="ARTIFACT", help="stop after this artifact (default: build all)")
+    add("--build", type=Path, default=Path("build"), metavar="DIR", help="build folder, where artifacts are kept")
+    add("--dist", type=Path, default=Path("dist"), metavar="DIR", help="the deliverables go to DIR/<recipe>")
+    add("--sources", type=Path, metavar="DIR", help="read DIR/<org>/<name> instead of the hub (default: $SOURCES)")
+    add("--plan", action="store_true", help="print the cost and build nothing; auto means tinyswallow")
+    add("--list", action="store_true", help="print the known recipes")
+    add("--show", metavar="NAME|FILE.py", help="print every number of a recipe")
+    add = parser.add_argument_group("for developers of this product").add_argument
+    stages = "rewrite lines of tests/fingerprints.json: module:function, a function's name, or all"
+    add("--fingerprints", nargs="+", metavar="STAGE", help=stages)
+    add("--same-output", action="store_true", help="the changed code gives the same output, so its version stays")
+    add("--reason", metavar="TEXT", help="with --same-output: why the output is the same, for the commit message")
     return parser
 
 
 def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Path) -> None:
     start = time.perf_counter()
     recipe = load(name, say=say, build_folder=build_folder)
-    # After the name is known to be right: these load slowly.
+    # Imported after the name was found to be right, because these load torch.
     from common.store import Store
     from recipes.preflight import before_start
     from recipes.publish import publish
@@ -124,46 +103,41 @@ def _plan(name: str, *, until: str | None, build_folder: Path) -> None:
     finished = [stage.stage for stage in plan.stages if stage.stage in state.finished]
     if finished:
         say(f"Finished in {build_folder}: {', '.join(finished)}")
+    what = "the rest" if finished else "it"
     unasked = "; the hub was not asked for its names" if left.downloads else ""
-    nothing = f"This machine lacks nothing of {'what is left' if finished else 'it'}{unasked}"
-    say(("For what is left this machine lacks:" if finished else "This machine lacks:") if lacks else nothing)
+    say(f"For {what} this machine lacks:" if lacks else f"This machine has everything for {what}{unasked}")
     for one in lacks:
         say(f"  missing: {one.error}")
 
 
 def shown(recipe: Any) -> Iterator[str]:
-    """Every number of a recipe, a line each, indented by depth."""
+    """Every number of a recipe, one line each, indented by depth."""
     for field in dataclasses.fields(recipe):
-        yield from _shown(field.name, getattr(recipe, field.name), indent="")
+        yield from _shown(field.name, getattr(recipe, field.name))
 
 
-def _shown(name: str, value: Any, *, indent: str) -> Iterator[str]:
+def _shown(name: str, value: Any) -> Iterator[str]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield f"{indent}{name}: {type(value).__name__}"
-        for field in dataclasses.fields(value):
-            yield from _shown(field.name, getattr(value, field.name), indent=indent + "  ")
+        yield f"{name}: {type(value).__name__}"
+        yield from (f"  {line}" for line in shown(value))
     elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
         for index, item in enumerate(value):
-            yield from _shown(f"{name}[{index}]", item, indent=indent)
+            yield from _shown(f"{name}[{index}]", item)
     else:
-        yield f"{indent}{name}: {value if isinstance(value, Path) else repr(value)}"
+        yield f"{name}: {value if isinstance(value, Path) else repr(value)}"
 
 
 def _rewrite_fingerprints(stages: list[str], *, same_output: bool, reason: str | None) -> None:
     from recipes.fingerprints import rewrite
 
     if same_output and not (reason and reason.strip()):
-        raise UserError(
-            "empty",
-            wanted="--reason TEXT beside --same-output",
-            got="none",
-            next_step="say why the output stays the same",
-        )
+        wanted, next_step = "--reason TEXT with --same-output", "say why the output stays the same"
+        raise UserError("empty", wanted=wanted, got="none", next_step=next_step)
     changes = rewrite(stages, same_output=same_output)
     for change in changes:
         say(f"{change.stage}  version {change.version}  {change.why}")
     if not changes:
-        say("nothing had changed")
+        say("no change")
     elif same_output:
         say(f"for the commit message: same output, because {reason}")
 

@@ -12,8 +12,8 @@ from distill.methods import method
 from distill.train import DistillConfig
 from export.coreml import CoremlConfig
 from instruct.conversations import ConversationsConfig
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
-from recipes.stages.published_model import PublishedModelConfig
+from recipes.stages.benchmarks import BenchmarkQuestionsConfig
+from recipes.stages.published import PublishedModelConfig
 from recipes.stages.random_model import RandomModelConfig
 from recipes.stages.user_files import UserFilesConfig
 

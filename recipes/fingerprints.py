@@ -1,11 +1,10 @@
-"""Has the code of a stage changed since its VERSION was set? `tests/fingerprints.json` remembers what it looked like.
+"""Has the code of a stage changed since its version was set? `tests/fingerprints.json` has the code's last fingerprint.
 
 A fingerprint is the sha256 of the bytes of a stage's module and of every product module that it imports, directly or
-not. Modules are found by reading lines, not by running or parsing them: an import in a function counts, and so does a
-module that is named in a string (children are started by name), and a data file that a module beside it names. A change
-that alters what the stage makes takes a new version in `@stage(version=..)`; any other is noted with `--same-output`.
-
-It does not judge which of the two a change is: that is what the reason in the commit is for.
+not. Modules are found by reading lines, without running or parsing them: an import in a function counts, and so does a
+module named in a string (child processes are started by name), or a data file in the module's folder that it names.
+A change of a stage's output needs a new version in `@stage(version=..)`; any other is recorded with `--same-output`,
+and the reason belongs in the commit message.
 """
 
 import hashlib
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 
 ROOT = Path(__file__).parents[1]
+RECORD = Path("tests/fingerprints.json")
 PACKAGES = ("recipes", "distill", "instruct", "export", "eval", "common")
 ALL = "all"
 
@@ -34,38 +34,31 @@ _QUOTED = re.compile(rf"""["']((?:{"|".join(PACKAGES)})(?:\.\w+)+)["']""")
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What `rewrite` did to one line."""
+    """One line that `rewrite` changed."""
 
     stage: str
     version: int
     why: str
 
 
-def recorded_file(root: Path = ROOT) -> Path:
-    """Where fingerprints are kept."""
-    return root / "tests" / "fingerprints.json"
-
-
 def recorded(root: Path = ROOT) -> Entries:
-    """What is remembered: stage ("module:function") to `{version, sha256}`; empty when there is no file yet."""
-    path = recorded_file(root)
+    """The recorded fingerprints: stage ("module:function") to `{version, sha256}`; empty where there is no file yet."""
+    path = root / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def current(root: Path = ROOT) -> Entries:
-    """The same of the code as it stands."""
+    """The fingerprints of the present code, in the same form."""
     entries: Entries = {}
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            for version, function in _STAGE.findall(_text(path)):
-                module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-                sha256 = fingerprint(module, root)
-                entries[f"{module}:{function}"] = {"version": int(version), "sha256": sha256}
+    for path in (file for package in PACKAGES for file in (root / package).rglob("*.py")):
+        for version, function in _STAGE.findall(_text(path)):
+            module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            entries[f"{module}:{function}"] = {"version": int(version), "sha256": fingerprint(module, root)}
     return dict(sorted(entries.items()))
 
 
 def fingerprint(module: str, root: Path = ROOT) -> str:
-    """sha256 over path and bytes of every file that the module stands on, sorted by path."""
+    """sha256 over path, size and bytes of `files_of(module)`."""
     digest = hashlib.sha256()
     for path in files_of(module, root):
         digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -74,7 +67,7 @@ def fingerprint(module: str, root: Path = ROOT) -> str:
 
 
 def files_of(module: str, root: Path = ROOT) -> list[Path]:
-    """The product's files that `module` imports or reads, directly or not, its own among them, sorted."""
+    """The module's own file and the product's files that it imports or reads, directly or not, sorted."""
     found: set[Path] = set()
     waiting = [module]
     while waiting:
@@ -86,23 +79,21 @@ def files_of(module: str, root: Path = ROOT) -> list[Path]:
 
 
 def rewrite(stages: Sequence[str], *, same_output: bool, root: Path = ROOT) -> list[Rewritten]:
-    """Bring the lines of `stages` up to date: "module:function", a function's name alone, or "all".
+    """Record the present fingerprints of `stages`: "module:function", a function's name alone, or "all".
 
     Raises:
-        UserError: an unknown stage, or code that has changed under an unchanged version without `same_output`.
+        UserError: an unknown stage, or changed code with an unchanged version, without `same_output`.
     """
     now, before = current(root), recorded(root)
     wanted = list(now) if ALL in stages else [_full_name(stage, now) for stage in stages]
     after = {stage: entry for stage, entry in before.items() if stage in now}
     changes: list[Rewritten] = []
     for stage in wanted:
-        if before.get(stage) == now[stage]:
-            continue
-        after[stage] = now[stage]
-        changes.append(
-            Rewritten(stage, now[stage]["version"], _reason(stage, before.get(stage), now[stage], same_output))
-        )
-    replace_text(recorded_file(root), json.dumps(dict(sorted(after.items())), indent=2) + "\n")
+        if before.get(stage) != now[stage]:
+            why = _reason(stage, before.get(stage), now[stage], same_output)
+            changes.append(Rewritten(stage, now[stage]["version"], why))
+            after[stage] = now[stage]
+    replace_text(root / RECORD, json.dumps(dict(sorted(after.items())), indent=2) + "\n")
     return changes
 
 
@@ -113,24 +104,20 @@ def _reason(stage: str, before: dict[str, Any] | None, now: dict[str, Any], same
         return f"version {before['version']} to {now['version']}"
     if same_output:
         return "same output"
-    raise UserError(
-        wanted=f"a new version of {stage}, or --same-output --reason TEXT",
-        got=f"changed code under version {now['version']}",
-        next_step="raise version in its @stage(version=..) where the output changes",
-    )
+    wanted, got = f"a new version of {stage}, or --same-output --reason TEXT", f"changed code, version {now['version']}"
+    next_step = "raise version in its @stage(version=..) where the output changes"
+    raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
 
 
 def _full_name(stage: str, known: Entries) -> str:
     matches = [name for name in known if stage in (name, name.partition(":")[2])]
     if len(matches) != 1:
-        raise UserError(
-            wanted=f"a stage: {', '.join(known)}, or {ALL}", got=repr(stage), next_step="name one of these in full"
-        )
+        raise unknown_name("a stage, in full where several have the name", repr(stage), (*known, ALL))
     return matches[0]
 
 
 def _module_files(module: str, root: Path) -> Iterator[Path]:
-    """The files that importing `module` runs: its own and its packages'; none for a name that is no module of ours."""
+    """The files that run when `module` is imported: its own and its packages'; none for a module from elsewhere."""
     parts = module.split(".")
     if parts[0] not in PACKAGES:
         return
@@ -153,7 +140,7 @@ def _mentioned_modules(text: str) -> Iterator[str]:
 
 
 def _data_files(module: Path) -> Iterator[Path]:
-    """Files beside or below a module that are no Python, where its text names them or their folder."""
+    """Files that are not Python, in or below the folder of a module, where its text names them or their folder."""
     if module.parent.parent == module.parent:
         return
     text = _text(module)

@@ -1,20 +1,19 @@
-"""`make inspect`: what a recipe's models are trained on, token for token, as the training step sees it.
+"""`make inspect`: what a recipe's models are trained on, token by token, as the training step reads it.
 
     python -m recipes.inspect NAME|FILE.py [--build DIR] [--rows N]
 
-Prints packed rows of the corpus and rendered conversations: where each document begins, and how much predicting each
-token counts. In colour on a terminal (unless NO_COLOR is set): green counts fully, yellow in part, grey not at all;
-elsewhere a change of weight is written as `{0.1}`. It builds the data, and trains no model.
+Prints packed rows of the corpus and rendered conversations: where each document begins, and the loss weight of each
+token. In colour on a terminal, unless NO_COLOR is set: green is full weight, yellow part of it, grey none. Elsewhere a
+change of the weight is written as `{0.1}`. It builds the data and trains no model.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from common.cli import run
+from common.cli import command, run
 from common.packing import PackedRows
 from common.store import Store
 from common.tokenizer import Tokenizer
@@ -24,23 +23,20 @@ from recipes.recipe import build, pipeline
 from recipes.resolve import resolve
 
 DATA = ("corpus", "conversations")
-"""The artifacts that are shown, where a recipe has them; of the others only those before them are built."""
+"""The artifacts that are shown, where a recipe has them."""
 
 GREEN, YELLOW, GREY, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[90m", "\x1b[1m", "\x1b[0m"
 _MOST_TOKENS = 8
-"""Tokens that are held back for the rest of a character; ids that are no text never become one."""
+"""Tokens that may make up one character; after them the text is printed as it is, since the ids may be no text."""
 
 
 def main(arguments: list[str]) -> None:
-    """Parses `arguments`, builds the data and prints it."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.inspect", description="Print what a recipe trains on.")
-    parser.add_argument("recipe", metavar="NAME|FILE.py", help=f"{', '.join(KNOWN)}, auto, or a recipe's file")
-    parser.add_argument(
-        "--build", type=Path, default=Path("build"), metavar="DIR", help="what the stages make (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=2, metavar="N", help="rows of each kind, from the first on (default: %(default)s)"
-    )
+    """Parse `arguments`, build the data and print it."""
+    parser = command("recipes.inspect", "Print what a recipe trains on.")
+    add = parser.add_argument
+    add("recipe", metavar="NAME|FILE.py", help=f"{', '.join(KNOWN)}, auto, or a recipe's file")
+    add("--build", type=Path, default=Path("build"), metavar="DIR", help="build folder, where artifacts are kept")
+    add("--rows", type=int, default=2, metavar="N", help="rows of each kind, from the first on")
     parsed = parser.parse_args(arguments)
     recipe = load(parsed.recipe, say=print, build_folder=parsed.build)
     *_, last = (stage.name for stage in pipeline(recipe) if stage.name in DATA)
@@ -55,18 +51,14 @@ def main(arguments: list[str]) -> None:
 
 
 def shown_row(name: str, rows: PackedRows, row: int, tokenizer: Tokenizer, *, in_colour: bool) -> Iterator[str]:
-    """One packed row as lines: a heading, and each document under a heading of its own.
+    """Row `row` of `rows`, packed with `tokenizer`, as lines: a heading with `name`, and a heading for each document.
 
-    Args:
-        name: what the rows are called in the heading.
-        row: index of the row.
-        tokenizer: the one that the rows were packed with.
-        in_colour: with terminal colours; else with weights in braces.
+    Weights are terminal colours, or else numbers in braces.
     """
     batch = rows.batch([row])
     tokens, documents = batch.tokens_BT[0].tolist(), batch.doc_ids_BT[0].tolist()
-    # The step holds the weight of predicting the next token; shown is what predicting each token counts. Nothing
-    # predicts a document's first token.
+    # The step has, for each token, the weight of predicting the next one; shown is the weight of predicting the token
+    # itself. Nothing predicts the first.
     weights = [0.0, *batch.weights_BT[0].tolist()[:-1]]
     padding = documents.count(0)
     yield _heading(f"== {name}, row {row}: {len(tokens) - padding} tokens, {padding} of padding ==", in_colour)
@@ -85,12 +77,13 @@ def weighted_text(tokenizer: Tokenizer, ids: Sequence[int], weights: Sequence[fl
     shown = ""
     for weight, pieces in groupby(_pieces(tokenizer, ids, weights), key=lambda piece: piece[1]):
         text = "".join(text for text, _ in pieces)
-        shown += f"{_colour(weight)}{text}{PLAIN}" if in_colour else f"{{{weight:g}}}{text}"
+        colour = GREY if weight <= 0 else GREEN if weight >= 1 else YELLOW
+        shown += f"{colour}{text}{PLAIN}" if in_colour else f"{{{weight:g}}}{text}"
     return shown
 
 
 def _pieces(tokenizer: Tokenizer, ids: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """Text with the weight of the token in which it begins; a token may end one character and begin the next."""
+    """Text, each with the weight of the token in which it begins; a token may end one character and begin another."""
     waiting: list[int] = []
     shown, begun = 0, 0.0
     for token, weight in zip(ids, weights, strict=True):
@@ -107,10 +100,6 @@ def _pieces(tokenizer: Tokenizer, ids: Sequence[int], weights: Sequence[float]) 
             waiting, shown = [], 0
     if waiting:
         yield tokenizer.decode(waiting, skip_special=False)[shown:], round(begun, 2)
-
-
-def _colour(weight: float) -> str:
-    return GREY if weight <= 0 else GREEN if weight >= 1 else YELLOW
 
 
 def _heading(text: str, in_colour: bool) -> str:

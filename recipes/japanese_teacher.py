@@ -1,14 +1,14 @@
-"""The release with a teacher that was trained further on Japanese; refused where its tokenizer is another.
+"""The TinySwallow recipe with a teacher that was trained further on Japanese; refused if its tokenizer differs.
 
-What is said here of rinna's model (that it was trained on from Qwen2.5-32B, and its licence) was not verified at its
-publisher: read its page before you use it.
+Two facts about rinna's model, its licence and that it was trained from Qwen2.5-32B, were not verified at its publisher:
+read its page before you use it.
 """
 
 from dataclasses import replace
 
 from eval.report import Choice, revised
 from recipes.recipe import Recipe
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.tinyswallow import CHOICES as RELEASE_CHOICES
 from recipes.tinyswallow import STUDENT, tinyswallow
 
@@ -32,7 +32,7 @@ CHOICES = revised(
 
 
 def japanese_teacher() -> Recipe:
-    """Every number of it: the release's, but for the teacher and the names."""
+    """The TinySwallow recipe with another teacher and other names."""
     base = tinyswallow()
     assert base.dist.card is not None
     card = replace(

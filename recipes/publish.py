@@ -1,7 +1,7 @@
-"""Puts a finished `dist` artifact where people look for it: `<dist>/<recipe name>/`, replaced as a whole.
+"""Publishes a finished `dist` artifact as `<dist>/<recipe name>/`, which is replaced as a whole.
 
-A reader of that folder sees the old files or the new ones, never some of each. What people may add there by hand are
-licence texts (docs/publish.md): they stay, with their lines in SHA256SUMS. It knows no format of a model.
+A reader of that folder sees the old files or the new ones, never some of each. Licence texts that were added there by
+hand (docs/publish.md) are kept, with their lines in SHA256SUMS.
 """
 
 import contextlib
@@ -16,28 +16,28 @@ from export.licences import LICENCE_TEXTS
 from export.release import SUMS_FILE
 
 LINKED_BYTES = 2**24
-"""Files from this size on are second names of the artifact's. Smaller ones are copies: an editor that writes into one
-must not change what was built."""
+"""Files from this size on are hard links to the artifact's. Smaller ones are copies, so that an editor that writes into
+one does not change the artifact."""
 
 
 def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> None:
-    """Make `folder` hold the artifact's files (without its manifest); does nothing where it already does.
+    """Replace `folder` by the artifact's files, without its manifest, unless it has them already.
 
     Args:
         artifact: the finished `dist`.
-        folder: `<dist>/<recipe name>`, replaced.
-        say: told when another process is publishing and must be waited for, and which licence texts were kept.
+        folder: `<dist>/<recipe name>`.
+        say: receives a line while another process publishes and this one waits, and the licence texts that are kept.
 
     Raises:
         UserError: a file of the artifact is damaged.
     """
-    wanted = {path.relative_to(artifact.folder): path for path in files_under(artifact.folder)}
+    wanted = _files(artifact.folder)
     del wanted[Path(MANIFEST_FILE)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     waiting = f"{folder}: another process is publishing; waiting for it"
     with exclusive(folder.with_name(f".{folder.name}.lock"), on_wait=lambda holder: say(waiting)):
         new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-        if old.is_dir() and not folder.exists():  # killed between the two renamings below
+        if old.is_dir() and not folder.exists():  # killed between the two renames below
             os.rename(old, folder)
         added = _added_texts(folder, wanted, built=artifact.folder.parent)
         sums = _sums(wanted, added)
@@ -61,11 +61,10 @@ def publish(artifact: Artifact, folder: Path, *, say: Callable[[str], None]) -> 
 
 
 def _added_texts(folder: Path, wanted: dict[Path, Path], *, built: Path) -> dict[Path, Path]:
-    """Texts in `licences/<org>--<name>/` that no build made: neither the artifact nor an earlier one beside it."""
-    found = {path.relative_to(folder): path for path in files_under(folder)} if folder.is_dir() else {}
+    """Texts in `licences/<org>--<name>/` that are neither the artifact's nor those of an earlier one in `built`."""
     texts = {
         name: path
-        for name, path in found.items()
+        for name, path in _files(folder).items()
         if name.parts[0] == LICENCE_TEXTS and "--" in name.parts[1] and not name.name.startswith(".")
     }
     earlier = [place for place in built.glob("dist-*") if place.is_dir()]
@@ -77,7 +76,7 @@ def _added_texts(folder: Path, wanted: dict[Path, Path], *, built: Path) -> dict
 
 
 def _sums(wanted: dict[Path, Path], added: dict[Path, Path]) -> str | None:
-    """SHA256SUMS of both; None where the artifact's own file says it all."""
+    """SHA256SUMS of both; None where nothing was added, so that the artifact's own file is complete."""
     if not added:
         return None
     own = wanted[Path(SUMS_FILE)].read_text(encoding="utf-8")
@@ -85,7 +84,7 @@ def _sums(wanted: dict[Path, Path], added: dict[Path, Path]) -> str | None:
 
 
 def _holds(folder: Path, wanted: dict[Path, Path], sums: str | None) -> bool:
-    found = {path.relative_to(folder): path for path in files_under(folder)} if folder.is_dir() else {}
+    found = _files(folder)
     if found.keys() != wanted.keys() or not found:
         return False
     if sums is not None:
@@ -95,14 +94,18 @@ def _holds(folder: Path, wanted: dict[Path, Path], sums: str | None) -> bool:
     return all(_same(found[name], source) for name, source in wanted.items())
 
 
+def _files(folder: Path) -> dict[Path, Path]:
+    """Paths by their place in the folder; empty where there is none."""
+    return {path.relative_to(folder): path for path in files_under(folder)}
+
+
 def _same(one: Path, other: Path) -> bool:
-    if one.samefile(other):
-        return True
-    return one.stat().st_size == other.stat().st_size and sha256_of(one) == sha256_of(other)
+    same_size = one.stat().st_size == other.stat().st_size
+    return one.samefile(other) or (same_size and sha256_of(one) == sha256_of(other))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    # A second name costs no gigabytes; another file system, or one without links, gets a copy.
+    # A link takes no gigabytes; where it is impossible (another file system, or one without links), the file is copied.
     with contextlib.suppress(OSError):
         if source.stat().st_size >= LINKED_BYTES:
             os.link(source, target)

@@ -21,11 +21,15 @@ from export.release import DistConfig, dist
 from instruct.conversations import ConversationsConfig, conversations
 from instruct.train import InstructConfig, instruct
 from recipes.checks import check_data, check_models, check_sizes, require_order
-from recipes.stages.benchmark_files import FILES_FOLDER, BenchmarkFilesConfig, benchmark_files
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.stages.benchmarks import (
+    FILES_FOLDER,
+    BenchmarkFilesConfig,
+    BenchmarkQuestionsConfig,
+    benchmark_files,
+    benchmark_questions,
+)
 from recipes.stages.gpu_steps import GpuStepsConfig, gpu_steps
-from recipes.stages.licence_texts import LicenceTextsConfig, licence_texts
-from recipes.stages.published_model import PublishedModelConfig, published_model
+from recipes.stages.published import LicenceTextsConfig, PublishedModelConfig, licence_texts, published_model
 from recipes.stages.random_model import RandomModelConfig, random_model
 from recipes.stages.synthetic_tokenizer import SyntheticTokenizerConfig, synthetic_tokenizer
 from recipes.stages.user_files import UserFilesConfig, user_files

@@ -1,8 +1,8 @@
-"""The release at its true size with random weights: what it takes in memory, time and files, without a download.
+"""The TinySwallow recipe at its true size with random weights: its memory, time and file sizes, without a download.
 
-ModelShape, encodings and context are the release's; text and questions are the embedded world's, and few, because a
-model of random weights answers nothing. Where a GPU holds the 32B teacher beside the student, twenty steps of the
-distillation show its speed. `figure_lines` prints what was measured next to what was computed.
+Model shapes, encodings and context are those of TinySwallow. Text and questions are a few of the generated world, since
+random weights answer nothing. Where a GPU holds the 32B teacher and the student together, twenty optimizer steps show
+the speed of the distillation. `figure_lines` prints measured figures next to computed ones.
 """
 
 import json
@@ -43,7 +43,7 @@ CORPUS = CorpusConfig(
     reason_off="synthetic: repetition is intended, no personal data, and no model learns from it",
 )
 MODEL = RandomModelConfig(init=InitConfig(config_json=STUDENT))
-"""In the place of the student, of base and of chat: what follows needs a checkpoint and not what it knows."""
+"""Replaces student, base and chat: later stages need a checkpoint, whatever its weights are."""
 GGUF = GgufConfig(stem=STEM, encodings=("F16", "Q8_0", "Q5_K_M", "Q4_K_M"))
 COREML = CoremlConfig(stem=STEM, context_tokens=CONTEXT_TOKENS)
 EVALUATION = EvaluationConfig(
@@ -81,7 +81,7 @@ DIST = DistConfig(
 
 
 def rehearsal() -> Recipe:
-    """Every number of the rehearsal."""
+    """The rehearsal."""
     return Recipe(
         name="rehearsal",
         world=WORLD,
@@ -102,23 +102,19 @@ def rehearsal() -> Recipe:
 
 
 def figure_lines(recipe: Recipe, made: Mapping[str, Artifact]) -> Iterator[str]:
-    """The figures of a rehearsal's build, each as one line of JSON; none of another recipe's."""
+    """The figures of a rehearsal's build, each as one line of JSON; nothing for other recipes."""
     if isinstance(recipe.chat, RandomModelConfig):
         for figure in rehearsal_figures(made, ModelShape.of(recipe.chat.init.fields())):
             yield json.dumps(figure, ensure_ascii=False)
 
 
 def rehearsal_figures(made: Mapping[str, Artifact], shape: ModelShape) -> Iterator[dict[str, Any]]:
-    """The figures of a build.
-
-    Args:
-        made: artifacts by name; of `gguf`, `coreml` and `gpu_steps` those that are there are read.
-        shape: of the model that was exported.
+    """The figures of a build of artifacts `made`, whose exported model has `shape`.
 
     Yields:
-        `stage, seconds, peak_bytes` of each artifact (the process itself, without the children that run llama.cpp);
-        of each GGUF what `gguf_figures` tells; of the Core ML package `file, bytes, computed_bytes, bytes_ratio`
-        against 2 bytes a weight; of the GPU steps their facts.
+        `stage, seconds, peak_bytes` of each artifact (without the child processes that run llama.cpp); `gguf_figures`;
+        of the Core ML package `file, bytes, computed_bytes, bytes_ratio`, computed as 2 bytes for each weight; the
+        facts of the GPU steps.
 
     Raises:
         UserError: a GGUF file that is damaged.
@@ -138,7 +134,7 @@ def rehearsal_figures(made: Mapping[str, Artifact], shape: ModelShape) -> Iterat
 
 def gguf_figures(ggufs: Artifact, shape: ModelShape) -> Iterator[dict[str, Any]]:
     """Of each file `file, encoding, bytes`, measured and computed `tensor_bytes` with their ratio, `metadata_bytes`
-    (everything else: vocabulary, header, gaps), and `bytes_ratio`: to the computed tensors and Qwen2.5's vocabulary.
+    (the rest: vocabulary, header, gaps), and `bytes_ratio`, to the computed tensors plus Qwen2.5's vocabulary.
     """
     for file in ggufs.manifest["facts"]["files"]:
         contents = read_header(ggufs.folder / file["file"])

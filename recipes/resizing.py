@@ -1,9 +1,9 @@
-"""The same recipe in another size: numbers of steps, tokens, rows, documents and items, and nothing else.
+"""A recipe in another size: other numbers of steps, tokens, rows, documents and items, and no other change.
 
     resized(tinyswallow(), {"base.steps": 6, "base.rows_per_step": 2})
 
-What a recipe is (methods, sources, learning rates, encodings) cannot be changed here, so that a small run proves the
-large one. To vary a recipe freely, `dataclasses.replace` it.
+Methods, sources, learning rates and encodings cannot be changed here, so a small run exercises the code of the large
+one. `dataclasses.replace` varies a recipe freely.
 """
 
 from collections.abc import Mapping
@@ -22,26 +22,18 @@ SIZES = frozenset(
         *("calibration", "validation", "test"),
     }
 )
-"""Last parts of the dotted names that may be changed; the last three are the shares of documents held out."""
+"""Fields that may be changed; the last three are the shares of held-out documents."""
 
 
 def resized(recipe: Recipe, sizes: Mapping[str, int | float]) -> Recipe:
-    """The recipe with some of its sizes changed.
-
-    Args:
-        recipe: any recipe.
-        sizes: new values by dotted name, such as `base.steps`, `corpus.sources[0].max_files` or `corpus.shares.test`.
+    """The recipe with new `sizes` by dotted name: `base.steps`, `corpus.sources[0].max_files`, `corpus.shares.test`.
 
     Raises:
         UserError: a name that is no size, or is not in the recipe.
     """
     for name, value in sizes.items():
         if name.rpartition(".")[2] not in SIZES:
-            raise UserError(
-                wanted=f"the name of a size: one that ends in {', '.join(sorted(SIZES))}",
-                got=name,
-                next_step="change other fields with dataclasses.replace",
-            )
+            raise _unknown(f"the name of a size: one that ends in {', '.join(sorted(SIZES))}", name)
         recipe = _with(recipe, name.split("."), value, name)
     return recipe
 
@@ -50,16 +42,17 @@ def _with(part: Any, names: list[str], value: int | float, whole: str) -> Any:
     name, *rest = names
     field, _, place = name.removesuffix("]").partition("[")
     if not is_dataclass(part) or isinstance(part, type) or field not in {known.name for known in fields(part)}:
-        raise UserError(wanted="the name of a field of the recipe", got=whole, next_step="see --show for its names")
+        raise _unknown("the name of a field of the recipe", whole)
     old = getattr(part, field)
     if place:
         items = list(old) if isinstance(old, tuple) else []
         if not place.isdecimal() or int(place) >= len(items) or not rest:
-            raise UserError(
-                wanted=f"the number of one of the {len(items)} parts of {field}, from 0 on, and a field of it",
-                got=whole,
-                next_step="see --show for the parts",
-            )
+            raise _unknown(f"a field of one of the {len(items)} parts of {field}, numbered from 0", whole)
         items[int(place)] = _with(items[int(place)], rest, value, whole)
         return replace(part, **{field: tuple(items)})
     return replace(part, **{field: _with(old, rest, value, whole) if rest else value})
+
+
+def _unknown(wanted: str, got: str) -> UserError:
+    next_step = "`python -m recipes --show` prints the names; dataclasses.replace changes other fields"
+    return UserError("unknown-name", wanted=wanted, got=got, next_step=next_step)

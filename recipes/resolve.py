@@ -19,9 +19,8 @@ from distill.teacher import require_same_vocabulary
 from instruct.conversations import ConversationSource
 from instruct.conversations.published import original_of, published_source
 from recipes.recipe import Recipe, stages_until
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
-from recipes.stages.licence_texts import LicenceTexts, LicenceTextsConfig
-from recipes.stages.published_model import PublishedModelConfig
+from recipes.stages.benchmarks import BenchmarkQuestionsConfig
+from recipes.stages.published import LicenceTexts, LicenceTextsConfig, PublishedModelConfig
 
 T = TypeVar("T")
 BENCHMARKS_FOLDER = "benchmarks"

@@ -1,9 +1,9 @@
-"""The release: Qwen2.5-32B-Instruct distilled into Qwen2.5-1.5B-Instruct by TAID on Japanese text, then tuned to chat.
+"""Qwen2.5-32B-Instruct distilled into Qwen2.5-1.5B-Instruct by TAID on Japanese text, then tuned on conversations.
 
-It follows SakanaAI/TinySwallow-1.5B as far as its publishers tell: teacher, student, method, the three instruction sets
-and the two quantised files stand on their cards. Corpus, tokens, learning rates, batch sizes and TAID's own settings
-are not published; those were chosen here, partly after the code of the TAID article, which trains other models, and
-`CHOICES` says so, number by number, with the reason. docs/reproduce.md tells how to run it.
+It follows SakanaAI/TinySwallow-1.5B as far as that is published: teacher, student, method, the three instruction sets
+and the two quantised files are on the publishers' cards. Corpus, tokens, learning rates, batch sizes and TAID's own
+settings are not published and were chosen here, partly after the code of the TAID article, which trains other models.
+`CHOICES` has each number with its reason. docs/reproduce.md describes a run.
 """
 
 from dataclasses import replace
@@ -25,14 +25,13 @@ from export.release import DistConfig
 from instruct.conversations import ConversationsConfig, hub_conversations
 from instruct.train import InstructConfig
 from recipes.recipe import Recipe
-from recipes.stages.benchmark_files import BenchmarkFilesConfig
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig
-from recipes.stages.published_model import PublishedModelConfig, published
+from recipes.stages.benchmarks import BenchmarkFilesConfig, BenchmarkQuestionsConfig
+from recipes.stages.published import PublishedModelConfig, published
 
 TEACHER, STUDENT = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
 STEM = "Llama-TinySwallow-Reproduction-1.5B-Instruct"
 LICENCE = "Apache-2.0, Gemma Terms of Use, Llama 3.1 Community License"
-"""Of the student, of the answers in all three sets as far as stated, and of the set that was made with Llama."""
+"""Of the student; of the answers in all three sets, as far as stated; of the set that was made with Llama."""
 SYSTEM_PROMPT = "あなたは、小型ながら、誠実で優秀なアシスタントです。"
 
 SEQUENCE_TOKENS = 2048
@@ -47,18 +46,18 @@ _CHAT_UI = "https://github.com/SakanaAI/TinySwallow-ChatUI, docs/iphone.md"
 
 CHOICES = read_choices(Path(__file__).with_name("tinyswallow_choices.toml"))
 
+
+def hub_text(
+    name: str, config: str, weight: float, *, japanese: bool = True, max_files: int | None = None
+) -> TextSource:
+    """A known data set of the hub as text, with its terms; for the other parameters see `TextSource`."""
+    files = HubDataset(name=name, config=config)
+    return TextSource(files=files, terms=terms_of(name), weight=weight, japanese=japanese, max_files=max_files)
+
+
 TEXT = (
-    TextSource(
-        files=HubDataset(name="HuggingFaceFW/fineweb-2", config="jpn_Jpan"),
-        terms=terms_of("HuggingFaceFW/fineweb-2"),
-        weight=0.8,
-        max_files=TEXT_FILES,
-    ),
-    TextSource(
-        files=HubDataset(name="wikimedia/wikipedia", config="20231101.ja"),
-        terms=terms_of("wikimedia/wikipedia"),
-        weight=0.2,
-    ),
+    hub_text("HuggingFaceFW/fineweb-2", "jpn_Jpan", 0.8, max_files=TEXT_FILES),
+    hub_text("wikimedia/wikipedia", "20231101.ja", 0.2),
 )
 INSTRUCTIONS = (
     hub_conversations("tokyotech-llm/lmsys-chat-1m-synth"),
@@ -92,7 +91,7 @@ EVALUATION = EvaluationConfig(
     main_encodings=("Q5_K_M",),
     fidelity_tokens=50_000,
     context_tokens=CONTEXT_TOKENS,
-    sample_questions=0,  # a report that is passed on quotes no item of a benchmark
+    sample_questions=0,  # a report that is published quotes no item of a benchmark
 )
 CARD = CardConfig(
     title=STEM,
@@ -115,7 +114,7 @@ CARD = CardConfig(
 
 
 def tinyswallow() -> Recipe:
-    """Every number of the release."""
+    """The TinySwallow recipe."""
     return Recipe(
         name="tinyswallow",
         benchmarks=BenchmarkFilesConfig(),

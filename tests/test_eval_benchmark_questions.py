@@ -11,7 +11,7 @@ from common.errors import UserError
 from eval.tasks.harness import Harness
 from eval.tasks.items import Item, read_benchmarks
 from eval.tasks.question_rows import choose_items
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.stages.benchmarks import BenchmarkQuestionsConfig, benchmark_questions
 
 BENCHMARKS = {"jcommonsenseqa": 12, "jmmlu": 8, "jsquad": 8, "jemhopqa": 8, "niilc": 8, "mgsm_ja": 8}
 

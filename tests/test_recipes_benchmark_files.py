@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 from published_sources import write_benchmarks
 from text_tiny import workspace
 
-from common.errors import UserError
+from common.errors import Code
 from common.known_benchmarks import BENCHMARKS, sources
 from common.sources import download
-from recipes.stages.benchmark_files import BenchmarkFilesConfig, benchmark_files
-from recipes.stages.benchmark_questions import BenchmarkQuestionsConfig, benchmark_questions
+from recipes.stages.benchmarks import (
+    BenchmarkFilesConfig,
+    BenchmarkQuestionsConfig,
+    benchmark_files,
+    benchmark_questions,
+)
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -93,16 +98,16 @@ def test_the_files_that_are_named_and_no_others(tmp_path: Path, server: tuple[st
 
 
 @pytest.mark.parametrize(
-    ("content", "patterns", "sha256", "message"),
+    ("content", "patterns", "sha256", "code", "named"),
     [
-        (None, '["data/*.json"]', None, r"no answer for http.*\(status 404\)"),
-        (b"no archive", '["data/*.json"]', None, "an archive of http.* that does not read"),
-        (archive(FILES)[:60], '["data/*.json"]', None, "an archive of http.* that does not read"),
-        (flipped(archive(FILES), -6), '["data/*.json"]', None, r"an archive of http.* does not read \(BadGzipFile\)"),
-        (flipped(archive(FILES), 40), '["data/*.json"]', None, "an archive of http.* that does not read"),
-        (archive(FILES), '["data/*.json", "test/*.xml"]', None, r"no test/\*\.xml in org/set"),
-        (archive(FILES), '["data/*.json"]', "0" * 64, "data/a.json with other bytes than those that were checked"),
-        (archive({"data/b.json": b"[2]"}), '["data/*.json"]', "0" * 64, "no data/a.json in org/set"),
+        (None, '["data/*.json"]', None, "not-found", "{url} (status 404)"),
+        (b"no archive", '["data/*.json"]', None, "damaged", "{url}"),
+        (archive(FILES)[:60], '["data/*.json"]', None, "damaged", "{url}"),
+        (flipped(archive(FILES), -6), '["data/*.json"]', None, "damaged", "(BadGzipFile)"),
+        (flipped(archive(FILES), 40), '["data/*.json"]', None, "damaged", "{url}"),
+        (archive(FILES), '["data/*.json", "test/*.xml"]', None, "not-found", "no test/*.xml in org/set"),
+        (archive(FILES), '["data/*.json"]', "0" * 64, "damaged", "data/a.json"),
+        (archive({"data/b.json": b"[2]"}), '["data/*.json"]', "0" * 64, "not-found", "no data/a.json in org/set"),
     ],
     ids=[
         "absent",
@@ -121,19 +126,20 @@ def test_what_cannot_be_had_is_named(
     content: bytes | None,
     patterns: str,
     sha256: str | None,
-    message: str,
+    code: Code,
+    named: str,
 ) -> None:
     address, answers = server
     if content is not None:
         answers[f"/org/set/tar.gz/{COMMIT}"] = content
     config = BenchmarkFilesConfig(registry=registry(tmp_path, patterns=patterns, sha256=sha256), address=address)
-    with pytest.raises(UserError, match=f"the files of the benchmark mine as published; got ({message})"):
+    with refuses(code, wanted="benchmark mine", got=named.format(url=f"{address}/org/set/tar.gz/{COMMIT}")):
         benchmark_files(config, workspace(tmp_path / "out"))
 
 
 def test_no_network(tmp_path: Path) -> None:
     config = BenchmarkFilesConfig(registry=registry(tmp_path), address="http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"no answer for .*\(URLError\).*or put the files into DIR/benchmarks"):
+    with refuses("no-network", got="(URLError)", next_step="DIR/benchmarks"):
         benchmark_files(config, workspace(tmp_path / "out"))
 
 
@@ -151,11 +157,11 @@ def test_what_may_pass_is_tried_again(
 def test_a_local_archive_that_is_damaged_is_named(tmp_path: Path) -> None:
     place = tmp_path / "org" / "set" / "tar.gz" / COMMIT
     config = BenchmarkFilesConfig(registry=registry(tmp_path), address=tmp_path.as_uri())
-    with pytest.raises(UserError, match=f"no answer for {place.as_uri()}"):
+    with refuses("not-found", got=place.as_uri()):
         benchmark_files(config, workspace(tmp_path / "out"))
     place.parent.mkdir(parents=True)
     place.write_bytes(archive(FILES)[:-3])
-    with pytest.raises(UserError, match=f"an archive of {place.as_uri()} that does not read"):
+    with refuses("damaged", got=place.as_uri()):
         benchmark_files(config, workspace(tmp_path / "out"))
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 
-from common.errors import UserError
 from recipes import fingerprints
 from recipes.fingerprints import current, files_of, fingerprint, recorded, rewrite
 
@@ -125,7 +125,7 @@ def test_rewriting_needs_a_new_version_or_a_word(tree: Path) -> None:
     assert recorded(tree) == current(tree)
     assert rewrite(["all"], same_output=False, root=tree) == []
     (tree / "common" / "errors.py").write_text("changed")
-    with pytest.raises(UserError, match=r"new version of distill\.train:base, or --same-output"):
+    with refuses("contradiction", wanted="distill.train:base, or --same-output", got="version 3"):
         rewrite(["base"], same_output=False, root=tree)
     assert recorded(tree) != current(tree)
     assert [line.why for line in rewrite(["base"], same_output=True, root=tree)] == ["same output"]
@@ -143,5 +143,5 @@ def test_a_stage_that_is_gone_leaves_the_file(tree: Path) -> None:
 
 
 def test_an_unknown_stage_names_the_known_ones(tree: Path) -> None:
-    with pytest.raises(UserError, match=r"distill\.train:base, or all; got 'bas'"):
+    with refuses("unknown-name", wanted="distill.train:base, all", got="'bas'"):
         rewrite(["bas"], same_output=False, root=tree)

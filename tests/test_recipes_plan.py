@@ -32,7 +32,7 @@ from recipes.qwen3 import qwen3
 from recipes.recipe import Recipe, pipeline
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.stages.user_files import UserFilesConfig
 from recipes.tinyswallow import tinyswallow
 

@@ -13,7 +13,7 @@ from recipes.qwen3 import CHAT_STEPS, qwen3
 from recipes.recipe import Recipe
 from recipes.rehearsal import rehearsal
 from recipes.resizing import resized
-from recipes.stages.published_model import published
+from recipes.stages.published import published
 from recipes.tinyswallow import CHOICES, TEACHER, tinyswallow
 
 RECIPES = (tinyswallow, qwen3, japanese_teacher)

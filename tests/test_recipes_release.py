@@ -36,7 +36,7 @@ from recipes.recipe import Recipe, build, pipeline
 from recipes.rehearsal import rehearsal
 from recipes.resizing import SIZES, resized
 from recipes.resolve import resolve
-from recipes.stages.benchmark_files import BenchmarkFilesConfig
+from recipes.stages.benchmarks import BenchmarkFilesConfig
 from recipes.tinyswallow import STEM, tinyswallow
 
 pytestmark = needs_gpg

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from errors_tiny import refuses
 from export_tiny import workspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from common.errors import UserError
 from common.model_shape import ModelShape
 from common.tokenizer import Tokenizer
 from distill.train_tokenizer import CHAT_TEMPLATE
@@ -157,5 +157,5 @@ def test_fewer_merges_are_the_first_ones_each_time_the_same(tmp_path: Path, cont
     texts = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two")]
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["model"]["merges"] == content["model"]["merges"][:300]
-    with pytest.raises(UserError, match="151387"):
+    with refuses("out-of-range", wanted=f"{NUM_MERGES}", got=f"{NUM_MERGES + 1}"):
         SyntheticTokenizerConfig(merges=NUM_MERGES + 1)

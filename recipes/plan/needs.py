@@ -23,8 +23,8 @@ from recipes.plan.cost import BFLOAT16, FLOAT32, GPU_CHUNK_TOKENS, Run
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 from recipes.plan.sets import Gate, Size, gates_of, originals_of, size_of
 from recipes.recipe import Recipe, Stage
-from recipes.stages.benchmark_files import BenchmarkFilesConfig
-from recipes.stages.published_model import PublishedModelConfig
+from recipes.stages.benchmarks import BenchmarkFilesConfig
+from recipes.stages.published import PublishedModelConfig
 from recipes.stages.random_model import RandomModelConfig
 from recipes.stages.user_files import UserFilesConfig
 

@@ -1,6 +1,6 @@
-"""Small stages of a recipe that are no verb of their own.
+"""Stages that only recipes use. `python -m distill`, `instruct`, `export` and `eval` have the others.
 
-`published_model`, `licence_texts` and `benchmark_files` fetch what others published; `user_files` and
-`benchmark_questions` take the place of the generated world; `random_model`, `synthetic_tokenizer` and `gpu_steps` make
-up a rehearsal.
+In the order of a build. `benchmarks`: published benchmark files, and their items as questions. `user_files`: the user's
+text, conversations and questions in place of the generated world. `published`: checkpoints of the hub, and licence
+texts. The rehearsal's: `synthetic_tokenizer`, `random_model`, `gpu_steps`.
 """
