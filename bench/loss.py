@@ -21,7 +21,7 @@ from distill.methods import LossPass, method, pass_name, require_kernel
 T = 0.7
 _PRODUCT_TOKENS = 1024
 _DENSE_TENSORS_FP32 = 6
-"""[N, V] float32 tensors that the dense computation holds at its peak beside two of logits; counted in its code."""
+"""[N, V] float32 tensors that the dense computation holds at its peak, besides two of logits; counted in its code."""
 
 
 def add_verb(verbs: Any) -> None:
