@@ -63,11 +63,9 @@ class Shares:
 
 
 def assign_splits(digests: Iterable[bytes], shares: Shares) -> NDArray[np.uint8]:
-    """The split of each document, as its index in `SPLITS`: `assign_by_number` of the first 8 bytes, big-endian.
+    """The split of each document, as its index in `SPLITS`, by the first 8 bytes (big-endian) of its digest.
 
-    Args:
-        digests: `common.duplicates.digest` of each document, all different.
-        shares: share of each split.
+    `digests` are `common.duplicates.digest` of each document, all different; see `assign_by_number`.
     """
     return assign_by_number(np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64), shares)
 
@@ -119,10 +117,7 @@ def split_documents(
         folder: the workspace of a stage.
         rows: digest and content of each kept row; all digests differ.
         shares: share of each split.
-        facts: called after the last row; returns JSON.
-
-    Returns:
-        The result of `facts`, from this start or from the one that wrote the documents.
+        facts: called after the last row; returns JSON, which is the result here and in every later start.
     """
     done = folder / SPLIT_FILE
     if done.is_file():
@@ -192,8 +187,9 @@ def _packed(
     meta = folder / "packed" / split / "meta.json"
 
     def documents(after: int) -> Iterator[Document]:
-        lines = itertools.islice(_lines(folder, split), after, None)
-        lines = progress(lines, label=f"packing {split}", unit="documents")
+        lines = progress(
+            itertools.islice(_lines(folder, split), after, None), label=f"packing {split}", unit="documents"
+        )
         # Enough for the threads of the tokenizer, little memory.
         for batch, _ in batches(lines, len, max_size=_BATCH_CHARACTERS):
             rows: list[Row] = [json.loads(line) for line in batch]

@@ -110,12 +110,8 @@ def _why_absent() -> str | None:
         return None
     system, processor = platform.system(), platform.machine()
     if system == "Darwin" or (system == "Linux" and processor == "x86_64"):
-        raise UserError(
-            "not-installed",
-            wanted="coremltools, which has a wheel for this platform",
-            got="no such package in this environment",
-            next_step="install the product's export extra, or run make, which does",
-        )
+        wanted, next_step = "coremltools, which has a wheel for this platform", "run make, or install the export extra"
+        raise UserError("not-installed", wanted=wanted, got="no such package here", next_step=next_step)
     return f"coremltools has no wheel for {system} on {processor}"
 
 
@@ -223,12 +219,9 @@ def _check_description(described: dict[str, dict[str, list[int]]], decoder: Deco
     cache = list(decoder.keyCache.shape)
     inputs, states = {IDS: [1, -1], MASK: [1, 1, -1, -1]}, {KEY_CACHE: cache, VALUE_CACHE: cache}
     if (described["inputs"], described["states"], list(described["outputs"])) != (inputs, states, [LOGITS]):
-        raise UserError(
-            "mismatch",
-            wanted=f"inputs {inputs}, states {states} and the output {LOGITS} in {package.name}",
-            got=f"{described}",
-            next_step="install the tested versions of coremltools and torch (constraints.txt) and start again",
-        )
+        wanted = f"inputs {inputs}, states {states} and the output {LOGITS} in {package.name}"
+        next_step = "install the tested versions of coremltools and torch (constraints.txt) and start again"
+        raise UserError("mismatch", wanted=wanted, got=str(described), next_step=next_step)
 
 
 @contextlib.contextmanager

@@ -30,12 +30,6 @@ from export.licences import ModelLicence
 from export.model_folder import EMBEDDING, Checkpoint, Rope
 from export.vocabulary import Vocabulary
 
-_ARCHITECTURES = {
-    "Qwen2ForCausalLM": MODEL_ARCH.QWEN2,
-    "Qwen3ForCausalLM": MODEL_ARCH.QWEN3,
-    "LlamaForCausalLM": MODEL_ARCH.LLAMA,
-}
-
 
 def write_f16(
     checkpoint: Checkpoint,
@@ -58,7 +52,7 @@ def write_f16(
     Raises:
         UserError: a tensor holds a value beyond float16's range, or one that is not finite.
     """
-    architecture = _ARCHITECTURES[checkpoint.architecture]
+    architecture = MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
     if architecture != MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
         raise UserError(
             "unsupported",

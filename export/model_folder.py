@@ -172,9 +172,10 @@ def _read_config(folder: Path) -> "PreTrainedConfig":
 def _check_supported(folder: Path, config: Any, architecture: str) -> None:
     rope = dict(getattr(config, "rope_parameters", None) or {"rope_type": "none"})
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    activation = getattr(config, "hidden_act", None)
     checks = [
         ("architecture", " or ".join(ARCHITECTURES), architecture, architecture in ARCHITECTURES),
-        ("hidden_act", "silu", getattr(config, "hidden_act", None), getattr(config, "hidden_act", None) == "silu"),
+        ("hidden_act", "silu", activation, activation == "silu"),
         ("rope_type", ", ".join(ROPE_TYPES), rope.get("rope_type"), rope.get("rope_type") in ROPE_TYPES),
         ("partial_rotary_factor", "1", rope.get("partial_rotary_factor"), rope.get("partial_rotary_factor", 1) == 1),
         ("truncate of yarn", "true", rope.get("truncate"), rope.get("truncate", True) is True),
@@ -203,10 +204,8 @@ def _index(folder: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Any:
     """A safetensors file; UserError where it is absent or cut short."""
     if not path.is_file():
-        next_step = "copy the model again; weights are read from safetensors only"
-        raise UserError(
-            "not-found", wanted=f"weights in {path.name}", got=f"none in {path.parent}", next_step=next_step
-        )
+        wanted, next_step = f"weights in {path.name}", "copy the model again; only safetensors are read"
+        raise UserError("not-found", wanted=wanted, got=f"none in {path.parent}", next_step=next_step)
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:

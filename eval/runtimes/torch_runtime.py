@@ -52,12 +52,10 @@ def _padded(rows: Sequence[Sequence[int]], *, value: int = 0, side: str = "right
 
 
 def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
-    """Loss of a checkpoint on each packed row: (sum over its tokens in nats, number of tokens), weighted as packed.
+    """Loss of a checkpoint on each packed row of one split (`<corpus>/packed/<split>`), weighted as packed.
 
-    Args:
-        model_folder: a Hugging Face folder.
-        packed_folder: one split, `<corpus>/packed/<split>`.
-        machine: where to compute.
+    Returns:
+        (sum over the tokens of the row in nats, number of tokens), a pair a row.
 
     Raises:
         UserError: rows packed with another tokenizer, an unreadable model.
