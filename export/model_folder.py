@@ -87,6 +87,7 @@ class Checkpoint:
         # A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means.
         if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
             raise UserError(
+                "contradiction",
                 wanted=f"{HEAD} equal to {EMBEDDING}, since tie_word_embeddings is true",
                 got=f"two different tensors in {folder}",
                 next_step="set tie_word_embeddings to false in config.json, or save the model again",
