@@ -258,3 +258,20 @@ def test_constraints_pin_every_direct_dependency_once() -> None:
     assert sorted(set(names)) == sorted(names)
     direct = {re.split(r"[^A-Za-z0-9_-]", one)[0].lower().replace("_", "-") for one in wanted}
     assert direct <= set(names)
+
+
+def test_the_readme_shows_the_pipeline_as_it_is() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (excerpt,) = re.findall(r"```python excerpt\n(.*?)```", readme, re.DOTALL)
+    code = (ROOT / "recipes" / "recipe.py").read_text(encoding="utf-8").splitlines()
+    places = [code.index(line) for line in excerpt.splitlines()]
+    assert len(places) >= 5 and places == sorted(places)
+
+
+def test_every_place_in_the_readme_exists() -> None:
+    table = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for line in table:
+        folders = re.findall(r"`(\w+)/`", line.split("|")[1])
+        assert folders and all((ROOT / folder).is_dir() for folder in folders), line
+        for name in re.findall(r"`([\w./]+\.(?:py|toml)|\w+/)`", line.split("|")[2]):
+            assert any((ROOT / folder / name).exists() for folder in folders), f"{name} in {folders}"
