@@ -6,10 +6,9 @@ TEACHER and STUDENT share a tokenizer; TEXT.jsonl has a field `text` in each lin
 The same command finds what is built, and goes on after a stop.
 """
 
-import argparse
 from pathlib import Path
 
-from common.cli import HelpWithDefaults, run
+from common.cli import Command, run
 from common.documents import Shares
 from common.store import run_alone
 from distill.corpus import CorpusConfig, corpus
@@ -19,9 +18,7 @@ from distill.train import DistillConfig, distill
 
 def main(arguments: list[str]) -> None:
     """Builds a corpus, then trains the student on it."""
-    parser = argparse.ArgumentParser(
-        description="Distil TEACHER into STUDENT on TEXT.", formatter_class=HelpWithDefaults
-    )
+    parser = Command(description="Distil TEACHER into STUDENT on TEXT.")
     for name in ("teacher", "student", "text", "out"):
         parser.add_argument(name, type=Path, metavar=name.upper())
     parser.add_argument("--row-tokens", type=int, default=512, metavar="N", help="of a packed row")

@@ -5,19 +5,16 @@
 llama.cpp has loaded the file before it gets its name. OUT also holds `manifest.json`, with the file's checksum.
 """
 
-import argparse
 from pathlib import Path
 
-from common.cli import HelpWithDefaults, run
+from common.cli import Command, run
 from common.store import run_alone
 from export.gguf import GgufConfig, gguf
 
 
 def main(arguments: list[str]) -> None:
     """Writes the file and prints what it weighs."""
-    parser = argparse.ArgumentParser(
-        description="Export CHECKPOINT to one GGUF file.", formatter_class=HelpWithDefaults
-    )
+    parser = Command(description="Export CHECKPOINT to one GGUF file.")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--encoding", default="Q8_0", metavar="NAME", help="weight scheme")
