@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from common.sources import HubDataset, parse_name, require_weights
 from common.splits import Shares
 
 Add = Callable[..., Any]
 """`add_argument` of a parser."""
+Source = TypeVar("Source")
 
 
 def add_input_options(add: Add, *, files: str, tokenizer: str, weights: str, unit: str) -> None:
@@ -41,3 +43,25 @@ def packing_settings(parsed: argparse.Namespace) -> dict[str, Any]:
     shares = Shares(calibration=parsed.calibration_share, validation=parsed.validation_share, test=parsed.test_share)
     fields = {name: getattr(parsed, name) for name in ("benchmarks", "sequence_tokens", "max_bad_share", "seed")}
     return fields | {"shares": shares}
+
+
+def given_sources(
+    parsed: argparse.Namespace,
+    of_set: Callable[[HubDataset, float | None], Source],
+    of_file: Callable[[Path, float | None, list[Source]], Source],
+    *,
+    plain: bool = True,
+) -> tuple[tuple[Source, ...], list[Path]]:
+    """The sources of a config, and the inputs of its stage: files without a set or a weight next to them.
+
+    `of_set` and `of_file` make a source with its weight, the latter from the sources before it too; without `plain`
+    files always become sources.
+    """
+    sets = [parse_name(name) for name in parsed.files]
+    if not any(sets) and parsed.weights is None and plain:
+        return (), [Path(name) for name in parsed.files]
+    require_weights(parsed.files, parsed.weights)
+    found: list[Source] = []
+    for name, dataset, weight in zip(parsed.files, sets, parsed.weights or [None] * len(sets), strict=True):
+        found.append(of_set(dataset, weight) if dataset else of_file(Path(name), weight, found))
+    return tuple(found), []
