@@ -39,13 +39,8 @@ def upload(
 ) -> int:
     """Print what an upload of the release in `folder` does, then do it if `send` asks for it.
 
-    Args:
-        folder: as `dist` leaves it.
-        repo: `ORG/NAME` of the model repository; created if it is absent.
-        send: False only prints.
-        private: makes the repository private; one that is public already is refused.
-        message: of the commit.
-        licence_checked: the user has read the terms of the sources whose licence is not recorded.
+    The model repository `repo`, `ORG/NAME`, is created if it is absent. `private` makes it private; one that is public
+    already is refused. `licence_checked`: the user has read the terms of the sources whose licence is not recorded.
 
     Returns:
         0, or 1 where a dry run found an obstacle.

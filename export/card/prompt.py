@@ -91,8 +91,10 @@ def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapp
     """
     assert prompt.is_chatml
     system = prompt.default_system if system is None else system
-    lines = [f"FROM ./{name}", f"TEMPLATE {_quoted(_GO_TEMPLATE)}"]
-    lines += [f"SYSTEM {_quoted(system)}"] if system else []
+    lines = [f"FROM ./{name}", f'TEMPLATE """{_GO_TEMPLATE}"""']
+    if system:
+        check_system(system)
+        lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{token}"' for token in prompt.stop]
     lines += [f"PARAMETER {parameter} {value:g}" for parameter, value in parameters.items()]
     return "\n".join(lines) + "\n"
@@ -104,11 +106,6 @@ def check_system(text: str) -> None:
         wanted = 'a system prompt without """ in it or " at its end, which a Modelfile cannot hold'
         next_step = "use other quotation marks in card.system_prompt of the recipe"
         raise UserError("unsupported", wanted=wanted, got=repr(text), next_step=next_step)
-
-
-def _quoted(text: str) -> str:
-    check_system(text)
-    return f'"""{text}"""'
 
 
 def chatml(messages: Sequence[Message]) -> str:

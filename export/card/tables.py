@@ -27,10 +27,7 @@ _EMPTY: Row = {**dict.fromkeys(_LISTS, ()), "not_measured": (_NO_REPORT,)}
 def numbers(report: Row | None, sizes: Mapping[str, int], stated: Sequence[Choice]) -> dict[str, Any]:
     """All that the page takes from a report, by the names in its template; without a report every table is empty.
 
-    Args:
-        report: content of report.json, None where nothing was measured.
-        sizes: bytes by name, of the model files in the release.
-        stated: the recipe's numbers.
+    `sizes` are the bytes of the model files in the release, by name; `stated` are the recipe's numbers.
     """
     known = _EMPTY if report is None else report
     table = view.phone_table(known)

@@ -77,14 +77,8 @@ def read_lmsys(
 ) -> Iterator[Row]:
     """Yield `{id, messages}`; rows that the publisher's marks remove are added to `counts`.
 
-    Args:
-        files: as for `check_lmsys`, like `original`.
-        original: see `files`.
-        counts: of the source.
-        config: which rows are removed.
-        scratch: a folder for temporary files.
-        max_bad_share: largest share, 0 to 1, of the answers without their instruction or original, and of bad rows
-            among the instructions and the originals.
+    `files` and `original` are those of `check_lmsys`; temporary files go into `scratch`. `max_bad_share` (0 to 1) is
+    the most of the answers without instruction or original, and of bad rows among instructions and originals.
 
     Raises:
         UserError: the errors of `check_lmsys`, or a wrong passphrase; InputError: too many bad rows, or files that do
