@@ -44,6 +44,11 @@ class ModelLicence:
     is_gathered: bool = False
     """Whether `name` lists the terms of all sources, since nobody states a licence of the model."""
 
+    @property
+    def words(self) -> str:
+        """The terms for a reader."""
+        return self.name or self.identifier
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duty:
@@ -71,21 +76,19 @@ def spdx_url(licence: str | None) -> str | None:
 
 
 def licence_of(sources: Sequence[DataSource], stated: str | None = None) -> ModelLicence | None:
-    """The licence of a model: the stated one, or what its sources have in common. None where nothing is known.
+    """The licence of a model: the terms that the recipe states, or what its sources have in common.
 
-    Args:
-        sources: what it learnt from. Where they differ, all of their licences are named.
-        stated: the terms that the recipe sets; None goes by the sources.
+    Where the sources differ, all of their licences are named. None where nothing is known.
     """
     names = [stated] if stated is not None else [source.licence for source in sources]
     known = list(dict.fromkeys(spdx_expression(name) or name for name in names if name is not None))
     if not known:
         return None
-    if len(known) == 1 and None not in names:
-        is_spdx = spdx_expression(known[0]) is not None
-        return ModelLicence(identifier=known[0]) if is_spdx else ModelLicence(identifier=OTHER, name=known[0])
-    gathered = ", ".join([*known, *(["not stated"] if None in names else [])])
-    return ModelLicence(identifier=OTHER, name=gathered, is_gathered=True)
+    if len(known) > 1 or None in names:
+        gathered = ", ".join([*known, *(["not stated"] if None in names else [])])
+        return ModelLicence(identifier=OTHER, name=gathered, is_gathered=True)
+    is_spdx = spdx_expression(known[0]) is not None
+    return ModelLicence(identifier=known[0]) if is_spdx else ModelLicence(identifier=OTHER, name=known[0])
 
 
 def hub_licence(licence: ModelLicence | None) -> dict[str, str]:
@@ -97,21 +100,21 @@ def hub_licence(licence: ModelLicence | None) -> dict[str, str]:
         return {}
     if licence.identifier in _HUB_LICENCES:
         return {"license": _HUB_LICENCES[licence.identifier]}
-    words = _GATHERED if licence.is_gathered else licence.name or licence.identifier
+    words = _GATHERED if licence.is_gathered else licence.words
     name = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.") or "own-terms"
     return {"license": OTHER, "license_name": name, "license_link": LICENCE_PAGE}
 
 
 def duties(sources: Iterable[Terms]) -> list[Duty]:
     """Every obligation that a source states, once."""
-    stating: dict[str, list[str]] = {}
+    stating: dict[str, dict[str, None]] = {}
     for source in sources:
         for obligation in source.obligations:
-            stating.setdefault(obligation, []).append(source.name)
+            stating.setdefault(obligation, {})[source.name] = None
     found: list[Duty] = []
     for english, names in stating.items():
         japanese = next((said for name in names if (said := in_japanese(name, english)) != english), english)
-        found.append(Duty(english=english, japanese=japanese, names=tuple(dict.fromkeys(names))))
+        found.append(Duty(english=english, japanese=japanese, names=tuple(names)))
     return found
 
 
@@ -138,16 +141,14 @@ def datasets(sources: Iterable[Terms]) -> list[str]:
 
 
 def without_text(folder: Path, sources: Iterable[Terms], base_models: Sequence[str]) -> list[str]:
-    """Hub names of sources and base models whose publisher's text is not in the release.
+    """Hub names of sources and of `base_models` whose publisher's text is not in the release `folder`.
 
-    Args:
-        folder: the release.
-        sources: what the model learnt from. A source without an organisation, such as own files, owes no text; one
-            whose licence is not stated counts, since its text would state it.
-        base_models: `org/name` each.
+    A source without an organisation, such as own files, owes no text; one whose licence is not stated counts, since its
+    text would state it.
     """
     names = [*base_models, *(source.name.partition(":")[0] for source in sources if "/" in source.name)]
-    return [name for name in dict.fromkeys(names) if not _holds_a_file(folder / text_folder(name))]
+    texts = {name: (folder / text_folder(name)).rglob("*") for name in names}
+    return [name for name, paths in texts.items() if not any(path.is_file() for path in paths)]
 
 
 def owed_texts(folder: Path, sources: Iterable[Terms]) -> list[str]:
@@ -159,7 +160,3 @@ def owed_texts(folder: Path, sources: Iterable[Terms]) -> list[str]:
 def text_folder(name: str) -> str:
     """The folder for the licence text of `org/name` in a release."""
     return f"{LICENCE_TEXTS}/{name.replace('/', '--')}"
-
-
-def _holds_a_file(folder: Path) -> bool:
-    return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))

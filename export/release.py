@@ -5,7 +5,6 @@ system allows (a release is gigabytes), copies elsewhere. It measures and change
 drawn from the list of sources that the models carry, README.md by `export.card`. `read_release` reads a folder back.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,14 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.disk import files_under, sha256_of
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.provenance import SOURCES_FILE, DataSource, Terms, merged, read_sources, write_sources
 from common.store import MANIFEST_FILE, Workspace, stage
-from export.card import CARD, CARD_FILES, MODEL, CardConfig, Contents, rendered, write_card
+from export.card import CARD, CARD_FILES, MODEL, PAGE, REPORT, CardConfig, rendered, write_card
 from export.licences import LICENCE_TEXTS, duties, spdx_url, unstated
 
 SUMS_FILE = "SHA256SUMS"
-PAGE, REPORT = "report.html", "report.json"
 DATA_PAGE, LICENCES_PAGE = "DATA.md", "LICENSES.md"
 DATA_FILES = (SOURCES_FILE, DATA_PAGE, LICENCES_PAGE)
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -49,14 +47,10 @@ def dist(
     report: Path | None,
     licences: Path | None = None,
 ) -> dict[str, Any]:
-    """Gather the release in the workspace; a part that the recipe leaves out is None.
+    """Gather the release in the workspace from the artifacts of the stages; a part that the recipe leaves out is None.
 
-    Args:
-        config: what no manifest knows.
-        workspace: the folder to fill.
-        gguf: the artifact of that stage; so are `coreml` and `report`.
-        report: without it the card says that nothing was measured.
-        licences: a folder with the publishers' LICENSE, NOTICE and the like, in `<org>--<name>/` each.
+    Without a report the card says that nothing was measured. `licences` is a folder with the publishers' LICENSE,
+    NOTICE and the like, in `<org>--<name>/` each.
 
     Returns:
         `files` (number of them, SHA256SUMS not counted) and `bytes`, their sum.
@@ -72,20 +66,19 @@ def dist(
     sources = merged(*(read_sources(part) for part in (gguf, coreml) if part is not None))
     names = [target.as_posix() for _, target in placed]
     data_files = DATA_FILES if sources else ()
-    _require_different([*names, *data_files, *(CARD_FILES if config.card else ())])
+    every = Counter([*names, *data_files, *(CARD_FILES if config.card else ())])
+    doubled = sorted(name for name, times in every.items() if times > 1)
+    if doubled:
+        wanted = "files of different names from the GGUF, Core ML and report stages and this one"
+        got, next_step = f"{', '.join(doubled)} twice", "give the stages different stems in the recipe"
+        raise UserError("exists", wanted=wanted, got=got, next_step=next_step)
     for source, target in placed:
         _place(source, folder / target)
     if sources:
         _write_data_files(folder, sources, has_report=PAGE in names)
     if config.card is not None:
-        contents = Contents(
-            folder=folder,
-            models=_model_sizes(folder, [target for _, target in models]),
-            sources=sources,
-            report=json.loads((folder / REPORT).read_text(encoding="utf-8")) if REPORT in names else None,
-            has_page=PAGE in names,
-        )
-        names += write_card(config.card, contents)
+        sizes = _model_sizes(folder, [target for _, target in models])
+        names += write_card(config.card, folder, sizes, sources)
     names = sorted([*names, *data_files])
     sums = [f"{sha256_of(folder / name)}  {name}\n" for name in names]
     (folder / SUMS_FILE).write_text("".join(sums), encoding="utf-8")
@@ -121,22 +114,8 @@ def _write_data_files(folder: Path, sources: Sequence[DataSource], *, has_report
 def _share(source: DataSource, data: Sequence[DataSource]) -> float | None:
     """A source's share of all tokens of its kind; None where any of them is not counted."""
     tokens = [other.tokens_out for other in data if other.stage == source.stage]
-    known = [count for count in tokens if count is not None]
-    if source.tokens_out is None or len(known) < len(tokens) or not sum(known):
-        return None
-    return source.tokens_out / sum(known)
-
-
-def _require_different(names: Iterable[str]) -> None:
-    """UserError ("exists") where two parts of a release would be one file."""
-    doubled = sorted(name for name, times in Counter(names).items() if times > 1)
-    if doubled:
-        raise UserError(
-            "exists",
-            wanted="files of different names from the GGUF, Core ML and report stages and this one",
-            got=f"{', '.join(doubled)} twice",
-            next_step="give the stages different stems in the recipe",
-        )
+    total = sum(count or 0 for count in tokens)
+    return (source.tokens_out or 0) / total if total and None not in tokens else None
 
 
 def _model_files(folder: Path | None) -> Iterator[tuple[Path, Path]]:
@@ -151,39 +130,28 @@ def _model_files(folder: Path | None) -> Iterator[tuple[Path, Path]]:
 
 def _model_sizes(folder: Path, targets: Iterable[Path]) -> dict[str, int]:
     """Bytes of each GGUF file and each Core ML package, a package as a whole."""
-    sizes: dict[str, int] = {}
+    sizes = Counter[str]()
     for target in targets:
-        name = target.parts[0]
-        if name.endswith((".gguf", ".mlpackage")):
-            sizes[name] = sizes.get(name, 0) + (folder / target).stat().st_size
-    return sizes
+        if target.parts[0].endswith((".gguf", ".mlpackage")):
+            sizes[target.parts[0]] += (folder / target).stat().st_size
+    return dict(sizes)
 
 
 def _licence_texts(folder: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Each text with its place in a release.
-
-    Raises:
-        UserError: a text that is in no publisher's folder.
-    """
+    """Each text with its place in a release; UserError for one that is in no publisher's folder."""
     for path, inside in _model_files(folder):
         if len(inside.parts) < 2 or "--" not in inside.parts[0]:
-            raise UserError(
-                "wrong-format",
-                wanted="licence texts in folders of the name <org>--<name>",
-                got=f"{inside} in {folder}",
-                next_step="put it into the folder of the model or data set that it belongs to",
-            )
+            wanted, got = "licence texts in folders of the name <org>--<name>", f"{inside} in {folder}"
+            next_step = "put it into the folder of the model or data set that it belongs to"
+            raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
         yield path, LICENCE_TEXTS / inside
 
 
 def _place(source: Path, target: Path) -> None:
+    """Link the file into a release, or copy it; UserError where it is absent."""
     if not source.is_file():
-        raise UserError(
-            "not-found",
-            wanted=f"{source.name} among the report's files",
-            got=f"no such file in {source.parent}",
-            next_step=f"delete {source.parent} and build it again",
-        )
+        next_step = f"delete {source.parent} and build it again"
+        raise not_found(f"{source.name} among the report's files in {source.parent}", next_step=next_step)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -217,8 +185,7 @@ def read_release(folder: Path) -> Release:
     """
     sums_file, next_step = folder / SUMS_FILE, "name a folder that a recipe left in dist/"
     if not sums_file.is_file():
-        wanted = f"a release folder with {SUMS_FILE}"
-        raise UserError("not-found", wanted=wanted, got=f"none in {folder}", next_step=next_step)
+        raise not_found(f"a release folder with {SUMS_FILE}", f"none in {folder}", next_step=next_step)
     sums: dict[str, str] = {}
     for line in sums_file.read_text(encoding="utf-8").splitlines():
         said = _SUM.fullmatch(line)
@@ -227,8 +194,8 @@ def read_release(folder: Path) -> Release:
             raise UserError("wrong-format", wanted=wanted, got=repr(line), next_step=next_step)
         sums[said[2]] = said[1]
     if CARD not in sums or not (folder / CARD).is_file():
-        wanted, next_step = f"a model card {CARD} that {SUMS_FILE} lists", "build the release with a card in its recipe"
-        raise UserError("not-found", wanted=wanted, got=f"none in {folder}", next_step=next_step)
+        next_step = "build the release with a card in its recipe"
+        raise not_found(f"a model card {CARD} that {SUMS_FILE} lists", f"none in {folder}", next_step=next_step)
     return Release(folder=folder, sums=sums, sources=read_sources(folder), front_matter=_front_matter(folder / CARD))
 
 

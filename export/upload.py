@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,18 +36,11 @@ def upload(
     private: bool = False,
     message: str | None = None,
     licence_checked: bool = False,
-    say: Callable[[str], None] = print,
 ) -> int:
-    """Print what an upload does, then do it if asked.
+    """Print what an upload of the release in `folder` does, then do it if `send` asks for it.
 
-    Args:
-        folder: a release, as `dist` leaves it.
-        repo: `ORG/NAME` of the model repository; created if it is absent.
-        send: False only prints.
-        private: makes the repository private; one that is public already is refused.
-        message: of the commit.
-        licence_checked: the user has read the terms of the sources whose licence is not recorded.
-        say: takes each line.
+    The model repository `repo`, `ORG/NAME`, is created if it is absent. `private` makes it private; one that is public
+    already is refused. `licence_checked`: the user has read the terms of the sources whose licence is not recorded.
 
     Returns:
         0, or 1 where a dry run found an obstacle.
@@ -59,19 +52,17 @@ def upload(
     release = read_release(folder)
     found = obstacles(release, repo, licence_checked=licence_checked)
     for line in _plan(release, repo, private=private, found=found):
-        say(line)
+        print(line)
     if not send:
-        say("a dry run: nothing was sent. --upload sends it, with HF_TOKEN in the environment.")
+        print("a dry run: nothing was sent. --upload sends it, with HF_TOKEN in the environment.")
         return 1 if found else 0
     if found:
-        raise UserError(
-            found[0].code if len(found) == 1 else "several",
-            wanted=found[0].wanted,
-            got="; ".join(obstacle.got for obstacle in found),
-            next_step="; ".join(dict.fromkeys(obstacle.next_step for obstacle in found)),
-        )
+        code = found[0].code if len(found) == 1 else "several"
+        got = "; ".join(obstacle.got for obstacle in found)
+        next_step = "; ".join(dict.fromkeys(obstacle.next_step for obstacle in found))
+        raise UserError(code, wanted=found[0].wanted, got=got, next_step=next_step)
     files = {name: folder / name for name in release.names}
-    send_files(files, repo, private=private, message=message or f"Release {PurePosixPath(repo).name}", say=say)
+    send_files(files, repo, private=private, message=message or f"Release {PurePosixPath(repo).name}")
     return 0
 
 
@@ -97,13 +88,9 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Use
         if not title.startswith(licences.LLAMA):
             add("contradiction", f"the title {title} {where}", "set card.title in the recipe and build again")
     for name in licences.owed_texts(release.folder, release.sources):
-        folder = licences.text_folder(name)
-        add(
-            "not-found",
-            f"no text of the terms of {name}, which ask to be passed on with the model",
-            f"put it into {folder}/ of the release, and its line into {SUMS_FILE}: in {release.folder}, "
-            f"sha256sum {folder}/FILE >> {SUMS_FILE}",
-        )
+        texts, got = licences.text_folder(name), f"no text of the terms of {name}, which ask to be passed on"
+        line = f"in {release.folder}, sha256sum {texts}/FILE >> {SUMS_FILE}"
+        add("not-found", got, f"put it into {texts}/ of the release, and its line into {SUMS_FILE}: {line}")
     unknown = licences.unstated(release.sources) if release.sources else ["everything it learnt from"]
     if unknown and not licence_checked:
         next_step = "read the publishers' terms, and give --licence-checked if they allow it"
@@ -147,14 +134,10 @@ def _plan(release: Release, repo: str, *, private: bool, found: Sequence[UserErr
         yield f"in the way: {obstacle.got}; next: {obstacle.next_step}"
 
 
-def send_files(
-    files: Mapping[str, Path], repo: str, *, private: bool, message: str, say: Callable[[str], None]
-) -> None:
+def send_files(files: Mapping[str, Path], repo: str, *, private: bool, message: str) -> None:
     """Check the card, make the repository where it is absent, and commit all files at once.
 
-    Args:
-        files: path on this machine by name in the repository; the card is among them.
-        repo: as all others in `upload`.
+    `files` are the paths on this machine by name in the repository; the card is among them.
 
     Raises:
         UserError: no token, or whatever the hub refuses.
@@ -170,27 +153,20 @@ def send_files(
         _check_card(api, files[CARD])  # before there is a repository that a refused card would leave empty
         api.create_repo(repo, private=True if private else None, exist_ok=True)
         if private and not api.model_info(repo).private:
-            raise UserError(
-                "exists",
-                wanted=f"a private repository {repo}",
-                got="one that is public already",
-                next_step="make it private in its settings, choose another name, or leave out --private",
-            )
+            wanted, got = f"a private repository {repo}", "one that is public already"
+            next_step = "make it private in its settings, choose another name, or leave out --private"
+            raise UserError("exists", wanted=wanted, got=got, next_step=next_step)
         additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
         for addition in additions:
             # One by one: each is complete on the hub before the next begins, and is not sent twice.
             api.preupload_lfs_files(repo, additions=[addition], free_memory=False)
-            say(f"{addition.path_in_repo}: {wording.size(addition.upload_info.size)}")
+            print(f"{addition.path_in_repo}: {wording.size(addition.upload_info.size)}")
         api.create_commit(repo, additions, commit_message=message)
-    say(f"published: {_address(api.endpoint)}/{repo}")
+    print(f"published: {_address(api.endpoint)}/{repo}")
 
 
 def _check_card(api: Any, card: Path) -> None:
-    """Ask the hub whether it takes a card's front matter, as its library does before a commit.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Ask the hub whether it takes a card's front matter, as its library does before a commit; else UserError."""
     from huggingface_hub.errors import BadRequestError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
@@ -205,12 +181,9 @@ def _check_card(api: Any, card: Path) -> None:
     except BadRequestError:
         refused = True
     if refused:
-        raise UserError(
-            "wrong-format",
-            wanted=f"a card whose front matter {_host(api.endpoint)} takes",
-            got=f"one that it refuses in {CARD}",
-            next_step="correct the card in the recipe (title, base models, licence) and build the release again",
-        )
+        wanted, got = f"a card whose front matter {_host(api.endpoint)} takes", f"one that it refuses in {CARD}"
+        next_step = "correct the card in the recipe (title, base models, licence) and build the release again"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
 
 
 @contextlib.contextmanager
@@ -242,17 +215,15 @@ def _explain(error: Exception, repo: str, endpoint: str) -> UserError:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     host, causes = _host(endpoint), list(_causes(error))
-    statuses = (hub.status_of(cause) for cause in causes if isinstance(cause, Exception))
-    status = next((status for status in statuses if status is not None), None)
-    unanswered = next((cause for cause in causes if isinstance(cause, hub.transport_error())), None)
-    code: Code = "no-network"
+    status = next((status for cause in causes if (status := hub.status_of(cause)) is not None), None)
+    unanswered = next((type(cause).__name__ for cause in causes if isinstance(cause, hub.transport_error())), None)
+    refusal, code = f"a refusal of {host} (status {status})", "no-network"
     match status:
         case 401 | 403:
-            code, got = "no-access", f"a refusal of {host} (status {status}); there is an HF_TOKEN in the environment"
+            code, got = "no-access", f"{refusal}; there is an HF_TOKEN in the environment"
             next_step = f"set HF_TOKEN to a valid token that may write to {repo.partition('/')[0]}"
         case 400 | 422:
-            code, got = "wrong-format", f"a refusal of {host} (status {status})"
-            next_step = f"look at the front matter of {CARD} and start again"
+            code, got, next_step = "wrong-format", refusal, f"look at the front matter of {CARD} and start again"
         case 404:
             code, got = "not-found", f"no such place on {host} (status 404)"
             next_step = "correct --repo, or the token's rights"
@@ -266,17 +237,18 @@ def _explain(error: Exception, repo: str, endpoint: str) -> UserError:
             got = f"an answer of {host} that is no JSON, such as a proxy's page"
             next_step = f"check HF_ENDPOINT and the proxy, and {_AGAIN}"
         case None if unanswered is not None:
-            got, next_step = f"no answer from {host} ({type(unanswered).__name__})", f"check the network and {_AGAIN}"
+            got, next_step = f"no answer from {host} ({unanswered})", f"check the network and {_AGAIN}"
         case None:
             code, got = "failed", f"a {type(error).__name__} inside the hub's library"
             next_step = f"check HF_ENDPOINT, and {_AGAIN}"
     return UserError(code, wanted=f"the release on the hub as {repo}", got=got, next_step=next_step)
 
 
-def _causes(error: BaseException | None) -> Generator[BaseException]:
+def _causes(error: BaseException | None) -> Generator[Exception]:
     """An error, what it was caused by, and so on."""
     while error is not None:
-        yield error
+        if isinstance(error, Exception):
+            yield error
         error = error.__cause__
 
 

@@ -363,7 +363,7 @@ def test_a_defect_of_ours_is_not_called_the_hubs(folder: Path, hub: Hub, monkeyp
     monkeypatch.setattr(export.upload.wording, "size", broken)
     files = {name: folder / name for name in ("README.md", "T-Q4_K_M.gguf")}
     with pytest.raises(ValueError, match="cannot say"):
-        export.upload.send_files(files, REPO, private=False, message="m", say=print)
+        export.upload.send_files(files, REPO, private=False, message="m")
 
 
 def test_an_upload_is_one_commit_of_exactly_the_release(

@@ -15,7 +15,7 @@ keeps a build at the commits and checksums that it began with.
 from common.sources.download import fetch, fetched
 from common.sources.hub import Found, found_files, licence_files, resolve
 from common.sources.lockfile import SourcesLock, kept_file, small_text
-from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, local_mirror, parse_name, require_weights
+from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel, given_sources, local_mirror, parse_name
 
 __all__ = [
     "LOCK_FILE",
@@ -27,11 +27,11 @@ __all__ = [
     "fetch",
     "fetched",
     "found_files",
+    "given_sources",
     "kept_file",
     "licence_files",
     "local_mirror",
     "parse_name",
-    "require_weights",
     "resolve",
     "small_text",
 ]

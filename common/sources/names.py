@@ -1,15 +1,17 @@
 """Names of data sets and models of the hub, in recipes and on command lines, and the files that they resolve to."""
 
+import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from common.errors import UserError
 from common.rows import SUFFIXES
 
+Source = TypeVar("Source")
 Kind = Literal["dataset", "model"]
 LOCK_FILE = "sources.lock.json"
 """In a build folder: what its names were resolved to."""
@@ -93,7 +95,7 @@ def local_mirror(given: Path | None) -> Path | None:
     return given or (Path(os.environ["SOURCES"]) if os.environ.get("SOURCES") else None)
 
 
-def require_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
+def _require_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
     """UserError if a command line gives weights, but not one for each file and set."""
     if weights is not None and len(weights) != len(names):
         wanted = f"{len(names)} weights, one for each FILE_OR_SET"
@@ -114,3 +116,25 @@ def parse_name(text: str) -> HubDataset | None:
     if Path(text).parts[0] in (".", "..") or Path(Path(text).parts[0]).is_dir():
         return None
     return HubDataset(name=parts["name"], config=parts["config"], revision=parts["revision"])
+
+
+def given_sources(
+    parsed: argparse.Namespace,
+    of_set: Callable[[HubDataset, float | None], Source],
+    of_file: Callable[[Path, float | None, list[Source]], Source],
+    *,
+    plain: bool = True,
+) -> tuple[tuple[Source, ...], list[Path]]:
+    """The sources of a config, and the inputs of its stage: files without a set or a weight next to them.
+
+    `of_set` and `of_file` make a source with its weight, the latter from the sources before it too; without `plain`
+    files always become sources.
+    """
+    sets = [parse_name(name) for name in parsed.files]
+    if not any(sets) and parsed.weights is None and plain:
+        return (), [Path(name) for name in parsed.files]
+    _require_weights(parsed.files, parsed.weights)
+    found: list[Source] = []
+    for name, dataset, weight in zip(parsed.files, sets, parsed.weights or [None] * len(sets), strict=True):
+        found.append(of_set(dataset, weight) if dataset else of_file(Path(name), weight, found))
+    return tuple(found), []

@@ -10,7 +10,7 @@ from common.duplicates import NearDuplicatesConfig
 from common.known_sets import terms_of
 from common.provenance import Terms
 from common.rows import SUFFIXES, data_files
-from common.sources import local_mirror, parse_name, require_weights, resolve
+from common.sources import HubDataset, given_sources, local_mirror, resolve
 from common.store import run_alone
 from distill.corpus import CorpusConfig, TextSource, corpus
 from distill.corpus.stage import name_of
@@ -55,7 +55,18 @@ def _add_rules(add: Add) -> None:
 
 
 def _corpus(parsed: argparse.Namespace) -> None:
-    sources, inputs = _sources(parsed)
+    mirror, field = local_mirror(parsed.sources), parsed.text_field
+
+    def of_set(dataset: HubDataset, weight: float | None) -> TextSource:
+        files, terms = resolve(dataset, sources=mirror), terms_of(dataset.name)
+        return TextSource(terms=terms, files=files, weight=weight, text_field=field)
+
+    def of_file(path: Path, weight: float | None, before: list[TextSource]) -> TextSource:
+        files = tuple(data_files(path, "text"))
+        terms = Terms(name=name_of(files[0], [source.terms.name for source in before]))
+        return TextSource(terms=terms, files=files, weight=weight, text_field=field)
+
+    sources, inputs = given_sources(parsed, of_set, of_file, plain=field == "text")
     quality = None if parsed.no_quality else QualityConfig()
     cleaning = CleaningConfig(normalise=not parsed.no_normalise, quality=quality, redact=parsed.redact)
     near = None if parsed.no_near_duplicates else NearDuplicatesConfig(similarity=parsed.similarity)
@@ -63,20 +74,3 @@ def _corpus(parsed: argparse.Namespace) -> None:
     config = CorpusConfig(sources=sources, cleaning=cleaning, near_duplicates=near, **more)
     made = run_alone(corpus, config, parsed.out, *inputs, parsed.tokenizer)
     print(*kept_lines(made.manifest["facts"]), sep="\n")
-
-
-def _sources(parsed: argparse.Namespace) -> tuple[tuple[TextSource, ...], list[Path]]:
-    """The sources of the config, and the inputs of the stage: files without a set, a weight or a field next to them."""
-    sets = [parse_name(name) for name in parsed.files]
-    if not any(sets) and parsed.weights is None and parsed.text_field == "text":
-        return (), [Path(name) for name in parsed.files]
-    require_weights(parsed.files, parsed.weights)
-    found: list[TextSource] = []
-    for name, dataset, weight in zip(parsed.files, sets, parsed.weights or [None] * len(sets), strict=True):
-        if dataset is None:
-            files = tuple(data_files(Path(name), "text"))
-            terms = Terms(name=name_of(files[0], [source.terms.name for source in found]))
-        else:
-            files, terms = resolve(dataset, sources=local_mirror(parsed.sources)), terms_of(dataset.name)
-        found.append(TextSource(terms=terms, files=files, weight=weight, text_field=parsed.text_field))
-    return tuple(found), []

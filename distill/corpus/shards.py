@@ -124,13 +124,8 @@ def write_shards(
 ) -> list[Shard]:
     """Clean all sources, in their order, into `folder`; the shards of an earlier start are kept.
 
-    Args:
-        folder: made if absent.
-        sources: of `files`.
-        cleaner: cleans each batch of rows.
-        workers: processes; small sources use one.
-        max_bad_share: bad rows allowed, as a share of all rows of `files`.
-        files: the files to read, out of `all_files`; None reads all.
+    Small sources use one of the `workers` (processes). `max_bad_share` limits the bad rows among all rows of `files`,
+    which are some of `all_files`; None reads all.
 
     Raises:
         UserError: a file is missing, a download fails, or a worker is killed; InputError: a file is damaged, or too

@@ -82,21 +82,19 @@ def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
 
 
 def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapping[str, float]) -> str:
-    """An Ollama `Modelfile` for a file with a ChatML template.
+    """An Ollama `Modelfile` for the GGUF file `name` in the same folder, whose template is ChatML.
 
-    Args:
-        name: the GGUF file, in the same folder.
-        prompt: its prompt format.
-        system: the system prompt; None takes the template's own, where it has one.
-        parameters: sampling by Ollama's names.
+    Where `system` is None, the template's own system prompt is taken. `parameters` are sampling by Ollama's names.
 
     Raises:
         UserError: a system prompt that `check_system` refuses.
     """
     assert prompt.is_chatml
     system = prompt.default_system if system is None else system
-    lines = [f"FROM ./{name}", f"TEMPLATE {_quoted(_GO_TEMPLATE)}"]
-    lines += [f"SYSTEM {_quoted(system)}"] if system else []
+    lines = [f"FROM ./{name}", f'TEMPLATE """{_GO_TEMPLATE}"""']
+    if system:
+        check_system(system)
+        lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{token}"' for token in prompt.stop]
     lines += [f"PARAMETER {parameter} {value:g}" for parameter, value in parameters.items()]
     return "\n".join(lines) + "\n"
@@ -105,17 +103,9 @@ def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapp
 def check_system(text: str) -> None:
     """UserError ("unsupported") for a system prompt that a Modelfile cannot hold."""
     if '"""' in text or text.endswith('"'):
-        raise UserError(
-            "unsupported",
-            wanted='a system prompt without """ in it or " at its end, which a Modelfile cannot hold',
-            got=repr(text),
-            next_step="use other quotation marks in card.system_prompt of the recipe",
-        )
-
-
-def _quoted(text: str) -> str:
-    check_system(text)
-    return f'"""{text}"""'
+        wanted = 'a system prompt without """ in it or " at its end, which a Modelfile cannot hold'
+        next_step = "use other quotation marks in card.system_prompt of the recipe"
+        raise UserError("unsupported", wanted=wanted, got=repr(text), next_step=next_step)
 
 
 def chatml(messages: Sequence[Message]) -> str:
@@ -130,22 +120,19 @@ def _compare_with_chatml(template: str) -> tuple[bool, str | None]:
     found = re.fullmatch(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n" + re.escape(chatml([_USER])), alone, re.DOTALL)
     default_system = found[1] if found else None
     own = [{"role": "system", "content": default_system}] if default_system is not None else []
-    pairs = (
-        ([_USER], [*own, _USER]),
-        ([_SYSTEM, _USER], [_SYSTEM, _USER]),
-        (_TURNS, [*own, *_TURNS]),
-        ([_SYSTEM, *_TURNS], [_SYSTEM, *_TURNS]),
+    is_chatml = all(
+        _rendered(template, [*before, *turns]) == chatml([*meant, *turns])
+        for turns in ([_USER], _TURNS)
+        for before, meant in (([], own), ([_SYSTEM], [_SYSTEM]))
     )
-    is_chatml = all(_rendered(template, given) == chatml(meant) for given, meant in pairs)
     return is_chatml, default_system if is_chatml else None
 
 
 def _rendered(template: str, messages: Sequence[Message]) -> str | None:
     """The template's text with the assistant's turn opened; None where it refuses the messages."""
     # As transformers and llama.cpp read templates; sandboxed, since a template is a program out of a file.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    extensions = ["jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     environment.globals.update(functions)
     try:

@@ -1,14 +1,12 @@
 """The verb `python -m instruct conversations`: its options, and their config and inputs."""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
 from common.rows import SUFFIXES
-from common.sources import local_mirror, parse_name, require_weights
+from common.sources import given_sources, local_mirror
 from common.store import run_alone
 from instruct.conversations import ConversationsConfig, ConversationSource, FiltersConfig, LmsysConfig, conversations
 from instruct.conversations.lmsys import PASSPHRASE_VARIABLE
@@ -62,7 +60,12 @@ def _add_rules(add: Add) -> None:
 
 
 def _conversations(parsed: argparse.Namespace) -> None:
-    sources, inputs = _sources(parsed.files, parsed.weights, local_mirror(parsed.sources))
+    mirror = local_mirror(parsed.sources)
+    sources, inputs = given_sources(
+        parsed,
+        lambda dataset, weight: published_source(dataset, sources=mirror, weight=weight),
+        lambda path, weight, _: ConversationSource(name=path.resolve().name, files=(path,), weight=weight),
+    )
     filters = FiltersConfig(
         min_turn_characters=parsed.min_turn_characters,
         max_turn_characters=parsed.max_turn_characters,
@@ -74,20 +77,3 @@ def _conversations(parsed: argparse.Namespace) -> None:
     config = ConversationsConfig(sources=sources, filters=filters, lmsys=LmsysConfig(**exclude), **more)
     made = run_alone(conversations, config, parsed.out, *inputs, parsed.tokenizer)
     print(*kept_lines(made.manifest["facts"]), sep="\n")
-
-
-def _sources(
-    names: Sequence[str], weights: Sequence[float] | None, mirror: Path | None
-) -> tuple[tuple[ConversationSource, ...], list[Path]]:
-    """The sources of the config, and the inputs of the stage: files without a set or a weight next to them."""
-    sets = [parse_name(name) for name in names]
-    if not any(sets) and weights is None:
-        return (), [Path(name) for name in names]
-    require_weights(names, weights)
-    found = (
-        ConversationSource(name=Path(name).resolve().name, files=(Path(name),), weight=weight)
-        if dataset is None
-        else published_source(dataset, sources=mirror, weight=weight)
-        for name, dataset, weight in zip(names, sets, weights or [None] * len(names), strict=True)
-    )
-    return tuple(found), []

@@ -62,11 +62,6 @@ class RuleCounts:
         self.removed[rule] += 1
         self._sample(rule, row, quoted)
 
-    def count_tokens(self, row: Row, tokens: int) -> None:
-        """The row has this number of tokens."""
-        self.measured_characters += characters_of(row)
-        self.measured_tokens += tokens
-
     def count_kept(self, row: Row, tokens: int) -> None:
         """The row is kept."""
         self.rows_out += 1

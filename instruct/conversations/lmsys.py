@@ -29,12 +29,12 @@ KEY_HINT = (
     f"scripts/compute_decryption_key_from_lmsys-chat-1m.sh and put its output into {PASSPHRASE_VARIABLE}"
 )
 _NO_INSTRUCTION, _NO_ORIGINAL = "no instruction with its id", "no original with its id"
-_ANOTHER_VERSION = "take another revision of the set, or join the files with the publisher's scripts"
+_ANOTHER_VERSION = (
+    "take another revision of the set, join the files with the publisher's scripts, or give the Parquet files of "
+    "lmsys-chat-1m, whose `redacted` excludes personal data"
+)
 _FIND = "SELECT (SELECT redacted FROM originals WHERE id = :id), (SELECT text FROM instructions WHERE id = :id)"
 _ENOUGH_TO_JUDGE = 1000
-
-Holds = Callable[[Sequence[Row]], bool]
-"""Whether the first rows of a file have the needed columns."""
 
 
 def is_joined(files: Sequence[Path]) -> bool:
@@ -77,14 +77,8 @@ def read_lmsys(
 ) -> Iterator[Row]:
     """Yield `{id, messages}`; rows that the publisher's marks remove are added to `counts`.
 
-    Args:
-        files: as for `check_lmsys`, like `original`.
-        original: see `files`.
-        counts: of the source.
-        config: which rows are removed.
-        scratch: a folder for temporary files.
-        max_bad_share: largest share, 0 to 1, of the answers without their instruction or original, and of bad rows
-            among the instructions and the originals.
+    `files` and `original` are those of `check_lmsys`; temporary files go into `scratch`. `max_bad_share` (0 to 1) is
+    the most of the answers without instruction or original, and of bad rows among instructions and originals.
 
     Raises:
         UserError: the errors of `check_lmsys`, or a wrong passphrase; InputError: too many bad rows, or files that do
@@ -130,13 +124,19 @@ def _database(folder: Path) -> Generator[sqlite3.Connection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rows_with_id(files: Iterable[FileOpener], counts: RowCounts, holds: Holds, **named: str) -> Iterator[Row]:
-    """The good rows of some files; raises `unknown_columns(**named)` if the first rows of a file are others."""
+def _rows_with_id(
+    files: Iterable[FileOpener],
+    counts: RowCounts,
+    is_ours: Callable[[Row], Any],
+    wanted: str,
+    enough: Callable[[Iterable[Any]], bool] = any,
+) -> Iterator[Row]:
+    """The good rows of some files; UserError if not `enough` of the first rows of a file have the `wanted` columns."""
     for _, opener in files:
         with opener() as file:
             rows = layouts.first_rows(file)
-            if rows and not holds(rows):
-                raise layouts.unknown_columns(file, rows, **named)
+            if rows and not enough(map(is_ours, rows)):
+                raise layouts.unknown_columns(file, rows, wanted=wanted, next_step=_ANOTHER_VERSION)
             yield from read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0)
 
 
@@ -162,32 +162,21 @@ class _Join:
         """Store the users' first turns by id. A decrypted file replaces the encrypted one."""
         plain = [file for file in files if not _is_encrypted(file[0])]
         readable = plain or [(name, partial(_decrypted, opener, scratch)) for name, opener in files]
-        named = {"wanted": f"the column {ID} and a user's turn", "next_step": _ANOTHER_VERSION}
-
-        def holds(rows: Sequence[Row]) -> bool:
-            return any(ID in row and instruction_of(row) for row in rows)
-
-        self._store("instructions", readable, instruction_of, holds, **named)
+        counts, wanted = RowCounts(), f"the column {ID} and a user's turn"
+        rows = _rows_with_id(readable, counts, lambda row: ID in row and instruction_of(row), wanted)
+        self._store("instructions", counts, ((row[ID], instruction_of(row)) for row in rows))
 
     def store_originals(self, files: Iterable[FileOpener]) -> None:
         """Store the ids of the user's copy, and which rows have personal data."""
-        needed = (ID, "redacted") if self._config.exclude_personal_data else (ID,)
-        next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
-        named = {"wanted": f"the columns {' and '.join(needed)} of lmsys-chat-1m", "next_step": next_step}
-
-        def holds(rows: Sequence[Row]) -> bool:
-            return all(name in row for row in rows for name in needed)
-
-        self._store("originals", files, lambda row: bool(row.get("redacted")), holds, **named)
+        needed = {ID, "redacted"} if self._config.exclude_personal_data else {ID}
+        counts, wanted = RowCounts(), f"the columns {' and '.join(sorted(needed))} of lmsys-chat-1m"
+        rows = _rows_with_id(files, counts, needed.issubset, wanted, enough=all)
+        self._store("originals", counts, ((row[ID], bool(row.get("redacted"))) for row in rows))
 
     def rows(self, answers: Iterable[FileOpener]) -> Iterator[Row]:
         """Yield the conversations; count the others."""
         counts, wanted = self._counts, f"the column {ID} and the synthesized answers"
-
-        def holds(rows: Sequence[Row]) -> bool:
-            return any(ID in row and is_synthesized(row) for row in rows)
-
-        for row in _rows_with_id(answers, counts.rows, holds, wanted=wanted, next_step=_ANOTHER_VERSION):
+        for row in _rows_with_id(answers, counts.rows, lambda row: ID in row and is_synthesized(row), wanted):
             made = self._conversation(row)
             if isinstance(made, str):
                 counts.count_bad(made, row)
@@ -196,14 +185,10 @@ class _Join:
         counts.joined["answers"] = self._wanted
         self._check_match()
 
-    def _store(
-        self, table: str, files: Iterable[FileOpener], value_of: Callable[[Row], Any], holds: Holds, **named: str
-    ) -> None:
-        """Store the value of each row by its id, unless it is None, and count the rows of the table."""
-        counts = RowCounts()
-        rows = _rows_with_id(files, counts, holds, **named)
-        values = ((row[ID], value) for row in rows if (value := value_of(row)) is not None)
-        self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", values)
+    def _store(self, table: str, counts: RowCounts, values: Iterator[tuple[str, Any]]) -> None:
+        """Store the values by id, except None, and count the rows of the table."""
+        known = (pair for pair in values if pair[1] is not None)
+        self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", known)
         counts.check(self._max_bad_share)
         (stored,) = self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
         if not stored:

@@ -85,7 +85,8 @@ class Screener:
             return None
         try:
             tokens = self._num_tokens(row, messages)
-            counts.count_tokens(row, tokens)
+            counts.measured_characters += characters_of(row)
+            counts.measured_tokens += tokens
             if tokens <= self._sequence_tokens:
                 return Screened(source, key, row, tokens)
             return self._truncated(row, counts, source)
