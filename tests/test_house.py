@@ -262,7 +262,7 @@ def test_constraints_pin_every_direct_dependency_once() -> None:
 
 def test_the_readme_shows_the_pipeline_as_it_is() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (excerpt,) = re.findall(r"```python excerpt\n(.*?)```", readme, re.DOTALL)
+    (excerpt,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
     code = (ROOT / "recipes" / "recipe.py").read_text(encoding="utf-8").splitlines()
     places = [code.index(line) for line in excerpt.splitlines()]
     assert len(places) >= 5 and places == sorted(places)
