@@ -5,7 +5,7 @@ that were measured, or await it, are at the top, each with its source; everythin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _is_linked(name: str, known: Known) -> bool:
     while not place.is_dir():
         place = place.parent
     # The files of a model hub's cache are symbolic links to wherever the cache is.
-    files = [path.resolve() for path in (known.sources / name).glob("*.safetensors")]
+    files = (known.sources / name).glob("*.safetensors")
     return all(path.is_file() and path.stat().st_dev == place.stat().st_dev for path in files)
 
 
@@ -150,18 +150,18 @@ def _data(stage: Stage, known: Known) -> StageNeeds:
     files = (world.text if is_corpus else world.conversations) if isinstance(world, UserFilesConfig) else ()
     sets = tuple(size_of(one, mirror=known.sources) for one in (*sources, *files))
     originals = () if known.sources else tuple(size for _, size in originals_of(sources))
-    common: dict[str, Any] = {
-        "stage": stage.name,
-        "reads": (*sets, *originals),
-        "gates": gates_of(sources, mirror=known.sources),
-        "terms": tuple(source.terms for source in sources if source.terms),
-    }
+    needs = StageNeeds(
+        stage=stage.name,
+        reads=(*sets, *originals),
+        gates=gates_of(sources, mirror=known.sources),
+        terms=tuple(source.terms for source in sources if source.terms),
+    )
     unknown = [one.name for one in sets if one.text_bytes is None]
     text = float(sum(one.text_bytes or 0 for one in sets))
     if unknown or not sets:
         text = max(text, TEXT_BYTES * _tokens_read(known.recipe, config))
     if not text:
-        return StageNeeds(**common)
+        return needs
     zipped, packed = text * ZIPPED_TEXT_BYTES / TEXT_BYTES, text * PACKED_BYTES / TEXT_BYTES
     # Shards go when the documents are written, and only then rows are packed.
     cleaning = SHARD_BYTES * text + max([zipped, *(one.file_bytes for one in sets)])
@@ -171,12 +171,10 @@ def _data(stage: Stage, known: Known) -> StageNeeds:
         basis = "the tokens that training reads"
     elif unknown:
         basis = f"at least, without {', '.join(unknown)}"
-    return StageNeeds(
-        **common,
-        kept={
-            f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed": round(packed),
-            "their documents, zipped": round(zipped),
-        },
+    tokens = f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed"
+    return replace(
+        needs,
+        kept={tokens: round(packed), "their documents, zipped": round(zipped)},
         scratch_bytes=max(0, round(cleaning - zipped - packed)),
         disk_basis=basis,
         seconds=text / CLEANED_BYTES_PER_S if is_corpus else None,
