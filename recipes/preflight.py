@@ -63,9 +63,7 @@ def before_start(
     """Everything that comes before a recipe's first stage. A recipe that makes its own models is never asked about.
 
     Args:
-        recipe: what will be built.
         asked: what the user named: its name or file, or `auto`.
-        build_folder: where.
         say: receives the plan in short, and what is missing, a line each.
         until: the last artifact wanted; what only later stages need, or finished ones needed, may be missing.
         rebuild: artifacts that are planned in full, whether or not they are finished.
@@ -81,9 +79,8 @@ def before_start(
     # Made after the names were resolved, so that it has the sizes that the hub has just given.
     done = state.finished.difference(rebuild)
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done)
-    if recipe.published_models:
-        for line in short_lines(plan):
-            say(line)
+    for line in short_lines(plan) if recipe.published_models else ():
+        say(line)
     here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
     for one in lacks:
@@ -179,9 +176,6 @@ def _ask(asked: str, name: str, say: Callable[[str], None]) -> None:
         say(f"starts in {WAIT_SECONDS} s; Ctrl-C stops it, and nothing is spent")
         time.sleep(WAIT_SECONDS)
     elif asked == "auto":
-        raise UserError(
-            "needs-consent",
-            wanted=f"a yes before {name} is built: RECIPE=auto never assumes it",
-            got="no terminal to ask on",
-            next_step=f"set RECIPE={name}, or YES=1, or RECIPE=mini",
-        )
+        wanted = f"a yes before {name} is built: RECIPE=auto never assumes it"
+        next_step = f"set RECIPE={name}, or YES=1, or RECIPE=mini"
+        raise UserError("needs-consent", wanted=wanted, got="no terminal to ask on", next_step=next_step)

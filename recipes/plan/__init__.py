@@ -78,12 +78,11 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """FLOPs of all training."""
         return sum(flops(run).total for run in self.runs)
 
     @property
     def download_bytes(self) -> int:
-        """Of everything whose size is known."""
+        """Of all downloads whose size is known."""
         return sum(download.bytes or 0 for download in self.downloads)
 
     def hours(self, gpu: Gpu) -> float:

@@ -91,7 +91,6 @@ class Flops(NamedTuple):
         return sum(self)
 
 
-@cache
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs of `hardware.toml`."""
     return tuple(Gpu(**entry) for entry in _hardware()["gpu"])

@@ -9,16 +9,14 @@ from recipes.plan import Plan
 from recipes.plan.cost import flops, gpu_bytes, gpu_parts, gpus
 from recipes.plan.sets import TOKEN_VARIABLE
 
-COMPUTED = (
-    "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; FLOPs are those of "
-    "matrix products."
-)
-
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """The whole plan, for a terminal of 120 columns."""
     yield f"Plan of the recipe {plan.recipe}"
-    yield COMPUTED
+    yield (
+        "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; FLOPs are those of "
+        "matrix products."
+    )
     training = (_flops(plan), _hours(plan), _gpu_memory(plan), _fits(plan)) if plan.runs else ()
     for lines in (*training, _times(plan), _stages(plan), _downloads(plan)):
         yield ""

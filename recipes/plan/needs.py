@@ -80,7 +80,6 @@ class StageNeeds:
     """Its time, where one was measured."""
     seconds_basis: str = ""
     run: Run | None = None
-    """The training run that it is."""
     reads: tuple[Size, ...] = ()
     """The data sets, models or user's files that it reads."""
     gates: tuple[Gate, ...] = ()
@@ -129,7 +128,7 @@ def _is_linked(name: str, known: Known) -> bool:
     place = (known.build_folder or known.sources).absolute()
     while not place.is_dir():
         place = place.parent
-    # The files of a model hub's cache are symbolic links to wherever the cache is.
+    # In a cache of the hub they are symbolic links to another place, which stat follows.
     files = (known.sources / name).glob("*.safetensors")
     return all(path.is_file() and path.stat().st_dev == place.stat().st_dev for path in files)
 
@@ -165,18 +164,17 @@ def _data(stage: Stage, known: Known) -> StageNeeds:
     zipped, packed = text * ZIPPED_TEXT_BYTES / TEXT_BYTES, text * PACKED_BYTES / TEXT_BYTES
     # Shards go when the documents are written, and only then rows are packed.
     cleaning = SHARD_BYTES * text + max([zipped, *(one.file_bytes for one in sets)])
-    gigabytes = f"{text / 1e9:,.{0 if text >= 1e9 else 2}f} GB"
-    basis = f"at most: all of {gigabytes} of text is cleaned and packed, a file fetched at a time"
-    if not sets:
-        basis = "the tokens that training reads"
-    elif unknown:
+    if unknown:
         basis = f"at least, without {', '.join(unknown)}"
+    else:
+        gigabytes = f"{text / 1e9:,.{0 if text >= 1e9 else 2}f} GB"
+        basis = f"at most: all of {gigabytes} of text is cleaned and packed, a file fetched at a time"
     tokens = f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed"
     return replace(
         needs,
         kept={tokens: round(packed), "their documents, zipped": round(zipped)},
         scratch_bytes=max(0, round(cleaning - zipped - packed)),
-        disk_basis=basis,
+        disk_basis=basis if sets else "the tokens that training reads",
         seconds=text / CLEANED_BYTES_PER_S if is_corpus else None,
         seconds_basis="cleaning by one core, at the measured 6.5 MB of text a second",
     )

@@ -125,7 +125,6 @@ def _on_hub(name: str, files: HubFiles) -> Size:
 
 
 def _registered(name: str, limit: int | None) -> Size:
-    """By the registry of known sets."""
     known, first = known_size(name), "" if limit is None else f"first {limit} files; "
     if known is None or (known.bytes is None and limit is None):
         return Size(name=name, bytes=None, how=f"{first}asked when the build starts")
