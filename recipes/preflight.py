@@ -28,20 +28,14 @@ WAIT_SECONDS = 10
 
 
 def choose(release: Recipe, here: Available, state: BuildState, *, build_folder: Path) -> tuple[str, str]:
-    """The recipe's name for RECIPE=auto, and the line that says why.
-
-    Args:
-        release: what is built where the machine can hold it.
-        here: the machine.
-        state: what of the release is built already.
-        build_folder: where it would be built.
+    """The recipe's name for RECIPE=auto, and the line that says why: the release where the machine `here` can hold it.
 
     Raises:
         UserError: a config.json in SOURCES that cannot be parsed.
     """
     sources = local_mirror(None)
     names = [model.terms.name for model in release.published_models.values()]
-    absent = [] if sources is None else [name for name in names if not config_of(name, sources).is_file()]
+    absent = [name for name in names if sources and not config_of(name, sources).is_file()]
     if absent:
         return EMBEDDED, f"RECIPE=auto builds {EMBEDDED}: the release needs {' and '.join(absent)}, not in {sources}"
     plan = plan_of(release, build_folder=build_folder, sources=sources, done=state.finished)
@@ -69,9 +63,7 @@ def before_start(
     """Everything that comes before a recipe's first stage. A recipe that makes its own models is never asked about.
 
     Args:
-        recipe: what will be built.
         asked: what the user named: its name or file, or `auto`.
-        build_folder: where.
         say: receives the plan in short, and what is missing, a line each.
         until: the last artifact wanted; what only later stages need, or finished ones needed, may be missing.
         rebuild: artifacts that are planned in full, whether or not they are finished.
@@ -87,9 +79,8 @@ def before_start(
     # Made after the names were resolved, so that it has the sizes that the hub has just given.
     done = state.finished.difference(rebuild)
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done)
-    if recipe.published_models:
-        for line in short_lines(plan):
-            say(line)
+    for line in short_lines(plan) if recipe.published_models else ():
+        say(line)
     here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
     for one in lacks:
@@ -97,12 +88,12 @@ def before_start(
     if len(lacks) == 1:
         raise lacks[0].error
     if lacks:
+        or_mini = "; RECIPE=mini needs none of it" if recipe.published_models else ""
         raise UserError(
             "several",
             wanted=f"all that the recipe {recipe.name} needs",
             got=f"{len(lacks)} things missing: {', '.join(one.what for one in lacks)}",
-            next_step="see the line on each above"
-            + ("; RECIPE=mini needs none of it" if recipe.published_models else ""),
+            next_step=f"see the line on each above{or_mini}",
         )
     if recipe.published_models and (plan.needs.gpu or plan.downloads):
         _ask(asked, recipe.name, say)
@@ -111,22 +102,12 @@ def before_start(
 def missing(
     plan: Plan, here: Available, *, build_folder: Path, unresolved: Sequence[Unresolved] = ()
 ) -> Iterator[Unresolved]:
-    """What a build needs and does not find, each under a short name.
-
-    Args:
-        plan: what it costs, or what is left of it.
-        here: the machine.
-        build_folder: where it is built.
-        unresolved: names that the hub, or the folder in its place, did not give.
-    """
+    """What a build, or what is left of it, needs and does not find, each under a short name; `unresolved` come last."""
     yield from (Unresolved(what=what, error=_too_little(what, plan, here, build_folder)) for what in _short(plan, here))
     if plan.needs.gpu and here.gpus_bytes and not _sees_cuda():
-        error = UserError(
-            "not-installed",
-            wanted="a torch that computes on the GPUs that their driver names",
-            got="one that sees none",
-            next_step="update the driver, or install the torch that is built for it into .venv",
-        )
+        wanted, got = "a torch that computes on the GPUs that their driver names", "one that sees none"
+        next_step = "update the driver, or install the torch that is built for it into .venv"
+        error = UserError("not-installed", wanted=wanted, got=got, next_step=next_step)
         yield Unresolved(what="CUDA in torch", error=error)
     yield from _closed_gates(plan)
     yield from unresolved
@@ -145,32 +126,22 @@ def _short(plan: Plan, here: Available) -> Iterator[str]:
 
 def _too_little(what: str, plan: Plan, here: Available, build_folder: Path) -> UserError:
     needs = plan.needs
-    match what:
-        case "GPU memory":
-            fitting = (f"{fit.devices} x {gigabytes(fit.memory_bytes)}" for fit in plan.fits() if fit.fits)
-            return UserError(
-                "no-memory",
-                wanted=f"{gigabytes(needs.gpu_bytes)} of GPU memory on one GPU, or more on several that each hold "
-                "a part",
-                got=" and ".join(map(gigabytes, here.gpus_bytes)) or "no GPU",
-                next_step=f"take a machine with {next(fitting, 'more of them')}, lower micro_batch_rows in a recipe "
-                "of your own, or build RECIPE=mini",
-            )
-        case "main memory":
-            return UserError(
-                "no-memory",
-                wanted=f"{gigabytes(needs.ram_bytes)} of main memory, most of it for the stage {needs.ram_for}",
-                got=gigabytes(here.ram_bytes),
-                next_step="take a machine with more",
-            )
-        case _:
-            more = f", and more for {', '.join(needs.disk_unknown)}" if needs.disk_unknown else ""
-            return UserError(
-                "no-space",
-                wanted=f"{gigabytes(needs.disk_bytes)} on the disk of {build_folder}{more}",
-                got=f"{gigabytes(here.disk_bytes)} free, with the unfinished files of this build",
-                next_step="free some space, or build on another disk with --build DIR",
-            )
+    if what == "disk":
+        more = f", and more for {', '.join(needs.disk_unknown)}" if needs.disk_unknown else ""
+        wanted = f"{gigabytes(needs.disk_bytes)} on the disk of {build_folder}{more}"
+        got = f"{gigabytes(here.disk_bytes)} free, with the unfinished files of this build"
+        next_step = "free some space, or build on another disk with --build DIR"
+        return UserError("no-space", wanted=wanted, got=got, next_step=next_step)
+    if what == "main memory":
+        wanted = f"{gigabytes(needs.ram_bytes)} of main memory, most of it for the stage {needs.ram_for}"
+        got, next_step = gigabytes(here.ram_bytes), "take a machine with more"
+    else:
+        fitting = (f"{fit.devices} x {gigabytes(fit.memory_bytes)}" for fit in plan.fits() if fit.fits)
+        wanted = f"{gigabytes(needs.gpu_bytes)} of GPU memory on one GPU, or more on several that each hold a part"
+        got = " and ".join(map(gigabytes, here.gpus_bytes)) or "no GPU"
+        machine = next(fitting, "more of them")
+        next_step = f"take a machine with {machine}, lower micro_batch_rows in your own recipe, or build RECIPE=mini"
+    return UserError("no-memory", wanted=wanted, got=got, next_step=next_step)
 
 
 def _sees_cuda() -> bool:
@@ -183,20 +154,14 @@ def _closed_gates(plan: Plan) -> Iterator[Unresolved]:
     """Gated sets without a token, encrypted ones without gpg or a passphrase: their stage would refuse hours later."""
     encrypted = [gate.name for gate in plan.gates if gate.variable == PASSPHRASE_VARIABLE]
     if encrypted and shutil.which("gpg") is None:
-        error = UserError(
-            "not-installed",
-            wanted=f"the program gpg, to decrypt the instructions of {', '.join(encrypted)}",
-            got="none on the PATH",
-            next_step="install GnuPG 2.1 or newer, or put the decrypted file into the folder of SOURCES",
-        )
+        wanted = f"the program gpg, to decrypt the instructions of {', '.join(encrypted)}"
+        next_step = "install GnuPG 2.1 or newer, or put the decrypted file into the folder of SOURCES"
+        error = UserError("not-installed", wanted=wanted, got="none on the PATH", next_step=next_step)
         yield Unresolved(what="gpg", error=error)
-    for gate in plan.gates:
-        if gate.is_open:
-            continue
+    for gate in (gate for gate in plan.gates if not gate.is_open):
         if gate.variable == TOKEN_VARIABLE:
             wanted = f"a token of an account that has accepted the terms of {gate.name} ({gate.why})"
-            page = f"https://huggingface.co/datasets/{gate.name}"
-            next_step = f"accept the terms at {page} and set {TOKEN_VARIABLE}"
+            next_step = f"accept the terms at https://huggingface.co/datasets/{gate.name} and set {TOKEN_VARIABLE}"
         else:
             wanted, next_step = f"the passphrase of {gate.name} ({gate.why})", KEY_HINT
         got = f"no {gate.variable} in the environment"
@@ -211,9 +176,6 @@ def _ask(asked: str, name: str, say: Callable[[str], None]) -> None:
         say(f"starts in {WAIT_SECONDS} s; Ctrl-C stops it, and nothing is spent")
         time.sleep(WAIT_SECONDS)
     elif asked == "auto":
-        raise UserError(
-            "needs-consent",
-            wanted=f"a yes before {name} is built: RECIPE=auto never assumes it",
-            got="no terminal to ask on",
-            next_step=f"set RECIPE={name}, or YES=1, or RECIPE=mini",
-        )
+        wanted = f"a yes before {name} is built: RECIPE=auto never assumes it"
+        next_step = f"set RECIPE={name}, or YES=1, or RECIPE=mini"
+        raise UserError("needs-consent", wanted=wanted, got="no terminal to ask on", next_step=next_step)

@@ -1,11 +1,12 @@
 """`make plan`: what a recipe would cost, as data, before anything is downloaded or spent: a fold over its stage list.
 
-`needs` tells what each stage needs, `cost` what a training run does, `gguf_bytes` how large a GGUF becomes, `sets` what
+`needs` has the needs of each stage, `cost` those of a training run, `gguf_bytes` the size of a GGUF, `sets` what
 publishers give and ask; `machine` says what this machine has and what is built, `lines` prints.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from common.provenance import Terms
@@ -25,11 +26,10 @@ SYSTEM_BYTES, SYSTEM_SHARE = 4 * 2**30, 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """Whether all training runs fit on certain GPUs, in one process."""
+    """Whether all training runs fit in one process on `devices` GPUs of `memory_bytes` each."""
 
     devices: int
     memory_bytes: int
-    """Of each."""
     fits: bool
     largest_micro_batch_rows: tuple[int, ...]
     """Of each run, 0 where not even one row fits."""
@@ -37,30 +37,26 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What a machine must have."""
+    """What a machine must have, and whether training needs a GPU at all."""
 
     gpu: bool
-    """Whether training needs a GPU at all."""
     gpu_bytes: int
     """Memory of one GPU that holds everything; 0 where none is needed."""
     ram_bytes: int
-    """Of the largest stage, and what is left to the system."""
+    """Of the stage `ram_for` (empty where none is known to take much) and `system_bytes`, left to the system."""
     system_bytes: int
     ram_for: str
-    """The stage that takes most main memory; empty where none is known to take much."""
     disk_bytes: int
-    """At most, where everything that is packed has a known size."""
+    """The most, apart from the sets of unknown size, each of which adds to it."""
     disk_unknown: tuple[str, ...]
-    """Sets of unknown size; each adds to the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a recipe would cost."""
+    """What a recipe would cost: the stages that are to be built, in order."""
 
     recipe: str
     stages: tuple[StageNeeds, ...]
-    """The stages that are to be built, in order."""
     gpu_runs: tuple[Run, ...]
     """The runs whose models must fit on the GPUs, finished ones too where a later stage opens them again."""
     needs: Needs
@@ -82,12 +78,11 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Of all training."""
         return sum(flops(run).total for run in self.runs)
 
     @property
     def download_bytes(self) -> int:
-        """Of everything whose size is known."""
+        """Of all downloads whose size is known."""
         return sum(download.bytes or 0 for download in self.downloads)
 
     def hours(self, gpu: Gpu) -> float:
@@ -95,7 +90,7 @@ class Plan:
         return gpu.hours(self.flops)
 
     def fits(self) -> tuple[Fit, ...]:
-        """What fits on each of `MACHINES`."""
+        """What fits on each of `MACHINES`, where anything is trained."""
         found: list[Fit] = []
         for devices, gigabytes in MACHINES if self.runs else ():
             memories = (gigabytes * 10**9,) * devices
@@ -113,17 +108,10 @@ def plan_of(
     until: str | None = None,
     done: frozenset[str] = frozenset(),
 ) -> Plan:
-    """The plan of a recipe, or of what is left of it.
+    """The plan of a recipe, resolved or not, up to the artifact `until`; finished artifacts (`done`) cost nothing.
 
-    Args:
-        recipe: any, resolved or not.
-        build_folder: where an earlier build may have kept what it asked the hub for.
-        sources: the folder in the place of the hub, or None.
-        until: the last artifact wanted; None plans them all.
-        done: finished artifacts, which cost nothing.
-
-    Raises:
-        UserError: a published model whose shape is not known, or an unknown name in `until`.
+    `build_folder` is where an earlier build may have kept what it asked the hub for; the folder `sources` replaces the
+    hub. Raises UserError for a published model whose shape is not known, or an unknown name in `until`.
     """
     if build_folder is not None and build_folder.is_dir():
         found, _ = attempt(recipe, build_folder, sources=sources, ask=False)
@@ -131,18 +119,13 @@ def plan_of(
     known = Known(recipe=recipe, sources=sources, build_folder=build_folder)
     stages = [needs_of_stage(stage, known) for stage in stages_until(recipe, until)]
     left = tuple(stage for stage in stages if stage.stage not in done)
-    runs = tuple(stage.run for stage in stages if stage.run)
     # The evaluation opens teacher and student again.
-    opened = {"evaluation", *(run.stage for run in runs)} & {stage.stage for stage in left}
-    gpu_runs = runs if opened else ()
-    terms = [one for stage in stages for one in stage.terms]
+    opened = any(stage.run or stage.stage == "evaluation" for stage in left)
+    gpu_runs = tuple(stage.run for stage in stages if stage.run and opened)
     models = [one for stage in stages if stage.stage in recipe.published_models for one in stage.terms]
+    others = [one for stage in stages for one in stage.terms if one not in models]
     return Plan(
-        recipe=recipe.name,
-        stages=left,
-        gpu_runs=gpu_runs,
-        needs=_needs(left, gpu_runs),
-        terms=(*models, *(one for one in terms if one not in models)),
+        recipe=recipe.name, stages=left, gpu_runs=gpu_runs, needs=_needs(left, gpu_runs), terms=(*models, *others)
     )
 
 
@@ -162,19 +145,13 @@ def _needs(stages: Sequence[StageNeeds], gpu_runs: Sequence[Run]) -> Needs:
         gpu_bytes=max((gpu_bytes(run) for run in gpu_runs), default=0) if gpu else 0,
         ram_bytes=largest + system_bytes,
         system_bytes=system_bytes,
-        ram_for=next((name for name, size in ram.items() if size == largest), "") if largest else "",
+        ram_for=max(ram, key=ram.__getitem__) if largest else "",
         disk_bytes=peak_disk_bytes(stages),
         disk_unknown=tuple(one.name for stage in stages if stage.kept for one in stage.reads if one.bytes is None),
     )
 
 
 def peak_disk_bytes(stages: Sequence[StageNeeds]) -> int:
-    """The most that is on the disk at once, when stages run one after the other and all that they keep stays.
-
-    dist/ has hard links to large files, and adds little.
-    """
-    before, peak = 0, 0
-    for stage in stages:
-        before += stage.kept_bytes
-        peak = max(peak, before + stage.scratch_bytes)
-    return peak
+    """The most on the disk at once where all that stages keep stays; dist/ has hard links to it and adds little."""
+    kept = accumulate(stage.kept_bytes for stage in stages)
+    return max((before + stage.scratch_bytes for before, stage in zip(kept, stages, strict=True)), default=0)

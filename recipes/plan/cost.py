@@ -31,28 +31,22 @@ GPU_CHUNK_TOKENS = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One training run."""
+    """One training run, which makes the artifact `stage` in `steps` optimizer steps of packed rows."""
 
     stage: str
-    """The artifact that it makes."""
     student: ModelShape
-    """The model that is trained."""
     teacher: ModelShape | None
     """The frozen model whose logits are the target."""
     vocab_size: int
     """Columns of the logits: ids of the tokenizer, to which both heads are cropped."""
     steps: int
-    """Optimizer steps."""
     rows_per_step: int
-    """Packed rows of one step."""
     sequence_tokens: int
     """Tokens of a row."""
     micro_batch_rows: int
     """Rows of one forward pass."""
     chunk_tokens: int
     """Tokens whose logits exist at once."""
-    saved_dtype_bytes: int
-    """Bytes a weight in the finished checkpoint."""
 
     @property
     def tokens(self) -> int:
@@ -67,18 +61,16 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """A GPU by name."""
+    """A GPU by name, its peak in dense bf16 products, and the `source` of peak and memory."""
 
     name: str
     peak_flop_per_s: float
-    """Dense bf16 products."""
     memory_bytes: int
     utilisation: float
     """Share of the peak that a step reaches."""
     basis: str
     """`assumed`, or by what the utilisation was measured."""
     source: str
-    """Of peak and memory."""
 
     def hours(self, flops: float) -> float:
         """Hours for this work on one of it."""
@@ -99,7 +91,6 @@ class Flops(NamedTuple):
         return sum(self)
 
 
-@cache
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs of `hardware.toml`."""
     return tuple(Gpu(**entry) for entry in _hardware()["gpu"])
@@ -167,9 +158,7 @@ def gpu_bytes(run: Run) -> int:
 def fits(run: Run, memories: Sequence[int]) -> bool:
     """Whether a run fits in one process: the student on the first GPU, the teacher's layers over all of them.
 
-    Args:
-        run: the run.
-        memories: bytes of each GPU, in the order in which programs number them.
+    `memories` has the bytes of each GPU, in the order in which programs number them.
     """
     if not memories:
         return False

@@ -49,15 +49,8 @@ def _has_more_bits(layer: int, layers: int) -> bool:
 
 
 def computed_tensor_bytes(model: ModelShape, encoding: str) -> int:
-    """Bytes of all tensors of a GGUF in `encoding`, without the file's metadata and the gaps that align them.
-
-    Raises:
-        UserError: an encoding whose rules are not here.
-    """
+    """Bytes of all tensors of a GGUF, without metadata and alignment; UserError for an encoding without rules here."""
     if encoding not in BASE_TYPES:
         raise unknown_name("an encoding", encoding, BASE_TYPES)
-    total = 0
-    for name, shape in model.tensors():
-        weights, size = BLOCKS[tensor_type(model, encoding, name, shape)]
-        total += math.prod(shape) // weights * size
-    return total
+    typed = ((BLOCKS[tensor_type(model, encoding, name, shape)], shape) for name, shape in model.tensors())
+    return sum(math.prod(shape) // weights * size for (weights, size), shape in typed)

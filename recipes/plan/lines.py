@@ -5,36 +5,35 @@ GB are 10^9 bytes, as GPUs and disks are sold.
 
 from collections.abc import Iterator
 
-from instruct.conversations.lmsys import PASSPHRASE_VARIABLE
-from recipes.plan import Fit, Plan
-from recipes.plan.cost import Gpu, flops, gpu_bytes, gpu_parts, gpus
-from recipes.plan.sets import TOKEN_VARIABLE, Size
-
-COMPUTED = (
-    "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; FLOPs are those of "
-    "matrix products."
-)
+from recipes.plan import Plan
+from recipes.plan.cost import flops, gpu_bytes, gpu_parts, gpus
+from recipes.plan.sets import TOKEN_VARIABLE
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """The whole plan, for a terminal of 120 columns."""
     yield f"Plan of the recipe {plan.recipe}"
-    yield COMPUTED
+    yield (
+        "Computed from shapes unless a line says measured, assumed or estimate. 1 GB is 10^9 bytes; FLOPs are those of "
+        "matrix products."
+    )
     training = (_flops(plan), _hours(plan), _gpu_memory(plan), _fits(plan)) if plan.runs else ()
-    for lines in (*training, _times(plan), _stages(plan)):
+    for lines in (*training, _times(plan), _stages(plan), _downloads(plan)):
         yield ""
         yield from lines
-    yield ""
-    yield from _downloads(plan)
     yield from _gates(plan)
-    yield from _terms(plan)
+    yield "Licences to accept" if plan.terms else "Licences to accept: none"
+    for terms in plan.terms:
+        yield f"  {terms.name}: {terms.licence or 'not stated by its publisher where we read'}"
+        yield from (f"    {obligation}" for obligation in terms.obligations)
 
 
 def short_lines(plan: Plan) -> Iterator[str]:
     """Hours, disk, downloads and licences: what someone must know before it is spent."""
     needs = plan.needs
     if needs.gpu:
-        rates = "; ".join(f"{plan.hours(gpu):,.0f} h on one {gpu.name}" for gpu in _holding(plan))
+        holding = [gpu for gpu in gpus() if gpu.memory_bytes >= needs.gpu_bytes]
+        rates = "; ".join(f"{plan.hours(gpu):,.0f} h on one {gpu.name}" for gpu in holding)
         yield f"{plan.recipe}: {plan.flops:.2e} FLOPs: {rates or 'no named GPU holds it alone'}"
         yield f"memory: {gigabytes(needs.gpu_bytes)} of GPU, {gigabytes(needs.ram_bytes)} of main memory"
     yield f"disk: {_disk(plan)}"
@@ -49,10 +48,6 @@ def short_lines(plan: Plan) -> Iterator[str]:
 def gigabytes(count: float) -> str:
     """A number of bytes in GB, with two decimals below 10."""
     return f"{count / 1e9:,.0f} GB" if count >= 10e9 else f"{count / 1e9:,.2f} GB"
-
-
-def _holding(plan: Plan) -> list[Gpu]:
-    return [gpu for gpu in gpus() if gpu.memory_bytes >= plan.needs.gpu_bytes]
 
 
 def _flops(plan: Plan) -> Iterator[str]:
@@ -88,26 +83,19 @@ def _gpu_memory(plan: Plan) -> Iterator[str]:
 def _fits(plan: Plan) -> Iterator[str]:
     yield "What fits, in one process (the teacher's layers over all GPUs, the student on the first)"
     for fit in plan.fits():
-        verdict = "yes" if fit.fits else "no "
-        yield f"  {fit.devices} x {fit.memory_bytes / 1e9:>3.0f} GB  {verdict}  {_rows(plan, fit)}"
-
-
-def _rows(plan: Plan, fit: Fit) -> str:
-    each = [
-        f"{run.stage} {'does not fit with one row' if rows == 0 else f'takes up to {rows} rows at once'}"
-        for run, rows in zip(plan.runs, fit.largest_micro_batch_rows, strict=True)
-    ]
-    return ", ".join(each)
+        rows = ", ".join(
+            f"{run.stage} {f'takes up to {most} rows at once' if most else 'does not fit with one row'}"
+            for run, most in zip(plan.runs, fit.largest_micro_batch_rows, strict=True)
+        )
+        yield f"  {fit.devices} x {fit.memory_bytes / 1e9:>3.0f} GB  {'yes' if fit.fits else 'no '}  {rows}"
 
 
 def _stages(plan: Plan) -> Iterator[str]:
     yield "Disk and main memory by stage"
     for stage in plan.stages:
         memory = "" if stage.ram_bytes is None else f"; main memory {gigabytes(stage.ram_bytes)} ({stage.ram_basis})"
-        if stage.kept or stage.scratch_bytes:
-            used = f"{gigabytes(stage.kept_bytes):>10} kept, {gigabytes(stage.scratch_bytes):>9} more while it runs"
-        else:
-            used = f"{'little':>10}"
+        used = f"{gigabytes(stage.kept_bytes):>10} kept, {gigabytes(stage.scratch_bytes):>9} more while it runs"
+        used = used if stage.kept or stage.scratch_bytes else f"{'little':>10}"
         yield f"  {stage.stage:<16}{used}{memory}"
         if stage.disk_basis:
             yield f"    {stage.disk_basis}"
@@ -123,12 +111,9 @@ def _stages(plan: Plan) -> Iterator[str]:
 
 
 def _disk(plan: Plan) -> str:
-    """The most that is there at once, and whether that is sure."""
-    unknown = plan.needs.disk_unknown
-    most = f"{gigabytes(plan.needs.disk_bytes)} on the disk at once"
-    if not unknown:
-        return f"at most {most}"
-    return f"about {most}, and more for {', '.join(unknown)}, whose sizes are asked when the build starts"
+    most, unknown = f"{gigabytes(plan.needs.disk_bytes)} on the disk at once", ", ".join(plan.needs.disk_unknown)
+    more = f"about {most}, and more for {unknown}, whose sizes are asked when the build starts"
+    return more if unknown else f"at most {most}"
 
 
 def _times(plan: Plan) -> Iterator[str]:
@@ -145,26 +130,12 @@ def _times(plan: Plan) -> Iterator[str]:
 def _downloads(plan: Plan) -> Iterator[str]:
     yield "Downloads" if plan.downloads else "Downloads: none"
     for download in plan.downloads:
-        yield f"  {_size(download):>10}  {download.name} ({download.how})"
-
-
-def _size(download: Size) -> str:
-    return "not known" if download.bytes is None else gigabytes(download.bytes)
+        size = "not known" if download.bytes is None else gigabytes(download.bytes)
+        yield f"  {size:>10}  {download.name} ({download.how})"
 
 
 def _gates(plan: Plan) -> Iterator[str]:
     for gate in plan.gates:
+        key = "the account's token" if gate.variable == TOKEN_VARIABLE else "the passphrase"
         state = "is set" if gate.is_open else "is not set"
-        yield f"gated: {gate.name} ({gate.why}); {_what(gate.variable)} {gate.variable} {state} here"
-
-
-def _what(variable: str) -> str:
-    return {TOKEN_VARIABLE: "the account's token", PASSPHRASE_VARIABLE: "the passphrase"}.get(variable, "the variable")
-
-
-def _terms(plan: Plan) -> Iterator[str]:
-    yield "Licences to accept" if plan.terms else "Licences to accept: none"
-    for terms in plan.terms:
-        yield f"  {terms.name}: {terms.licence or 'not stated by its publisher where we read'}"
-        for obligation in terms.obligations:
-            yield f"    {obligation}"
+        yield f"gated: {gate.name} ({gate.why}); {key} {gate.variable} {state} here"

@@ -19,12 +19,10 @@ from recipes.resolve import attempt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Available:
-    """What a machine has."""
+    """What a machine has: memory of each GPU in the order in which programs number them, main memory used or not."""
 
     gpus_bytes: tuple[int, ...]
-    """Memory of each GPU, in the order in which programs number them."""
     ram_bytes: int
-    """Main memory, used or not."""
     disk_bytes: int
     """Free bytes on the disk of the build folder, and what the unfinished artifacts of this build occupy there."""
 
@@ -41,13 +39,10 @@ class BuildState:
 def available_here(build_folder: Path, *, partial_bytes: int = 0) -> Available:
     """What this machine has for a build in that folder, which need not exist yet.
 
-    Args:
-        build_folder: where.
-        partial_bytes: of its unfinished artifacts: a build that goes on must not be refused for its own first half.
+    `partial_bytes` of unfinished artifacts count as free: a build that goes on must not be refused for its first half.
     """
-    return Available(
-        gpus_bytes=gpus_bytes(), ram_bytes=ram_bytes(), disk_bytes=free_bytes(build_folder) + partial_bytes
-    )
+    disk_bytes = free_bytes(build_folder) + partial_bytes
+    return Available(gpus_bytes=gpus_bytes(), ram_bytes=ram_bytes(), disk_bytes=disk_bytes)
 
 
 def build_state(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> BuildState:
@@ -60,12 +55,10 @@ def build_state(recipe: Recipe, build_folder: Path, *, sources: Path | None) -> 
         return BuildState()
     resolved, _ = attempt(recipe, build_folder, sources=sources, ask=False)
     artifacts = _expected(resolved, build_folder)
-    local = [path for model in resolved.published_models.values() for path in _paths(model.files)]
-    linked = {_identity(path) for path in local}
-    sizes: dict[tuple[int, int], int] = {}
-    for artifact in artifacts.values():
-        for path in files_under(artifact.folder.with_name(artifact.folder.name + ".partial")):
-            sizes[_identity(path)] = path.stat().st_size
+    local = [model.files for model in resolved.published_models.values() if isinstance(model.files, tuple)]
+    linked = {_identity(path) for files in local for path in files}
+    folders = [artifact.folder.with_name(artifact.folder.name + ".partial") for artifact in artifacts.values()]
+    sizes = {_identity(path): path.stat().st_size for folder in folders for path in files_under(folder)}
     return BuildState(
         finished=frozenset(name for name, artifact in artifacts.items() if artifact.manifest),
         partial_bytes=sum(size for identity, size in sizes.items() if identity not in linked),
@@ -81,10 +74,6 @@ def _expected(recipe: Recipe, build_folder: Path) -> dict[str, Artifact]:
             config, inputs = prepared(stage, made)
             made[stage.name] = store.expected(stage.name, STAGES[type(config)], config, *inputs)
     return made
-
-
-def _paths(files: object) -> tuple[Path, ...]:
-    return files if isinstance(files, tuple) else ()
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -110,26 +99,19 @@ def _visible(gpus: list[tuple[str, int]]) -> Iterator[int]:
 
     Without CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA numbers unlike GPUs by speed, and this driver's tool by their slots.
     """
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is None:
-        yield from (size for _, size in gpus)
-        return
-    for word in map(str.strip, said.split(",")):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(len(gpus)))))
+    for word in map(str.strip, visible.split(",")):
         if word.isdigit() and int(word) < len(gpus):
-            yield gpus[int(word)][1]
-            continue
-        named = [size for uuid, size in gpus if word and uuid.startswith(word)]
+            named = [gpus[int(word)][1]]
+        else:
+            named = [size for uuid, size in gpus if word and uuid.startswith(word)]
         if len(named) != 1:
             return  # as CUDA does: what comes after a word that names no GPU is not seen either
         yield named[0]
 
 
 def ram_bytes(system: Path = Path("/")) -> int:
-    """Main memory that this process may use: the machine's, or less where a control group says so.
-
-    Args:
-        system: where /proc and /sys lie.
-    """
+    """Main memory that this process may use: the machine's, or less where a control group in `system` says so."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_limits(system)])
 
@@ -152,7 +134,6 @@ def _limits(system: Path) -> Iterator[int]:
             if not folder.is_relative_to(base):
                 break
             # In a container its own group is the root, whatever the path says: a folder may be missing.
-            with_limit = folder / name
-            text = with_limit.read_text(encoding="ascii").strip() if with_limit.is_file() else ""
+            text = (folder / name).read_text(encoding="ascii").strip() if (folder / name).is_file() else ""
             if text.isdigit():
                 yield int(text)

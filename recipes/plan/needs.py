@@ -5,7 +5,7 @@ that were measured, or await it, are at the top, each with its source; everythin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ EVALUATION_PEAK_BYTES = 12_800_000_000
 """Main memory of the evaluation where a model of MEASURED_WEIGHTS is the largest that runs on the processor: measured
 once, in float32. Taken to grow with the weights."""
 IN_PROPORTION = "measured once at 1.5B, in proportion"
+ON_2_CORES = "measured once at 1.5B on 2 cores, in proportion"
 PACKED_BYTES = 9
 """Bytes a token in packed rows: an id and a document number of 4 each, a weight of 1 (`common.packing`)."""
 TEXT_BYTES, ZIPPED_TEXT_BYTES = 4.2, 1.4
@@ -64,7 +65,7 @@ at once: the last one, and the one that is being written."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageNeeds:
-    """What one stage needs."""
+    """What one stage needs. Each basis says where a figure is from, where it is not computed from shapes."""
 
     stage: str
     kept: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -72,7 +73,6 @@ class StageNeeds:
     scratch_bytes: int = 0
     """Further bytes on the disk while it runs."""
     disk_basis: str = ""
-    """Where the figures for the disk are from, where not from shapes."""
     ram_bytes: int | None = None
     """Peak main memory of its process; None where it is small or follows from the data."""
     ram_basis: str = ""
@@ -80,7 +80,6 @@ class StageNeeds:
     """Its time, where one was measured."""
     seconds_basis: str = ""
     run: Run | None = None
-    """The training run that it is."""
     reads: tuple[Size, ...] = ()
     """The data sets, models or user's files that it reads."""
     gates: tuple[Gate, ...] = ()
@@ -97,33 +96,28 @@ class StageNeeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What the fold knows: the recipe, where its sources are, and the shapes of the models so far."""
+    """What the fold knows: the recipe, the folder in the place of the hub, and the shapes of the models so far."""
 
     recipe: Recipe
     sources: Path | None
-    """The folder in the place of the hub, or None."""
     build_folder: Path | None
     shapes: dict[str, ModelShape] = field(default_factory=dict[str, ModelShape])
-    """Model shape by artifact; each stage that makes a model adds its own."""
+    """By artifact; each stage that makes a model adds its own."""
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer."""
         return QWEN_IDS if self.recipe.tokenizer is None else self.recipe.tokenizer.vocabulary
 
 
 def _published(stage: Stage, known: Known) -> StageNeeds:
-    config: PublishedModelConfig = stage.config
-    name = config.terms.name
-    shape = known.shapes[stage.name] = shape_of(
-        HubModel(name=name), sources=known.sources, build_folder=known.build_folder
-    )
+    name, model = stage.config.terms.name, HubModel(name=stage.config.terms.name)
+    shape = known.shapes[stage.name] = shape_of(model, sources=known.sources, build_folder=known.build_folder)
     size = model_folder_bytes(shape, BFLOAT16)
     return StageNeeds(
         stage=stage.name,
         kept={} if _is_linked(name, known) else {f"{name} in bf16": size},
         reads=(Size(name=name, bytes=size, how="computed from its shapes, bf16", is_fetched=known.sources is None),),
-        terms=(config.terms,),
+        terms=(stage.config.terms,),
     )
 
 
@@ -134,114 +128,94 @@ def _is_linked(name: str, known: Known) -> bool:
     place = (known.build_folder or known.sources).absolute()
     while not place.is_dir():
         place = place.parent
-    # The files of a model hub's cache are symbolic links to wherever the cache is.
-    files = [path.resolve() for path in (known.sources / name).glob("*.safetensors")]
+    # In a cache of the hub they are symbolic links to another place, which stat follows.
+    files = (known.sources / name).glob("*.safetensors")
     return all(path.is_file() and path.stat().st_dev == place.stat().st_dev for path in files)
 
 
 def _benchmark_files(stage: Stage, known: Known) -> StageNeeds:
-    how = "archives of their repositories, each at one commit"
-    files = Size(name="the benchmark files", bytes=None, how=how)
+    files = Size(name="the benchmark files", bytes=None, how="archives of their repositories, each at one commit")
     return StageNeeds(stage=stage.name, reads=() if known.sources else (files,))
 
 
-def _corpus(stage: Stage, known: Known) -> StageNeeds:
-    recipe, sources = known.recipe, stage.config.sources
-    tokens = 0
-    for config in (recipe.teacher, recipe.student_before, recipe.base):
-        if isinstance(config, DistillConfig):
-            total = config.steps * config.rows_per_step * recipe.corpus.sequence_tokens
-            tokens = max(tokens, min(config.corpus_tokens or total, total))  # a later epoch reads the same again
-    files = recipe.world.text if isinstance(recipe.world, UserFilesConfig) else ()
-    return _data(stage, known, tokens, sources, files)
-
-
-def _conversations(stage: Stage, known: Known) -> StageNeeds:
-    recipe, sources = known.recipe, stage.config.sources
-    chat = recipe.chat
-    tokens = chat.steps * chat.rows_per_step * stage.config.sequence_tokens if isinstance(chat, InstructConfig) else 0
-    files = recipe.world.conversations if isinstance(recipe.world, UserFilesConfig) else ()
-    return _data(stage, known, tokens, sources, files)
-
-
-def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files: Sequence[Path]) -> StageNeeds:
+def _data(stage: Stage, known: Known) -> StageNeeds:
     """Corpus and conversations: all text of the files that are read is cleaned, kept and packed.
 
     Where no set is read, or the size of one is not known, at least the tokens that training reads.
     """
+    config: CorpusConfig | ConversationsConfig = stage.config
+    sources: Sequence[Any] = config.sources
+    world, is_corpus = known.recipe.world, isinstance(config, CorpusConfig)
+    files = (world.text if is_corpus else world.conversations) if isinstance(world, UserFilesConfig) else ()
     sets = tuple(size_of(one, mirror=known.sources) for one in (*sources, *files))
     originals = () if known.sources else tuple(size for _, size in originals_of(sources))
-    common: dict[str, Any] = {
-        "stage": stage.name,
-        "reads": (*sets, *originals),
-        "gates": gates_of(sources, mirror=known.sources),
-        "terms": tuple(source.terms for source in sources if source.terms),
-    }
+    needs = StageNeeds(
+        stage=stage.name,
+        reads=(*sets, *originals),
+        gates=gates_of(sources, mirror=known.sources),
+        terms=tuple(source.terms for source in sources if source.terms),
+    )
     unknown = [one.name for one in sets if one.text_bytes is None]
     text = float(sum(one.text_bytes or 0 for one in sets))
     if unknown or not sets:
-        text = max(text, TEXT_BYTES * tokens)
+        text = max(text, TEXT_BYTES * _tokens_read(known.recipe, config))
     if not text:
-        return StageNeeds(**common)
+        return needs
     zipped, packed = text * ZIPPED_TEXT_BYTES / TEXT_BYTES, text * PACKED_BYTES / TEXT_BYTES
     # Shards go when the documents are written, and only then rows are packed.
     cleaning = SHARD_BYTES * text + max([zipped, *(one.file_bytes for one in sets)])
-    gigabytes = f"{text / 1e9:,.{0 if text >= 1e9 else 2}f} GB"
-    basis = f"at most: all of {gigabytes} of text is cleaned and packed, a file fetched at a time"
-    if not sets:
-        basis = "the tokens that training reads"
-    elif unknown:
+    if unknown:
         basis = f"at least, without {', '.join(unknown)}"
-    return StageNeeds(
-        **common,
-        kept={
-            f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed": round(packed),
-            "their documents, zipped": round(zipped),
-        },
+    else:
+        gigabytes = f"{text / 1e9:,.{0 if text >= 1e9 else 2}f} GB"
+        basis = f"at most: all of {gigabytes} of text is cleaned and packed, a file fetched at a time"
+    tokens = f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed"
+    return replace(
+        needs,
+        kept={tokens: round(packed), "their documents, zipped": round(zipped)},
         scratch_bytes=max(0, round(cleaning - zipped - packed)),
-        disk_basis=basis,
-        seconds=text / CLEANED_BYTES_PER_S if isinstance(stage.config, CorpusConfig) else None,
+        disk_basis=basis if sets else "the tokens that training reads",
+        seconds=text / CLEANED_BYTES_PER_S if is_corpus else None,
         seconds_basis="cleaning by one core, at the measured 6.5 MB of text a second",
     )
 
 
-def _distill(stage: Stage, known: Known) -> StageNeeds:
-    config: DistillConfig = stage.config
-    _, start, teacher = stage.inputs
-    student = known.shapes[start] if start else _of_init(config)
-    return _training(stage, known, student, known.shapes[teacher] if teacher else None, known.recipe.corpus, 0)
+def _tokens_read(recipe: Recipe, data: CorpusConfig | ConversationsConfig) -> int:
+    """The most tokens of the corpus or the conversations that one training run reads, later epochs apart."""
+    readers = (recipe.teacher, recipe.student_before, recipe.base)
+    tokens = 0
+    for reader in readers if isinstance(data, CorpusConfig) else (recipe.chat,):
+        if isinstance(reader, DistillConfig | InstructConfig):
+            total = reader.steps * reader.rows_per_step * data.sequence_tokens
+            limit = reader.corpus_tokens if isinstance(reader, DistillConfig) else None
+            tokens = max(tokens, min(limit or total, total))
+    return tokens
 
 
-def _instruct(stage: Stage, known: Known) -> StageNeeds:
-    conversations, base = known.recipe.conversations, stage.inputs[0]
-    assert conversations is not None and base is not None, "a recipe refuses tuning without these"
-    return _training(stage, known, known.shapes[base], None, conversations, stage.config.replay_rows_per_step)
-
-
-def _training(
-    stage: Stage,
-    known: Known,
-    student: ModelShape,
-    teacher: ModelShape | None,
-    data: CorpusConfig | ConversationsConfig,
-    replay_rows: int,
-) -> StageNeeds:
+def _training(stage: Stage, known: Known) -> StageNeeds:
     """A training run: checkpoints to resume from and the best weights so far, then the finished folder."""
     config: DistillConfig | InstructConfig = stage.config
-    known.shapes[stage.name] = student
-    saved = BFLOAT16 if config.save_dtype == "bfloat16" else FLOAT32
+    rows_per_step = config.rows_per_step
+    if isinstance(config, InstructConfig):
+        data, start, frozen = known.recipe.conversations, stage.inputs[0], None
+        rows_per_step += config.replay_rows_per_step
+    else:
+        data, (_, start, frozen) = known.recipe.corpus, stage.inputs
+    assert data is not None, "a recipe refuses tuning without conversations"
+    student = known.shapes[stage.name] = known.shapes[start] if start else _of_init(config)
+    teacher = known.shapes[frozen] if frozen else None
     run = Run(
         stage=stage.name,
         student=student,
         teacher=teacher,
         vocab_size=min(known.vocab_size, *(one.padded_vocab_size for one in (student, teacher) if one)),
         steps=config.steps,
-        rows_per_step=config.rows_per_step + replay_rows,
+        rows_per_step=rows_per_step,
         sequence_tokens=data.sequence_tokens,
         micro_batch_rows=config.micro_batch_rows,
         chunk_tokens=config.chunk_tokens or GPU_CHUNK_TOKENS,
-        saved_dtype_bytes=saved,
     )
+    saved = BFLOAT16 if config.save_dtype == "bfloat16" else FLOAT32
     return StageNeeds(
         stage=stage.name,
         run=run,
@@ -259,22 +233,17 @@ def _random_model(stage: Stage, known: Known) -> StageNeeds:
 def _gguf(stage: Stage, known: Known) -> StageNeeds:
     shape, encodings = known.shapes[str(stage.inputs[0])], stage.config.encodings
     vocabulary = QWEN_VOCABULARY_BYTES * min(known.vocab_size, shape.padded_vocab_size) // QWEN_IDS
-    f16 = computed_tensor_bytes(shape, "F16") + vocabulary
-    files = {
-        f"{encoding}.gguf" if encoding in BASE_TYPES else f"{encoding}.gguf (at most)": (
-            computed_tensor_bytes(shape, encoding) + vocabulary if encoding in BASE_TYPES else f16
-        )
-        for encoding in encodings
-    }
+    sizes = {encoding: computed_tensor_bytes(shape, encoding) + vocabulary for encoding in BASE_TYPES}
+    f16 = sizes["F16"]
     return StageNeeds(
         stage=stage.name,
-        kept=files,
+        kept={f"{name}.gguf{'' if name in sizes else ' (at most)'}": sizes.get(name, f16) for name in encodings},
         # F16 is made first, and the others of it; where it is wanted, it is moved and not deleted.
         scratch_bytes=0 if "F16" in encodings else f16,
         ram_bytes=PROCESS_BYTES + GGUF_BYTES_PER_WEIGHT * shape.padded_vocab_size * shape.hidden_size,
         ram_basis="estimate: the largest tensor in both formats",
         seconds=GGUF_SECONDS * len({"F16", *encodings}) / GGUF_FILES * shape.parameters() / MEASURED_WEIGHTS,
-        seconds_basis="measured once at 1.5B on 2 cores, in proportion",
+        seconds_basis=ON_2_CORES,
     )
 
 
@@ -289,7 +258,7 @@ def _coreml(stage: Stage, known: Known) -> StageNeeds:
         ram_bytes=_in_proportion(COREML_PEAK_BYTES, weights),
         ram_basis=IN_PROPORTION,
         seconds=COREML_SECONDS * weights / MEASURED_WEIGHTS,
-        seconds_basis="measured once at 1.5B on 2 cores, in proportion",
+        seconds_basis=ON_2_CORES,
     )
 
 
@@ -307,24 +276,23 @@ def model_folder_bytes(shape: ModelShape, weight_bytes: int) -> int:
     return weight_bytes * shape.parameters() + TOKENIZER_BYTES
 
 
-def _of_init(config: DistillConfig | RandomModelConfig) -> ModelShape:
-    assert config.init is not None, "a recipe refuses an untrained model without a shape"
-    return ModelShape.of(config.init.fields())
+def _of_init(config: Any) -> ModelShape:
+    return ModelShape.of(config.init.fields())  # a recipe refuses an untrained model without init
 
 
 NEEDS: dict[type, Callable[[Stage, Known], StageNeeds]] = {
     BenchmarkFilesConfig: _benchmark_files,
     PublishedModelConfig: _published,
-    CorpusConfig: _corpus,
-    ConversationsConfig: _conversations,
-    DistillConfig: _distill,
-    InstructConfig: _instruct,
+    CorpusConfig: _data,
+    ConversationsConfig: _data,
+    DistillConfig: _training,
+    InstructConfig: _training,
     RandomModelConfig: _random_model,
     GgufConfig: _gguf,
     CoremlConfig: _coreml,
     EvaluationConfig: _evaluation,
 }
-"""Config type to the function that tells its stage's needs. A stage without a line needs a few megabytes."""
+"""Config type to the function that returns the needs of its stage. A stage without a line needs a few megabytes."""
 
 
 def needs_of_stage(stage: Stage, known: Known) -> StageNeeds:

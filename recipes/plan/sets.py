@@ -26,12 +26,11 @@ Wikipedia and Aozora Bunko as Parquet (1.7 and 1.8 by snappy, 2.3 and 2.6 by zst
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """A set that its publisher gives only to users who have accepted its terms, or only encrypted."""
+    """A set that only users who have accepted its terms get, or only encrypted; the environment `variable` opens it."""
 
     name: str
     why: str
     variable: str
-    """Environment variable that opens it."""
 
     @property
     def is_open(self) -> bool:
@@ -61,12 +60,7 @@ Source = TextSource | ConversationSource
 
 
 def size_of(source: Source | Path, *, mirror: Path | None) -> Size:
-    """What is known of the size of a set, or of a user's file.
-
-    Args:
-        source: where the data are from; its files are a name, or resolved.
-        mirror: the folder in the place of the hub, or None.
-    """
+    """What is known of the size of a set, resolved or not, or of a user's file; `mirror` replaces the hub."""
     if isinstance(source, Path):
         return _local(source.name, [source], "your own file")
     named, limit = source.files, source.max_files if isinstance(source, TextSource) else None
@@ -91,9 +85,8 @@ def size_of(source: Source | Path, *, mirror: Path | None) -> Size:
 def originals_of(sources: Sequence[Source]) -> Iterator[tuple[str, Size]]:
     """Of each set of conversations that derives from a gated set, its name and the size of the gated one."""
     for source in sources:
-        known = known_set(source.name) if isinstance(source, ConversationSource) else None
-        if isinstance(source, ConversationSource) and known is not None and known.original is not None:
-            listed, name = source.original, known.original
+        if isinstance(source, ConversationSource) and (known := known_set(source.name)) and known.original:
+            name, listed = known.original, source.original
             yield known.name, _on_hub(name, listed) if isinstance(listed, HubFiles) else _registered(name, None)
 
 
@@ -112,8 +105,7 @@ def gates_of(sources: Sequence[Source], *, mirror: Path | None) -> tuple[Gate, .
 def _is_encrypted(name: str, folder: Path) -> bool:
     """Whether a local copy holds the encrypted file and nothing that was made of it."""
     known = known_set(name)
-    is_readable = known is not None and known.local_patterns(folder) != ()
-    return not is_readable and any(folder.rglob("*.gpg"))
+    return not (known and known.local_patterns(folder)) and any(folder.rglob("*.gpg"))
 
 
 def _sized(name: str, sizes: Mapping[str, int], how: str) -> Size:
@@ -133,7 +125,6 @@ def _on_hub(name: str, files: HubFiles) -> Size:
 
 
 def _registered(name: str, limit: int | None) -> Size:
-    """By the registry of known sets."""
     known, first = known_size(name), "" if limit is None else f"first {limit} files; "
     if known is None or (known.bytes is None and limit is None):
         return Size(name=name, bytes=None, how=f"{first}asked when the build starts")
