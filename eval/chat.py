@@ -15,8 +15,8 @@ from pathlib import Path
 
 from common.cli import HelpWithDefaults, run
 from common.errors import UserError, require_at_least
-from eval.runtimes import Message
 from eval.runtimes.llama_process import LlamaCppRuntime
+from eval.runtimes.protocol import Message
 
 ENCODING = "Q4_K_M"
 """Which of a recipe's files is the default: the one meant for phones."""

@@ -19,7 +19,8 @@ from common.metrics import progress
 from common.rows import read_rows
 from common.store import Workspace, stage
 from eval.phones import phone_rows, unread_rows
-from eval.runtimes import NOT_RUN, Runtime, open_runtime
+from eval.runtimes import open_runtime
+from eval.runtimes.protocol import NOT_RUN, Runtime
 from eval.tasks import scores
 
 if TYPE_CHECKING:

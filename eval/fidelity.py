@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import UserError
-from eval.runtimes import LogProbs, Runtime
-from eval.runtimes.batches import shared_prefix
+from eval.runtimes.protocol import LogProbs, Runtime, shared_prefix
 
 WINDOW_TOKENS = 2048
 """A longer text is measured in windows of this many tokens, each without what came before."""

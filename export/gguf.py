@@ -21,8 +21,8 @@ from common.metrics import progress
 from common.provenance import read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
-from eval.runtimes.batches import shared_prefix
 from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
+from eval.runtimes.protocol import shared_prefix
 from export.gguf_file import write_f16
 from export.licences import licence_of
 from export.model_folder import Checkpoint, check_stem

@@ -14,8 +14,8 @@ from errors_tiny import refuses
 from common.gguf_header import read_header
 from common.tokenizer import Tokenizer
 from eval.chat import ChatSession, ContextOverflow, chat_loop, main, only_model
-from eval.runtimes import Message
 from eval.runtimes.llama_process import LlamaCppRuntime
+from eval.runtimes.protocol import Message
 
 ROOT = Path(__file__).parents[1]
 MAX_TOKENS = 12

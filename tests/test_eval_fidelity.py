@@ -14,7 +14,7 @@ from errors_tiny import refuses
 from eval import fidelity as module
 from eval.__main__ import main
 from eval.fidelity import fidelity
-from eval.runtimes import LogProbs
+from eval.runtimes.protocol import LogProbs
 
 
 class Table:

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 
 from common.errors import UserError
 from eval.__main__ import main
-from eval.runtimes import Generation, LogProbs, Message, Pair
+from eval.runtimes.protocol import Generation, LogProbs, Message, Pair
 from eval.tasks import scores
 from eval.tasks.harness import Harness, HarnessModel
 

@@ -16,7 +16,7 @@ from transformers import Qwen2ForCausalLM
 
 from common.errors import UserError
 from eval.runtimes import open_runtime, torch_runtime
-from eval.runtimes.batches import by_budget, cut_at_stop, score_rows
+from eval.runtimes.protocol import by_budget, cut_at_stop, score_rows
 from eval.runtimes.torch_runtime import CheckpointRuntime
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from errors_tiny import refuses
 
-from eval.runtimes import Runtime, llama_engine, open_runtime
-from eval.runtimes.batches import by_context, score_waves
+from eval.runtimes import llama_engine, open_runtime
 from eval.runtimes.llama_process import LlamaCppRuntime
+from eval.runtimes.protocol import Runtime, by_context, score_waves
 
 
 @pytest.fixture(scope="module")

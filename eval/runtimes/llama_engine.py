@@ -1,25 +1,38 @@
 """llama.cpp inside the child process of `eval.runtimes.llama_process`: numbers and text of a loaded file, quantising.
 
 Sequences are computed next to each other, each in its own part of the KV cache, so that a wave of items costs one pass
-over the weights. Text is the business of `eval.runtimes.llama_text`, the layout of waves that of `batches`.
+over the weights. Text is the business of `eval.runtimes.llama_text`, the layout of waves that of `protocol`.
 
 Legend: N positions with logits, V vocabulary.
 """
 
 import codecs
+import contextlib
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
+from types import GeneratorType
 from typing import Any
 
 import llama_cpp
 import numpy as np
 
-from eval.runtimes import Generation, LogProbs, Pair
-from eval.runtimes.batches import Position, Step, by_budget, by_context, extend, score_waves, shared_prefix
-from eval.runtimes.llama_process import LlamaError
-from eval.runtimes.llama_text import FileText
+from eval.runtimes.llama_text import FileText, LlamaError
+from eval.runtimes.protocol import (
+    Generation,
+    LogProbs,
+    Pair,
+    Position,
+    Step,
+    by_budget,
+    by_context,
+    extend,
+    score_waves,
+    shared_prefix,
+)
 
 KV_TYPES = {"f16": 1, "f32": 0}  # ggml's numbers of these types
 BATCH_TOKENS = 512
@@ -271,3 +284,36 @@ def _log_sum_exp(rows_NV: LogProbs) -> Any:
     """log sum exp of each row, accumulated in float64."""
     top_N = rows_NV.max(1)
     return top_N + np.log(np.exp(rows_NV - top_N[:, None]).sum(1, dtype=np.float64))
+
+
+def serve(socket: int) -> None:
+    """The child: answers calls until the socket, a file descriptor, closes."""
+    connection = Connection(socket)
+    engine: Engine | None = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            request = connection.recv()
+            if request is None:  # cancels what has just ended
+                continue
+            function, arguments, keywords = request
+            try:
+                if function == "load":
+                    engine = Engine(*arguments, **keywords)
+                    value = engine.facts()
+                else:
+                    value = getattr(engine or sys.modules[__name__], function)(*arguments, **keywords)
+                if isinstance(value, GeneratorType):
+                    value = _send_pieces(connection, value)
+            except Exception as error:
+                code = error.code if isinstance(error, LlamaError) else "failed"
+                connection.send(("error", (code, str(error) or type(error).__name__)))
+            else:
+                connection.send(("result", value))
+
+
+def _send_pieces(connection: Connection, pieces: Generator[Any]) -> None:
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            connection.send(("piece", piece))
+            if connection.poll() and connection.recv() is None:
+                return

@@ -18,31 +18,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import GeneratorType
 from typing import Any
 
 from common.errors import Code, UserError
-from eval.runtimes import Generation, LogProbs, Message, Pair
-from eval.runtimes.batches import check_lengths
+from eval.runtimes.protocol import Generation, LogProbs, Message, Pair, check_lengths
 
 # Positions whose logits cross the socket at once.
 _LOGIT_ROWS = 256
 _WATCH_S = 0.2
 # Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
 _START = (
-    "import json, sys; socket, sys.path[:] = json.loads(sys.argv[1]);"
-    "from eval.runtimes.llama_process import serve; serve(socket)"
+    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"  # Ctrl-C is the parent's
+    "socket, sys.path[:] = json.loads(sys.argv[1]); from eval.runtimes.llama_engine import serve; serve(socket)"
 )
-
-
-class LlamaError(Exception):
-    """A failure inside the child, of which the parent makes a UserError of this code."""
-
-    def __init__(self, code: Code, text: str) -> None:
-        super().__init__(text)
-        self.code: Code = code
 
 
 class LlamaProcess:
@@ -151,7 +140,7 @@ class LlamaProcess:
 
 
 class LlamaCppRuntime(LlamaProcess):
-    """A GGUF file with its own tokenizer and chat template, see `eval.runtimes.Runtime`.
+    """A GGUF file with its own tokenizer and chat template, see `Runtime`.
 
     Args:
         path: the file.
@@ -211,39 +200,3 @@ class LlamaCppRuntime(LlamaProcess):
         """
         check_lengths([len(prompt) + max_tokens], self.context_tokens)
         return self.iterate("stream", list(prompt), max_tokens, temperature, room_tokens=self.context_tokens)
-
-
-def serve(socket: int) -> None:
-    """The child: answers calls until the socket, a file descriptor, closes."""
-    connection = Connection(socket)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; the closed socket then ends the child
-    engine: Any = None
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            request = connection.recv()
-            if request is None:  # cancels what has just ended
-                continue
-            function, arguments, keywords = request
-            try:
-                from eval.runtimes import llama_engine
-
-                if function == "load":
-                    engine = llama_engine.Engine(*arguments, **keywords)
-                    value = engine.facts()
-                else:
-                    value = getattr(engine or llama_engine, function)(*arguments, **keywords)
-                if isinstance(value, GeneratorType):
-                    value = _send_pieces(connection, value)
-            except Exception as error:
-                code = error.code if isinstance(error, LlamaError) else "failed"
-                connection.send(("error", (code, str(error) or type(error).__name__)))
-            else:
-                connection.send(("result", value))
-
-
-def _send_pieces(connection: Connection, pieces: Generator[Any]) -> None:
-    with contextlib.closing(pieces):
-        for piece in pieces:
-            connection.send(("piece", piece))
-            if connection.poll() and connection.recv() is None:
-                return

@@ -13,14 +13,22 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from eval.runtimes import Message
-from eval.runtimes.llama_process import LlamaError
+from common.errors import Code
+from eval.runtimes.protocol import Message
 
 # What llama.cpp makes of a text only where it parses special tokens.
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _LONGEST_PIECE_BYTES = 1024
 # No template writes one of these characters.
 _PRIVATE_USE = range(0xE000, 0xF900)
+
+
+class LlamaError(Exception):
+    """A failure inside the child, of which the parent makes a UserError of this code."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code: Code = code
 
 
 class FileText:

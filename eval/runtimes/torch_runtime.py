@@ -21,8 +21,17 @@ from common.errors import UserError
 from common.packing import PackedRows
 from common.tokenizer import Tokenizer
 from common.training import row_losses
-from eval.runtimes import Generation, LogProbs, Message, Pair
-from eval.runtimes.batches import ScoreRow, by_budget, check_lengths, extend, score_rows
+from eval.runtimes.protocol import (
+    Generation,
+    LogProbs,
+    Message,
+    Pair,
+    ScoreRow,
+    by_budget,
+    check_lengths,
+    extend,
+    score_rows,
+)
 
 # Padded tokens of one forward pass: large enough to fill two cores, small enough to stay in their caches.
 BATCH_TOKENS = 4096
@@ -73,7 +82,7 @@ def dtype_on(machine: Machine, *, exact: bool) -> torch.dtype:
 
 
 class CheckpointRuntime:
-    """See `eval.runtimes.Runtime`."""
+    """See `eval.runtimes.protocol.Runtime`."""
 
     def __init__(
         self, folder: Path, *, machine: Machine | None = None, context_tokens: int | None = None, exact: bool = False

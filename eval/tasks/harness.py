@@ -27,8 +27,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from eval.runtimes import Generation, Pair, Runtime
-from eval.runtimes.batches import cut_at_stop
+from eval.runtimes.protocol import Generation, Pair, Runtime, cut_at_stop
 from eval.tasks import scores
 from eval.tasks.question_rows import question_rows, task_files
 
