@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from common.chunk_passes import InPlace, Objective, PassName
+from common.chunk_passes import ChunkResult, InPlace, Objective, PassName
 from common.divergences import cross_entropy
 from common.errors import UserError, unknown_name
 from distill import objectives
-from distill.objectives import ChunkResult
 
 LossPass = Literal["auto", PassName, "triton"]
 """How the objective is run over a chunk of logits; `auto` takes what suits the device (`common.chunk_passes`)."""
