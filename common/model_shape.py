@@ -42,10 +42,7 @@ class ModelShape:
         """From the content of a Hugging Face `config.json`; UserError for another family or a missing field."""
         family = fields.get("model_type")
         if family not in _FAMILIES:
-            wanted, next_step = (
-                f"the config of a model of type {', '.join(_FAMILIES)}",
-                "name a model of these families",
-            )
+            wanted, next_step = f"a config of type {', '.join(_FAMILIES)}", "name a model of these families"
             raise UserError("unsupported", wanted=wanted, got=str(family), next_step=next_step)
         try:
             hidden, heads = int(fields["hidden_size"]), int(fields["num_attention_heads"])
