@@ -1,1 +1,12 @@
-"""The foundation: what makers, measurement and recipes share. It knows no stage's name."""
+"""What all stages share, in the order of the pipeline; independent of distillation, evaluation and recipes.
+
+- `cli.py`, `errors.py`: commands, and errors that a user can correct. `disk.py`, `workers.py`, `heap.py`: the machine.
+- `store/`: stages and their build folder. `sources/`: the hub's models and data. `provenance.py`: where text is from.
+- `rows.py`, `documents.py`: rows of text. `duplicates.py`, `ngrams.py`, `known_*.py`: overlap, and published data.
+- `tokenizer.py`, `rendering.py`, `packing/`: text and conversations to packed rows.
+- `device.py`, `launch.py`: device and precision, the processes of a run. `model_shape.py`: shapes and FLOPs.
+- `checkpoint.py`, `attention.py`: model folders and training state; attention inside each document.
+- `divergences.py`, `chunk_passes.py`, `fused_linear_loss.py`, `model_loss.py`: the loss without whole logits.
+- `optim.py`, `training.py`, `metrics.py`: optimizers, the step of every training loop, its log.
+- `gguf_header.py`: the tensors of a GGUF file.
+"""

@@ -39,11 +39,8 @@ class Layout:
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Layout":
         """The same on another device. In a model spread over several devices, each layer moves its inputs so."""
-        moved = (
-            part.to(device, non_blocking=non_blocking)
-            for part in (self.token_of_slot, self.is_filler, self.slot_of_token)
-        )
-        return Layout(self.shapes, *moved)
+        parts = (self.token_of_slot, self.is_filler, self.slot_of_token)
+        return Layout(self.shapes, *(part.to(device, non_blocking=non_blocking) for part in parts))
 
 
 def layout(lengths: Sequence[int], device: torch.device) -> Layout:
@@ -120,15 +117,10 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: heads before tokens in, tokens before heads out.
+    """Attention as transformers calls it: heads before tokens in, tokens before heads out; H is a multiple of K.
 
-    Args:
-        module, attention_mask, others: passed by transformers; there is no mask, and positions are in query and key.
-        query_1HMF, key_1KMF, value_1KMF: with H heads, a multiple of the K key heads.
-        documents: where the tokens are.
-        scaling: factor on the products.
-        dropout: share of attention weights dropped.
-        sliding_window: tokens that a token attends to, itself included; None for all before it.
+    There is no mask, and positions are in query and key: `module`, `attention_mask` and `others` are not used.
+    `sliding_window` counts the tokens that a token attends to, itself included; None for all before it.
     """
     assert others.get("softcap") is None and others.get("s_aux") is None, "a kind of attention that is not this one"
     slots = [_ToSlots.apply(part[0].transpose(0, 1), documents) for part in (query_1HMF, key_1KMF, value_1KMF)]

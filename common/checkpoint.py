@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from common.attention import layout, packed_documents
 from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
-from common.errors import UserError, not_found
+from common.errors import UserError, damaged, not_found
 from common.launch import num_processes
 from common.optim import Optimizers
 from common.packing import VarlenBatch
@@ -36,17 +36,11 @@ if TYPE_CHECKING:
 def load_model(
     folder: Path, machine: Machine, *, dtype: torch.dtype = torch.float32, spread: bool = False
 ) -> "PreTrainedModel":
-    """Load a causal language model from a local folder onto the machine's device, in evaluation mode.
+    """Load a causal language model from a Hugging Face folder onto the machine's device, in evaluation mode.
 
     On an accelerator each weight goes straight to where it computes, and main memory never holds the whole model.
-
-    Args:
-        folder: a Hugging Face model folder, in one file or in shards.
-        dtype: number format of the weights.
-        spread: over all GPUs of this machine (`spread_map`), for a model that is not trained.
-
-    Raises:
-        UserError: no `config.json`, no safetensors, or a weight file that cannot be read.
+    `spread` puts a model that is not trained over all GPUs of this machine (`spread_map`). UserError for a folder
+    without `config.json` or safetensors, and for weights that are incomplete or cannot be read.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         what, next_step = "a model folder with config.json and safetensors", "name a Hugging Face model folder"
@@ -70,23 +64,16 @@ def load_model(
         # safetensors has a class of its own for a truncated file.
         if not isinstance(error, _refusals(OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
             raise
-        raise UserError(
-            "damaged",
-            wanted="complete and readable model weights",
-            got=f"{folder}: {(str(error) or type(error).__name__).splitlines()[0]}",
-            next_step="check that the files are complete and of a supported model type, or copy them again",
-        ) from error
+        next_step = "check that the files are complete and of a supported model type, or copy them again"
+        raise damaged("model weights", f"{folder}: {_first_line(error)}", next_step=next_step) from error
     model, report = loaded
     _require_plain_logits(model, folder)
     # transformers fills what it does not find with random numbers and only says so in its log.
     absent = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
     if absent:
-        raise UserError(
-            "damaged",
-            wanted=f"all weights of the model in {folder}",
-            got=f"{len(absent)} missing or of another shape, {absent[0]} the first",
-            next_step="copy the whole folder, config.json and every safetensors file",
-        )
+        got = f"{len(absent)} missing or of another shape, {absent[0]} the first"
+        next_step = "copy the whole folder, config.json and every safetensors file"
+        raise damaged(f"all weights of the model in {folder}", got, next_step=next_step)
     return (model.to(device) if model.device.type == "cpu" else model).eval()
 
 
@@ -103,12 +90,13 @@ def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:
     """Refuse models that scale or cap their logits: ours are the head's product and nothing more."""
     for name in ("logits_scaling", "logit_scale", "final_logit_softcapping"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError(
-                "unsupported",
-                wanted="a model whose logits are its head's product, such as Qwen2, Qwen3 or Llama",
-                got=f"{name} {getattr(model.config, name)} in {folder}",
-                next_step="take a model of another family",
-            )
+            wanted = "a model whose logits are its head's product, such as Qwen2, Qwen3 or Llama"
+            got, next_step = f"{name} {getattr(model.config, name)} in {folder}", "take a model of another family"
+            raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
@@ -119,11 +107,7 @@ def _refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def new_model(config_json: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
-    """An untrained model from the content of a Hugging Face `config.json`; the caller seeds torch.
-
-    Raises:
-        UserError: a config that transformers refuses.
-    """
+    """An untrained model from the content of a `config.json`; UserError where transformers refuses it. Seed torch."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {key: value for key, value in config_json.items() if key not in ("model_type", "architectures", "dtype")}
@@ -132,12 +116,9 @@ def new_model(config_json: dict[str, Any], *, dtype: torch.dtype = torch.float32
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         head_weight(model)
     except _refusals(AssertionError, RuntimeError) as error:
-        raise UserError(
-            "unsupported",
-            wanted="a config with a model_type that transformers knows",
-            got=(str(error) or type(error).__name__).splitlines()[0],
-            next_step="start from the config.json of a Qwen2, Qwen3 or Llama model",
-        ) from error
+        wanted = "a config with a model_type that transformers knows"
+        next_step = "start from the config.json of a Qwen2, Qwen3 or Llama model"
+        raise UserError("unsupported", wanted=wanted, got=_first_line(error), next_step=next_step) from error
     return model
 
 

@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,14 +24,10 @@ LOSS = ""
 PassName = Literal["blocks", "whole", "compiled"]
 
 
-class Objective(Protocol):
-    """One chunk of logits to per-token losses and gradient."""
-
-    def __call__(
-        self, student_logits_CV: Tensor, teacher_logits_CV: Tensor | None, targets_C: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return loss_C, gradient_CV at the student's logits, and further per-token values to be averaged."""
-        ...
+ChunkResult = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""loss_C, gradient_CV at the student's logits, and further per-token values to be averaged."""
+Objective = Callable[[Tensor, Tensor | None, Tensor], ChunkResult]
+"""(student_logits_CV, teacher_logits_CV, targets_C) to per-token losses and gradient."""
 
 
 class ChunkValues(NamedTuple):
@@ -93,18 +89,16 @@ def evaluate(
     logit_sums: Sums,
     name: PassName,
 ) -> Tensor:
-    """Add a chunk's weighted losses to the sums and replace its student logits, in place, by their gradient.
+    """Add a chunk's weighted losses to the sums; `student_CV` becomes, in place, the gradient of loss / denominator.
 
-    Args:
-        objective: an `InPlace` runs over the whole chunk, whatever `name` is.
-        name: how any other objective is run.
-
-    Returns:
-        `student_CV`: now the gradient of the weighted loss divided by `denominator`.
+    An `InPlace` runs over the whole chunk, whatever `name` is; any other objective is run by the pass of this name.
     """
-    run, rows = _pass(objective, name), len(student_CV)
-    if name == "blocks" and not isinstance(objective, InPlace):
-        rows = max(1, _BLOCK_LOGITS // student_CV.size(1))
+    rows = len(student_CV)
+    if isinstance(objective, InPlace):
+        run = objective.run
+    else:
+        run = functools.partial(_compiled() if name == "compiled" else _run, objective)
+        rows = max(1, _BLOCK_LOGITS // student_CV.size(1)) if name == "blocks" else rows
     for block in list(chunks(len(student_CV), max(1, rows))) or [slice(0, 0)]:
         weights_R = weights_C[block]
         values = run(
@@ -120,12 +114,6 @@ def evaluate(
         if values.teacher_sum_C is not None:
             logit_sums.add("teacher", values.teacher_sum_C.sum())
     return student_CV
-
-
-def _pass(objective: Objective | InPlace, name: PassName) -> ChunkPass:
-    if isinstance(objective, InPlace):
-        return objective.run
-    return functools.partial(_compiled() if name == "compiled" else _run, objective)
 
 
 def _run(

@@ -56,12 +56,9 @@ class Machine:
 
         available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
         if self.device in available and not available[self.device]():
-            raise UserError(
-                "contradiction",
-                wanted=f"the device {self.device} ({self.gpu}) that this build folder's machine.json names",
-                got="a machine without it",
-                next_step="delete machine.json to measure this machine, or build in another folder",
-            )
+            wanted = f"the device {self.device} ({self.gpu}) that this build folder's machine.json names"
+            next_step = "delete machine.json to measure this machine, or build in another folder"
+            raise UserError("contradiction", wanted=wanted, got="a machine without it", next_step=next_step)
         return torch.device(self.device)
 
     @property
@@ -93,10 +90,7 @@ def probe(record: Path) -> Machine:
 
     A record of another processor is measured again, because a build folder may have been moved, and so is one without
     a GPU where torch now sees one. `threads` are this process's, or the recorded ones if it is one of several: a
-    launcher gives each of them one.
-
-    Raises:
-        UserError: the record cannot be read.
+    launcher gives each of them one. UserError where the record cannot be read.
     """
     cpu = cpu_name()
     if record.exists():
@@ -117,12 +111,8 @@ def _read(record: Path) -> Machine:
     try:
         return Machine.from_json(json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(
-            "wrong-format",
-            wanted=f"the machine's description in {record}",
-            got=str(error),
-            next_step="delete the file and start again",
-        ) from error
+        wanted, next_step = f"the machine's description in {record}", "delete the file and start again"
+        raise UserError("wrong-format", wanted=wanted, got=str(error), next_step=next_step) from error
 
 
 def _measure(cpu: str) -> Machine:
@@ -194,11 +184,7 @@ def _shortest_products(device: str, *, side: int, seconds: float) -> dict[str, f
 
 
 class MatmulProbe:
-    """A few products of square matrices, computed at each call; on a GPU the call does not wait for them.
-
-    Attributes:
-        flops: floating-point operations of one call.
-    """
+    """A few products of square matrices, `flops` operations at each call; on a GPU the call does not wait for them."""
 
     def __init__(
         self, dtype: "torch.dtype", device: "torch.device", *, side: int | None = None, times: int = 8

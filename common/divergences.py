@@ -24,15 +24,7 @@ LARGEST_EXPONENT = 40.0
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of one target id per token.
-
-    Args:
-        logits_NV: the student's logits, float32.
-        targets_N: target ids, int64.
-
-    Returns:
-        loss_N in nats, and its gradient `softmax(z) - onehot(target)`, both float32.
-    """
+    """Negative log-likelihood of one target id (int64) per token, and its gradient `softmax(z) - onehot(target)`."""
     shifted_NV, gradient_NV, norm_N1 = _exponentials(logits_NV)
     loss_N = (norm_N1.log() - shifted_NV.gather(1, targets_N[:, None])).squeeze(1)
     gradient_NV.div_(norm_N1)
@@ -49,10 +41,7 @@ def log_softmax(logits_NV: Tensor) -> Tensor:
 def soft_cross_entropy(student_NV: Tensor, target_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy `-sum p log q` towards p = softmax(target logits), and KL(p || q), smaller by p's entropy.
 
-    Both have the same gradient, `q - p`, because p is held constant.
-
-    Returns:
-        cross_entropy_N, kl_N, gradient_NV.
+    Returns cross_entropy_N, kl_N and their gradient_NV: both have the same, `q - p`, because p is held constant.
     """
     return tilted_cross_entropy(student_NV, target_NV - student_NV)
 
@@ -62,12 +51,7 @@ def tilted_cross_entropy(student_NV: Tensor, tilt_NV: Tensor) -> tuple[Tensor, T
 
     As a difference of two softmaxes q - p would be a small number made of large ones. With r = tilt minus its mean
     under q, `p = q exp(r) / (1 + S)` with `S = sum q (exp(r) - 1)`: `q - p = -q (exp(r) - 1 - S) / (1 + S)`.
-
-    Args:
-        tilt_NV: overwritten.
-
-    Returns:
-        cross_entropy_N, kl_N, gradient_NV.
+    Overwrites `tilt_NV`; returns cross_entropy_N, kl_N, gradient_NV.
     """
     shifted_NV, q_NV, norm_N1 = _exponentials(student_NV)
     q_NV.div_(norm_N1)
@@ -114,9 +98,8 @@ def reverse_kl(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor]:
 def jensen_shannon(student_NV: Tensor, teacher_NV: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
     """`beta KL(p || m) + (1 - beta) KL(q || m)` with `m = beta p + (1 - beta) q` (GKD, arXiv 2306.13649, eq. 1).
 
-    Args:
-        beta: share of the teacher in m, between 0 and 1, both excluded. The value tends to beta times the forward KL
-            for a small beta, and to 1 - beta times the reverse KL for one near 1.
+    beta is between 0 and 1, both excluded. The value tends to beta times the forward KL for a small beta, and to
+    1 - beta times the reverse KL for one near 1.
     """
     q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
     p_over_m_NV = _log_over_mixture(q_over_p_NV, share=beta)
@@ -135,11 +118,7 @@ def total_variation(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Ten
 
 
 def skew_forward_kl(student_NV: Tensor, teacher_NV: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    """`KL(p || skew p + (1 - skew) q)` (DistiLLM, arXiv 2402.03898); skew 0 is the forward KL.
-
-    Args:
-        skew: share of the teacher in the second distribution, 0 to below 1.
-    """
+    """`KL(p || skew p + (1 - skew) q)` (DistiLLM, arXiv 2402.03898), skew from 0 to below 1; 0 is the forward KL."""
     q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
     p_over_m_NV = _log_over_mixture(q_over_p_NV, share=skew)
     loss_N = _kl_sum(p_NV, p_over_m_NV, torch.lerp(q_NV, p_NV, skew))
@@ -149,11 +128,7 @@ def skew_forward_kl(student_NV: Tensor, teacher_NV: Tensor, *, skew: float) -> t
 
 
 def skew_reverse_kl(student_NV: Tensor, teacher_NV: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    """`KL(q || (1 - skew) p + skew q)` (DistiLLM, arXiv 2402.03898); skew 0 is the reverse KL.
-
-    Args:
-        skew: share of the student in the second distribution, 0 to below 1.
-    """
+    """`KL(q || (1 - skew) p + skew q)` (DistiLLM, arXiv 2402.03898), skew from 0 to below 1; 0 is the reverse KL."""
     q_NV, p_NV, q_over_p_NV = _compared(student_NV, teacher_NV)
     q_over_m_NV = _log_over_mixture(q_over_p_NV.neg_(), share=skew)
     loss_N = _kl_sum(q_NV, q_over_m_NV, torch.lerp(p_NV, q_NV, skew))

@@ -62,11 +62,9 @@ def default_chunk_tokens(device: torch.device, dtype: torch.dtype) -> int:
 
 
 def logit_buffer(num_tokens: int, vocab_size: int, *, like: Tensor) -> Tensor:
-    """An empty tensor for a chunk's logits [num_tokens, vocab_size], with the dtype and device of `like`.
-
-    On CUDA rows begin at multiples of 128 bytes: with Qwen's odd 151,665 ids the products would otherwise use kernels
-    that read two bytes at a time.
-    """
+    """An empty tensor for a chunk's logits [num_tokens, vocab_size], with the dtype and device of `like`."""
+    # On CUDA rows begin at multiples of 128 bytes: with Qwen's odd 151,665 ids the products would otherwise use kernels
+    # that read two bytes at a time.
     row = -(-vocab_size // 64) * 64 if like.device.type == "cuda" else vocab_size
     return like.new_empty(num_tokens, row)[:, :vocab_size]
 
@@ -146,11 +144,9 @@ def _tiles(head_VD: Tensor, *dtypes: torch.dtype) -> Iterator[tuple[slice, Tenso
 
 
 def _shared_rows(head_WD: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
-    """The first rows of a head, on a GPU in `dtype`.
-
-    On a CPU the products cast it in tiles, because a copy of the head would be a large part of the loss's memory. It is
-    cast again for each chunk, so chunks of a narrow format are longer there.
-    """
+    """The first rows of a head, on a GPU in `dtype`."""
+    # On a CPU the products cast it in tiles, because a copy of the head would be a large part of the loss's memory. It
+    # is cast again for each chunk, so chunks of a narrow format are longer there.
     head_VD = head_WD[:vocab_size]
     return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
 
@@ -242,22 +238,17 @@ def fused_linear_loss(
 ) -> LinearLoss:
     """Weighted mean of an objective over the tokens of a micro-batch, with gradient to hidden states and head.
 
+    With no valid token the loss and every gradient are 0. The backward pass runs once.
+
     Args:
-        hidden_ND: the student's final hidden states.
         weight_WD: the student's head, W >= vocab_size; the rows beyond get a gradient of zero.
         targets_N: next-token ids, int64; ignored where the weight is 0.
         weights_N: loss weight of each token, float32, >= 0.
-        objective: loss and gradient of one chunk of logits.
         vocab_size: V, the ids that both tokenizers share; both heads are cropped to it.
         denominator: sum of the weights over the whole optimizer step, all micro-batches and ranks.
-        teacher: the teacher's hidden states and head, or None.
         chunk_tokens: tokens whose logits exist at once; None takes `default_chunk_tokens`.
         compute_dtype: dtype of the matrix products; values and softmax are float32.
         loss_pass: how the objective is run over a chunk; None takes what suits the device.
-
-    Returns:
-        The loss and the objective's further sums. With no valid token the loss and every gradient are 0. The backward
-        pass runs once.
     """
     sums, logit_sums = Sums(weights_N), Sums(weights_N)
     loss: Tensor = _FusedLinearLoss.apply(  # pyright: ignore[reportAssignmentType]

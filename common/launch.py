@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
+from common.errors import require_at_least
 
 if TYPE_CHECKING:
     # torch takes seconds to load, and a command that only reads a finished build does not need it.
-    from accelerate import Accelerator
     from torch import nn
 
 
@@ -33,7 +32,12 @@ class Distributed:
 
     def __init__(self, device: str | None) -> None:
         """Join the processes that the environment names (RANK, WORLD_SIZE); a device of None always works alone."""
-        self._accelerator = _accelerator(device) if device is not None and num_processes() > 1 else None
+        self._accelerator = None
+        if device is not None and num_processes() > 1:
+            from accelerate import Accelerator
+
+            # The machine chooses the precision, and only the model autocasts: accelerate's own environment is ignored.
+            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
         self.rank = self._accelerator.process_index if self._accelerator else 0
         self.size = self._accelerator.num_processes if self._accelerator else 1
 
@@ -43,18 +47,8 @@ class Distributed:
         return self.rank == 0
 
     def shard(self, rows: Sequence[int]) -> list[int]:
-        """This process's share of the rows of one optimizer step; each row is in exactly one share.
-
-        Raises:
-            UserError: fewer rows than processes.
-        """
-        if len(rows) < self.size:
-            raise UserError(
-                "out-of-range",
-                wanted=f"at least {self.size} rows a step, one for each process",
-                got=str(len(rows)),
-                next_step="raise rows_per_step or start fewer processes",
-            )
+        """This process's share of the rows of one optimizer step; UserError for fewer rows than processes."""
+        require_at_least(self.size, rows_per_step=len(rows), next_step="raise it, or start fewer processes")
         return list(rows[self.rank :: self.size])
 
     def all_reduce_sum(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -81,10 +75,3 @@ class Distributed:
         """Wait until every process is here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
-
-
-def _accelerator(device: str) -> "Accelerator":
-    from accelerate import Accelerator
-
-    # The machine chooses the precision, and only the model autocasts: accelerate's own environment is ignored.
-    return Accelerator(cpu=device == "cpu", mixed_precision="no")

@@ -4,7 +4,8 @@ Data parallelism averages gradients only for what goes through a module's own fo
 loss are inside it. Independent of optimizers and of the methods' names.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class TeacherSignal(Protocol):
-    """The teacher's output for one batch."""
-
-    def __call__(self, real: VarlenBatch) -> TeacherHead:
-        """Hidden states [M, E] of every token, and the teacher's output head."""
-        ...
+TeacherSignal = Callable[[VarlenBatch], TeacherHead]
+"""The teacher's output for one batch: hidden states [M, E] of every token, and its output head."""
 
 
 class ModelLoss(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.sources import HubModel, small_text
 
 _FAMILIES = ("qwen2", "qwen3", "llama")
@@ -39,19 +39,11 @@ class ModelShape:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "ModelShape":
-        """From the content of a Hugging Face `config.json`.
-
-        Raises:
-            UserError: a model of another family, or a field that is missing.
-        """
+        """From the content of a Hugging Face `config.json`; UserError for another family or a missing field."""
         family = fields.get("model_type")
         if family not in _FAMILIES:
-            raise UserError(
-                "unsupported",
-                wanted=f"the config of a model of type {', '.join(_FAMILIES)}",
-                got=str(family),
-                next_step="name a model of these families",
-            )
+            wanted, next_step = f"a config of type {', '.join(_FAMILIES)}", "name a model of these families"
+            raise UserError("unsupported", wanted=wanted, got=str(family), next_step=next_step)
         try:
             hidden, heads = int(fields["hidden_size"]), int(fields["num_attention_heads"])
             return cls(
@@ -67,13 +59,8 @@ class ModelShape:
                 qk_norms=family == "qwen3",
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                "wrong-format",
-                wanted="hidden_size, intermediate_size, num_hidden_layers, num_attention_heads and vocab_size in a "
-                "model's config.json",
-                got=f"{type(error).__name__}: {error}",
-                next_step="copy the publisher's config.json again",
-            ) from error
+            names = "hidden_size, intermediate_size, num_hidden_layers, num_attention_heads and vocab_size"
+            raise _unreadable(f"{names} in a model's config.json", f"{type(error).__name__}: {error}") from error
 
     @property
     def attention(self) -> int:
@@ -117,26 +104,20 @@ class ModelShape:
 
 
 def forward_flops(shape: ModelShape, *, vocab_size: int, sequence_tokens: int) -> float:
-    """FLOPs of one token's forward pass, head included.
+    """FLOPs of one token's forward pass, with a head of `vocab_size` columns.
 
-    Args:
-        shape: the model.
-        vocab_size: columns of the logits that are computed.
-        sequence_tokens: length of the packed row. One document is taken to fill it, so a token attends to half of it
-            on average; shorter documents need less.
+    One document is taken to fill a packed row of `sequence_tokens`, so that a token attends to half of it on average;
+    shorter documents need less.
     """
     attention = 2 * 2 * (sequence_tokens / 2) * shape.attention * shape.num_hidden_layers
     return 2 * (shape.block_matrices() + vocab_size * shape.hidden_size) + attention
 
 
 def step_flops(shape: ModelShape, lengths: Sequence[int], *, vocab_size: int, passes: int) -> float:
-    """FLOPs of the matrix products that packed documents need in one step, attention included.
+    """FLOPs of the matrix products of documents of these `lengths` in one step, attention included.
 
-    Args:
-        shape: the model.
-        lengths: tokens of each document.
-        vocab_size: columns of the logits that are computed.
-        passes: 1 for a forward pass, 3 for a trained model, whose backward pass costs two forward ones.
+    `vocab_size` counts the columns of the logits. `passes` is 1 for a forward pass and 3 for a trained model, whose
+    backward pass costs two forward ones.
     """
     num_tokens = sum(lengths)
     head = vocab_size * shape.hidden_size * (num_tokens - len(lengths))  # a document's last token predicts nothing
@@ -145,9 +126,7 @@ def step_flops(shape: ModelShape, lengths: Sequence[int], *, vocab_size: int, pa
     return 2 * passes * (shape.block_matrices() * num_tokens + head + attention)
 
 
-KNOWN: dict[str, dict[str, Any]] = tomllib.loads(
-    Path(__file__).with_name("known_models.toml").read_text(encoding="utf-8")
-)
+KNOWN: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("known_models.toml").read_text("utf-8"))
 """Models of the hub by name, with the fields of their publishers' config.json."""
 
 
@@ -179,12 +158,8 @@ def shape_of(model: HubModel, *, sources: Path | None, build_folder: Path | None
     except (ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            "wrong-format",
-            wanted=f"the config.json of {model.name}",
-            got=f"one that cannot be parsed ({type(error).__name__})",
-            next_step="copy the publisher's config.json again",
-        ) from error
+        got = f"one that cannot be parsed ({type(error).__name__})"
+        raise _unreadable(f"the config.json of {model.name}", got) from error
 
 
 def config_of(name: str, sources: Path) -> Path:
@@ -192,10 +167,10 @@ def config_of(name: str, sources: Path) -> Path:
     return sources / name / "config.json"
 
 
+def _unreadable(wanted: str, got: str) -> UserError:
+    return UserError("wrong-format", wanted=wanted, got=got, next_step="copy the publisher's config.json again")
+
+
 def _unknown(model: HubModel, got: str) -> UserError:
-    return UserError(
-        "not-found",
-        wanted=f"the shapes of {model.name}, before anything of its size is downloaded",
-        got=got,
-        next_step=f"check the name and the network, or put its config.json into DIR/{model.name} and say SOURCES=DIR",
-    )
+    next_step = f"check the name and the network, or put its config.json into DIR/{model.name} and say SOURCES=DIR"
+    return not_found(f"the shapes of {model.name}, before anything of its size is downloaded", got, next_step=next_step)

@@ -69,15 +69,9 @@ def schedule(step: int, steps: int, config: OptimConfig) -> float:
 
 
 def orthogonalise(matrices_SMN: Tensor, *, iterations: int, dtype: torch.dtype) -> Tensor:
-    """Replace the singular values of each matrix of a stack by about 1 (0.7 to 1.2), by Newton-Schulz iteration.
+    """Replace the singular values of each matrix of a stack of S by about 1 (0.7 to 1.2), by Newton-Schulz iteration.
 
-    Args:
-        matrices_SMN: a stack of S matrices.
-        iterations: five bring singular values above 1e-3 of the largest near 1.
-        dtype: dtype of the products.
-
-    Returns:
-        A stack of the same shape and of `dtype`.
+    Five iterations bring singular values above 1e-3 of the largest near 1. Products and result are in `dtype`.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices_SMN.to(dtype)
@@ -137,14 +131,10 @@ class Optimizers:
         }
         decayed = [p for name, p in self._named.items() if name not in matrices and p.ndim == 2]
         others = [p for name, p in self._named.items() if name not in matrices and p.ndim != 2]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        decays = ((decayed, config.weight_decay), (others, 0.0))
+        groups = [{"params": params, "weight_decay": decay} for params, decay in decays if params]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
-            )
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
         ]
         if matrices:
             self._optimizers.append(Muon((self._named[name] for name in sorted(matrices)), config, compute_dtype))

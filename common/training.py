@@ -64,20 +64,14 @@ def optimizer_step(
     optim: OptimConfig,
     timer: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> StepResult:
-    """One optimizer step: the mean loss over its valid tokens, the gradient, the update.
+    """One optimizer step (0 to steps - 1): the mean loss over its valid tokens, the gradient, the update.
 
-    Args:
-        batches: this process's micro-batches.
-        loss: a `ModelLoss`, wrapped by `distributed`.
-        objective: the loss of one chunk of logits.
-        step: 0 to steps - 1.
-        timer: a context for each of the parts "student" (forward pass and loss), "backward" and "optimizer".
-
-    Raises:
-        UserError: a loss, logits or a gradient that are not finite; the weights are unchanged.
+    `batches` are this process's micro-batches, and `loss` is a `ModelLoss` wrapped by `distributed`. `timer` gives a
+    context for each of the parts "student" (forward pass and loss), "backward" and "optimizer". UserError where a loss,
+    logits or a gradient are not finite; the weights are then unchanged.
     """
-    # ---------------------------------------------------------------------------------------------------------
-    weight = distributed.all_reduce_sum({"weight": weight_of(batches)})["weight"]
+    weights = sum(real.weights_M.sum(dtype=torch.float64) for real in batches)
+    weight = distributed.all_reduce_sum({"weight": float(weights)})["weight"]
     denominator = max(weight, TINY_WEIGHT)
     sums, logit_sums = {"loss": 0.0}, defaultdict[str, float](float)
     for index, real in enumerate(batches, start=1):
@@ -101,30 +95,17 @@ def optimizer_step(
         if weight > 0:
             optimizers.step(factor)
         optimizers.zero_grad()
-    # ---------------------------------------------------------------------------------------------------------
     means["learning_rate"] = optim.learning_rate * factor
     return StepResult(means=means, tokens=tokens, is_skipped=weight == 0)
 
 
-def weight_of(batches: Sequence[VarlenBatch]) -> float:
-    """Sum of the loss weights of the micro-batches, in float64."""
-    return float(sum(real.weights_M.sum(dtype=torch.float64) for real in batches))
-
-
 def require_finite(values: Mapping[str, float], *, step: int) -> None:
-    """Refuse a value that is NaN or infinite. A sum of logits is not finite where any of its logits is not.
-
-    Raises:
-        UserError: naming the first such value and the optimizer step.
-    """
+    """UserError for the first value that is NaN or infinite, as a sum of logits is where any of them is."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise UserError(
-                "not-finite",
-                wanted=f"finite {name.replace('_', ' ')}",
-                got=f"{value} in optimizer step {step}",
-                next_step="lower the learning rate or check the data of that step; finished steps are kept",
-            )
+            wanted, got = f"finite {name.replace('_', ' ')}", f"{value} in optimizer step {step}"
+            next_step = "lower the learning rate or check the data of that step; finished steps are kept"
+            raise UserError("not-finite", wanted=wanted, got=got, next_step=next_step)
 
 
 def open_rows(
@@ -132,35 +113,21 @@ def open_rows(
 ) -> PackedRows:
     """A split of packed rows on which this model can be trained or measured.
 
-    Raises:
-        UserError: rows that cannot be read, were packed with another tokenizer, are longer than the model's positions
-            or have no supervised token (their loss would always be 0); a head with fewer logits than the tokenizer's
-            ids.
+    UserError for rows that cannot be read, of another tokenizer, longer than the model's positions or without a
+    supervised token (their loss would always be 0), and for a head with fewer logits than the tokenizer's ids.
     """
     rows = PackedRows(folder, limit_tokens=limit_tokens)
     rows.require(tokenizer)
     positions, vocab_size = int(model.config.max_position_embeddings), head_weight(model).size(0)
     if rows.sequence_tokens > positions:
-        raise UserError(
-            "mismatch",
-            wanted=f"rows of at most {positions} tokens, the model's positions",
-            got=f"rows of {rows.sequence_tokens}",
-            next_step="pack with a shorter sequence_tokens or take a model with more positions",
-        )
+        wanted, next_step = f"rows of at most {positions} tokens, the model's positions", "lower sequence_tokens"
+        raise UserError("mismatch", wanted=wanted, got=f"rows of {rows.sequence_tokens}", next_step=next_step)
     if vocab_size < tokenizer.size:
-        raise UserError(
-            "mismatch",
-            wanted=f"a model with at least the tokenizer's {tokenizer.size} logits",
-            got=f"{vocab_size}",
-            next_step="give the model a vocab_size of at least the tokenizer's size",
-        )
+        wanted = f"a model with at least the tokenizer's {tokenizer.size} logits"
+        raise UserError("mismatch", wanted=wanted, got=f"{vocab_size}", next_step="raise the model's vocab_size")
     if not any(rows.batch([row]).num_valid_tokens for row in range(rows.num_rows)):
-        raise UserError(
-            "empty",
-            wanted="a split with at least one supervised token",
-            got=f"none in {folder}",
-            next_step="raise this split's share, or give more documents",
-        )
+        wanted, next_step = "a split with a supervised token", "raise this split's share, or give more documents"
+        raise UserError("empty", wanted=wanted, got=f"none in {folder}", next_step=next_step)
     return rows
 
 
@@ -213,8 +180,7 @@ def mean_loss(pairs: Sequence[tuple[float, float]], distributed: Distributed | N
 def held_out_loss(loss: ModelLoss, rows: PackedRows, distributed: Distributed, *, step: int) -> float:
     """Mean cross-entropy of the model in nats over a whole split, of which each process measures its share.
 
-    Raises:
-        UserError: it is not finite; `step` is the optimizer step that it was measured after.
+    UserError where it is not finite, naming `step`, the optimizer step that it was measured after.
     """
     indices = range(distributed.rank, rows.num_rows, distributed.size)
     losses = row_losses(loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
@@ -229,11 +195,7 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int], ahead: int = 2) -
     Reading mapped files and laying out tensors needs no result of an earlier step, so it overlaps with computing.
     An exception of `make` is raised at its own step. The thread ends with the loop, however that ends: where the loop
     is left early, when the iterator is closed or dropped. Keep no name for it, so that leaving the loop drops it.
-
-    Args:
-        make: called in the background thread, one step after the other.
-        steps: read in the caller's thread, at most `ahead` steps early.
-        ahead: results that may be ready and waiting, at least 1.
+    `steps` is read in the caller's thread, at most `ahead` (1 or more) early.
     """
     assert ahead >= 1, "with nothing made ahead there is nothing to overlap"
     waiting = iter(steps)

@@ -63,13 +63,8 @@ def next_ctkd_state(
     """The state after one optimizer step: the student lowers the loss, and theta climbs it.
 
     The step is scaled by a reversal strength that rises from 0 to 1, easy to hard: what a gradient-reversal layer does
-    under a shared optimizer.
-
-    Args:
-        state: the state that the step was computed with.
-        temperature_gradient: derivative of the step's loss with respect to T, over all micro-batches and processes.
-        step: optimizer steps done, this one included.
-        steps: optimizer steps of the whole run.
+    under a shared optimizer. `temperature_gradient` is the derivative of the step's loss with respect to T, over all
+    micro-batches and processes. `step` counts the optimizer steps done, this one included.
     """
     sigmoid = _sigmoid(state.theta)
     slope = temperature_gradient * (config.max_temperature - 1.0) * sigmoid * (1.0 - sigmoid)

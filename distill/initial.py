@@ -40,19 +40,12 @@ class InitConfig:
         fields = self.fields()
         heads = int(fields.get("num_attention_heads", 0))
         if self.previous_token_heads and (fields.get("model_type") != "qwen2" or self.previous_token_heads > heads):
-            raise UserError(
-                "out-of-range",
-                wanted=f"previous_token_heads of 0, or up to the {heads} heads of a qwen2 model",
-                got=f"{self.previous_token_heads} for {fields.get('model_type')}",
-                next_step="lower previous_token_heads",
-            )
+            wanted = f"previous_token_heads of 0, or up to the {heads} heads of a qwen2 model"
+            got = f"{self.previous_token_heads} for {fields.get('model_type')}"
+            raise UserError("out-of-range", wanted=wanted, got=got, next_step="lower previous_token_heads")
 
     def fields(self) -> dict[str, Any]:
-        """The parsed config.
-
-        Raises:
-            UserError: the text is not a JSON object with a `model_type`.
-        """
+        """The parsed config; UserError where the text is not a JSON object with a `model_type`."""
         try:
             fields = json.loads(self.config_json)
         except json.JSONDecodeError as error:
@@ -65,19 +58,11 @@ class InitConfig:
         return fields  # pyright: ignore
 
     def require_logits(self, tokenizer: Tokenizer) -> None:
-        """Refuse a model with fewer logits than the tokenizer has ids.
-
-        Raises:
-            UserError: `vocab_size` is too small.
-        """
+        """UserError for a model with fewer logits, `vocab_size`, than the tokenizer has ids."""
         vocab_size = int(self.fields().get("vocab_size", 0))
         if vocab_size < tokenizer.size:
-            raise UserError(
-                "mismatch",
-                wanted=f"vocab_size of at least the tokenizer's {tokenizer.size} ids",
-                got=str(vocab_size),
-                next_step="raise vocab_size in the config",
-            )
+            wanted, next_step = f"vocab_size of at least the tokenizer's {tokenizer.size} ids", "raise vocab_size"
+            raise UserError("mismatch", wanted=wanted, got=str(vocab_size), next_step=next_step)
 
 
 def qwen2_config(
@@ -129,11 +114,7 @@ def _plant_previous_token_heads(model: "PreTrainedModel", config: InitConfig) ->
 
 
 def initial_model(config: InitConfig, tokenizer: Tokenizer) -> "PreTrainedModel":
-    """The untrained model.
-
-    Raises:
-        UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
-    """
+    """The untrained model; UserError for too few logits for the tokenizer, or a config that transformers refuses."""
     config.require_logits(tokenizer)
     torch.manual_seed(config.seed)
     model = new_model(config.fields())
@@ -154,18 +135,10 @@ def init(config: InitConfig, workspace: Workspace, tokenizer: Path) -> dict[str,
 def open_student(
     folder: Path | None, config: InitConfig | None, corpus: Path, machine: Machine
 ) -> tuple["PreTrainedModel", Tokenizer]:
-    """The model to train and its tokenizer: a folder's, or an untrained one with the corpus's tokenizer.
-
-    Raises:
-        UserError: both or neither, or what cannot be loaded.
-    """
+    """The model to train and its tokenizer: a folder's, or else an untrained one with the corpus's tokenizer."""
     if (folder is None) == (config is None):
-        raise UserError(
-            "contradiction",
-            wanted="either a student folder or the config of an untrained student",
-            got="both" if folder else "neither",
-            next_step="give exactly one of the two",
-        )
+        wanted, got = "either a student folder or the config of an untrained student", "both" if folder else "neither"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="give exactly one of the two")
     if folder is not None:
         return load_model(folder, machine), Tokenizer.load(folder)
     assert config is not None

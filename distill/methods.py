@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from common.chunk_passes import InPlace, Objective, PassName
+from common.chunk_passes import ChunkResult, InPlace, Objective, PassName
 from common.divergences import cross_entropy
 from common.errors import UserError, unknown_name
 from distill import objectives
-from distill.objectives import ChunkResult
 
 LossPass = Literal["auto", PassName, "triton"]
 """How the objective is run over a chunk of logits; `auto` takes what suits the device (`common.chunk_passes`)."""
@@ -91,14 +90,11 @@ class Method:
     def objective(
         self, kwargs: Mapping[str, Any], settings: Settings = (), *, temperature: float = 1.0, lm_weight: float = 0.0
     ) -> Objective:
-        """The objective of one optimizer step.
+        """The objective of one optimizer step, with the controller's `kwargs`: `t`, `temperature`, or nothing.
 
-        Args:
-            kwargs: from the controller: `t`, `temperature`, or nothing.
-            settings: see `require_settings`.
-            temperature: divides both sides' logits; loss and gradient are multiplied by its square, so that the
-                gradient keeps its size (Hinton et al. 2015, arXiv 1503.02531, section 2).
-            lm_weight: share of the language-modelling loss in the sum, 0 to 1.
+        `temperature` divides both sides' logits; loss and gradient are multiplied by its square, so that the gradient
+        keeps its size (Hinton et al. 2015, arXiv 1503.02531, section 2). `lm_weight` is the share of the
+        language-modelling loss in the sum, 0 to 1.
         """
         bound = {name: int(value) if self.ranges[name].whole else value for name, value in settings} | dict(kwargs)
 
@@ -168,11 +164,7 @@ METHODS: dict[str, Method] = {
 
 
 def method(name: str) -> Method:
-    """The method of this name.
-
-    Raises:
-        UserError: unknown name.
-    """
+    """The method of this name; UserError where it is unknown."""
     if name not in METHODS:
         raise unknown_name("a method", name, sorted(METHODS))
     return METHODS[name]
@@ -185,11 +177,7 @@ def defaults(name: str) -> dict[str, float]:
 
 
 def require_settings(name: str, settings: Settings) -> None:
-    """Refuse settings that the method does not have, or that are outside their range.
-
-    Raises:
-        UserError: either of the two.
-    """
+    """UserError for settings that the method does not have, or that are outside their range."""
     ranges = method(name).ranges
     for setting, value in settings:
         if setting not in ranges:
@@ -200,11 +188,7 @@ def require_settings(name: str, settings: Settings) -> None:
 
 
 def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_weight: float) -> None:
-    """Refuse the Triton kernel for a loss that it does not compute.
-
-    Raises:
-        UserError: another method than TAID and forward KL, a temperature, or a language-modelling loss mixed in.
-    """
+    """UserError for the Triton kernel with another loss than TAID's or forward KL's, softened or mixed with another."""
     if loss_pass == "triton" and (not method(name).has_kernel or temperature != 1.0 or lm_weight > 0.0):
         wanted = "taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton"
         got = f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}"
@@ -212,11 +196,7 @@ def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_
 
 
 def require_kernel(loss_pass: LossPass, device: str) -> None:
-    """Refuse the loss pass `triton` where it cannot run.
-
-    Raises:
-        UserError: no Triton, or another device than CUDA.
-    """
+    """UserError for the loss pass `triton` without Triton, or on another device than CUDA."""
     wanted, next_step = "a CUDA device and the package triton for the loss pass triton", "take the loss pass auto"
     if loss_pass == "triton" and device != "cuda":
         raise UserError("unsupported", wanted=wanted, got=device, next_step=next_step)
@@ -225,11 +205,7 @@ def require_kernel(loss_pass: LossPass, device: str) -> None:
 
 
 def parse_settings(name: str, texts: list[str]) -> Settings:
-    """Settings of a method from the command line's texts, such as `["beta=0.5"]`.
-
-    Raises:
-        UserError: not `name=number`, or as `require_settings`.
-    """
+    """Settings from the command line's texts, such as `["beta=0.5"]`; UserError as by `require_settings`, too."""
     parsed: dict[str, float] = {}
     for text in texts:
         setting, _, value = text.partition("=")

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from common import divergences
+from common.chunk_passes import ChunkResult
 from common.divergences import log_softmax, soft_cross_entropy, tilted_cross_entropy
 from common.errors import UserError
 from distill.taid import tilt
-
-ChunkResult = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def cross_entropy(student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor) -> ChunkResult:

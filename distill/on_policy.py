@@ -61,12 +61,8 @@ class OnPolicyConfig:
         require_at_least(1, max_new_tokens=self.max_new_tokens, buffer_documents=self.buffer_documents)
         require_at_least(0, temperature=self.temperature, tolerance_nats=self.tolerance_nats)
         if self.schedule == "adaptive" and self.replay != 0.0:
-            raise UserError(
-                "contradiction",
-                wanted="replay 0 with the adaptive schedule, which sets its own",
-                got=f"replay {self.replay:g}",
-                next_step="leave replay out, or keep the fixed schedule",
-            )
+            wanted, next_step = "replay 0 with the adaptive schedule, which sets its own", "leave replay out"
+            raise UserError("contradiction", wanted=wanted, got=f"replay {self.replay:g}", next_step=next_step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,12 +163,10 @@ class OnPolicy:
         self._share = ShareState(**saved["on_policy_share"])
 
     def mix_in_rollouts(self, real: VarlenBatch, *, step: int, steps: int, index: int, rank: int) -> VarlenBatch:
-        """The micro-batch of the corpus, or rollouts instead.
+        """The micro-batch `real` of the corpus, or rollouts instead.
 
-        Args:
-            real: the micro-batch of the corpus.
-            step, index, rank: which micro-batch of the run it is; with the seed they decide everything random.
-            steps: optimizer steps of the whole run.
+        `step` of `steps`, `index` and `rank` say which micro-batch of the run it is, and with the seed decide
+        everything random.
         """
         random = np.random.Generator(np.random.Philox(seed=[self._seed, step, index, rank]))
         own, old = random.random(2)

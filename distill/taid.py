@@ -48,12 +48,9 @@ class TaidConfig:
         require_above(0, ramp_share=self.ramp_share)
         require_below(1, beta=self.beta)
         if self.released and (self.ramp_share != 1.0 or self.controller_input != "cross_entropy"):
-            raise UserError(
-                "contradiction",
-                wanted="the released rule with ramp_share 1 and controller_input cross_entropy",
-                got=f"ramp_share {self.ramp_share:g}, controller_input {self.controller_input}",
-                next_step="leave both at their defaults, or leave `released` out",
-            )
+            wanted = "the released rule with ramp_share 1 and controller_input cross_entropy"
+            got = f"ramp_share {self.ramp_share:g}, controller_input {self.controller_input}"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step="leave both or `released` out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,14 +79,8 @@ def linear_floor(step: int, steps: int, config: TaidConfig) -> float:
 def next_state(state: TaidState, loss: float, *, step: int, steps: int, config: TaidConfig) -> TaidState:
     """The state after one optimizer step (SakanaAI/TAID@a062892 src/distil_losses/taid.py, `update_t`).
 
-    Args:
-        state: the state that the step was computed with.
-        loss: the step's loss, reduced over all micro-batches and ranks.
-        step: optimizer steps done, this one included (1 after the first).
-        steps: optimizer steps of the whole run.
-
-    Returns:
-        The new state. The first call only stores the loss; t never falls and never passes t_end.
+    `loss` is the step's, reduced over all micro-batches and ranks; `step` counts the optimizer steps done, this one
+    included. The first call only stores the loss; t never falls and never passes t_end.
     """
     if state.previous_loss is None:
         return TaidState(t=state.t, previous_loss=loss, t_momentum=state.t_momentum)

@@ -42,18 +42,11 @@ class OnlineTeacher:
 def open_teacher(
     method_name: str, folder: Path | None, student_tokenizer: Tokenizer, machine: Machine
 ) -> TeacherSignal | None:
-    """The signal that a method needs, or None.
-
-    Raises:
-        UserError: a teacher where the method needs none, none where it needs one, or one with other token ids.
-    """
+    """The signal that a method needs, or None; UserError for a superfluous, missing or unfit teacher."""
     if method(method_name).needs_teacher != (folder is not None):
-        raise UserError(
-            "contradiction",
-            wanted=f"{'a teacher' if folder is None else 'no teacher'} for method {method_name}",
-            got="none" if folder is None else str(folder),
-            next_step="name a teacher folder or another method",
-        )
+        wanted = f"{'a teacher' if folder is None else 'no teacher'} for method {method_name}"
+        got, next_step = str(folder or "none"), "name a teacher folder or another method"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
     if folder is None:
         return None
     require_same_vocabulary(student_tokenizer, folder)
@@ -61,19 +54,14 @@ def open_teacher(
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
-    """Refuse a teacher with other tokens; a padding of another size is fine.
-
-    Raises:
-        UserError: the first id whose token differs, or unequal numbers of ids.
-    """
+    """UserError for a teacher with other tokens, naming the first id that differs; another padding is fine."""
     ours, theirs = student.tokens(), Tokenizer.load(teacher_folder).tokens()
     for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs)):
         if mine != other:
             mine, other = ("no token" if token is None else repr(token) for token in (mine, other))
-            raise UserError(
-                "mismatch",
-                wanted=f"a teacher with the student's {len(ours)} token ids",
-                got=f"id {index} is {mine} for the student and {other} for the teacher, {len(theirs)} ids, in "
-                f"{teacher_folder}",
-                next_step="take a teacher of the same tokenizer family",
+            wanted, found = (
+                f"a teacher with the student's {len(ours)} token ids",
+                f"{len(theirs)} ids in {teacher_folder}",
             )
+            got = f"id {index} is {mine} for the student and {other} for the teacher, {found}"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step="take a teacher of the same tokenizer family")

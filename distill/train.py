@@ -85,19 +85,15 @@ class DistillConfig:
         require_between(0, 1, lm_weight=self.lm_weight)
         require_above(0, temperature=self.temperature)
         if self.temperature != 1.0 and not chosen.supports_temperature:
-            raise UserError(
-                "contradiction",
-                wanted="temperature 1 for methods without a teacher or with a learnt temperature",
-                got=f"{self.temperature:g} for {self.method}",
-                next_step="leave the temperature out, or take another method",
+            wanted, got = (
+                "temperature 1 without a teacher or with a learnt one",
+                f"{self.temperature:g} for {self.method}",
             )
+            raise UserError("contradiction", wanted=wanted, got=got, next_step="leave the temperature out")
         if self.on_policy is not None and (not chosen.needs_teacher or self.lm_weight > 0.0):
-            raise UserError(
-                "contradiction",
-                wanted="a method with a teacher, and lm_weight 0, for on_policy",
-                got=f"{self.method}, lm_weight {self.lm_weight:g}: the student's own responses would count as text",
-                next_step="leave on_policy out, or change the two",
-            )
+            wanted, next_step = "a method with a teacher, and lm_weight 0, for on_policy", "leave on_policy out"
+            got = f"{self.method}, lm_weight {self.lm_weight:g}: the student's own responses would count as text"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
         require_at_least(1, steps=self.steps, rows_per_step=self.rows_per_step, micro_batch_rows=self.micro_batch_rows)
         require_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
         require_at_least(1, chunk_tokens=self.chunk_tokens, corpus_tokens=self.corpus_tokens)
@@ -223,13 +219,9 @@ def distill(
 ) -> dict[str, Any]:
     """Train a student on packed text and write the checkpoint that is best by validation.
 
-    Args:
-        corpus: a folder of `distill.corpus`, or of `instruct.conversations`, where only the assistant's tokens count.
-        student: model folder to start from; None builds one from `config.init`.
-        teacher: model folder of the frozen teacher, where the method needs one.
-
-    Raises:
-        UserError: settings that contradict each other or the data, a loss that is not finite.
+    `corpus` is a folder of `distill.corpus`, or of `instruct.conversations`, where only the assistant's tokens count.
+    A `student` of None is built from `config.init`; `teacher` is the frozen model, where the method needs one.
+    UserError for settings that contradict each other or the data, and for a loss that is not finite.
     """
     run, chosen = _open(config, workspace, corpus, student, teacher), method(config.method)
     controller = controller_of(chosen, config.taid, config.ctkd, lm_weight=config.lm_weight)

@@ -187,40 +187,30 @@ def _refuse_unread(parsed: argparse.Namespace, name: str, on_policy: OnPolicyCon
     require(adapts, "--on-policy-schedule adaptive", "a fixed share", *adaptive)
 
 
-def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig | None:
-    settings: dict[str, Any] = {"probability": 0.0} | _given(parsed, OnPolicyConfig)
-    config = OnPolicyConfig(**settings)
-    return config if config.probability > 0.0 or config.schedule == "adaptive" else None
-
-
-def _taid(parsed: argparse.Namespace, *, steps: int) -> TaidConfig:
-    given = _given(parsed, TaidConfig)
-    if "alpha" not in given and not given.get("released"):
-        given["alpha"] = alpha_for(steps=steps, ramp_share=given.get("ramp_share", TaidConfig().ramp_share))
-    return TaidConfig(**given)
-
-
 def _require_folders(parsed: argparse.Namespace) -> None:
     for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
         if folder is not None and not folder.is_dir():
             raise not_found(f"a folder for {label}", str(folder))
     if not (parsed.corpus / "packed" / "train").is_dir():
-        raise UserError(
-            "wrong-format",
-            wanted=f"for --corpus a folder of {_MAKERS}",
-            got=f"{parsed.corpus}, which holds no packed/train",
-            next_step="make one of your text or conversations, and name its --out",
-        )
+        wanted, got = f"for --corpus a folder of {_MAKERS}", f"{parsed.corpus}, which holds no packed/train"
+        next_step = "make one of your text or conversations, and name its --out"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
 
 
 def _train(parsed: argparse.Namespace) -> None:
     _require_folders(parsed)
     given: dict[str, Any] = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, DistillConfig)
-    on_policy = _on_policy(parsed)
+    responses: dict[str, Any] = {"probability": 0.0} | _given(parsed, OnPolicyConfig)
+    on_policy = OnPolicyConfig(**responses)
+    on_policy = on_policy if on_policy.probability > 0.0 or on_policy.schedule == "adaptive" else None
     _refuse_unread(parsed, given["method"], on_policy)
+    taid = _given(parsed, TaidConfig)
+    if "alpha" not in taid and not taid.get("released"):
+        steps, share = given.get("steps", DistillConfig().steps), taid.get("ramp_share", TaidConfig().ramp_share)
+        taid["alpha"] = alpha_for(steps=steps, ramp_share=share)
     config = DistillConfig(
         settings=parse_settings(given["method"], parsed.set or []),
-        taid=_taid(parsed, steps=given.get("steps", DistillConfig().steps)),
+        taid=TaidConfig(**taid),
         ctkd=CtkdConfig(**_given(parsed, CtkdConfig)),
         optim=OptimConfig(**_given(parsed, OptimConfig)),
         on_policy=on_policy,

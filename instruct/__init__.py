@@ -1,1 +1,5 @@
-"""A base checkpoint and conversations to a chat checkpoint: rendered ids with loss masks, the training loop."""
+"""Conversations and a base checkpoint to a chat checkpoint.
+
+- `conversations/`: published conversations to screened, packed rows.
+- `train.py`: the training loop; `train_cli.py`, `__main__.py`: its commands.
+"""

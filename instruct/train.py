@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from common.checkpoint import CheckpointManager, TrainingState, load_model, save_model
+from common.chunk_passes import ChunkResult
 from common.divergences import cross_entropy
 from common.errors import UserError, require_at_least
 from common.launch import Distributed
@@ -65,11 +66,9 @@ class InstructConfig:
         require_at_least(0, replay_rows_per_step=self.replay_rows_per_step)
 
 
-def _objective(
-    student_logits_CV: torch.Tensor, teacher_logits_CV: torch.Tensor | None, targets_C: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def _objective(student_CV: torch.Tensor, teacher_CV: torch.Tensor | None, targets_C: torch.Tensor) -> ChunkResult:
     """Cross-entropy as an objective."""
-    return *cross_entropy(student_logits_CV, targets_C), {}
+    return *cross_entropy(student_CV, targets_C), {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,19 +85,18 @@ def _open_rows(
 ) -> Rows:
     """Open and check the packed rows."""
     if (config.replay_rows_per_step > 0) != (replay is not None):
-        raise UserError(
-            "contradiction",
-            wanted="replayed rows and a corpus to replay from, or neither",
-            got=f"{config.replay_rows_per_step} rows a step, corpus {replay}",
-            next_step="give both or neither",
+        wanted, got = (
+            "replayed rows and a corpus to replay",
+            f"{config.replay_rows_per_step} rows a step, corpus {replay}",
         )
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="give both or neither")
     if is_text(conversations):
-        raise UserError(
-            "wrong-format",
-            wanted="a folder of `python -m instruct conversations`, in which only the answers count",
-            got=f"{conversations}, a corpus of text",
-            next_step="train on text with `python -m distill train`, or replay it with --replay",
+        wanted = "a folder of `python -m instruct conversations`, in which only the answers count"
+        got, next_step = (
+            f"{conversations}, a corpus of text",
+            "train on it with `python -m distill train`, or --replay it",
         )
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
     opened = partial(open_rows, model=model, tokenizer=tokenizer)
     return Rows(
         conversations=opened(conversations / "packed" / "train"),
@@ -121,15 +119,10 @@ def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[VarlenB
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:
-    """Tune a checkpoint on packed conversations and write the one that is best by held-out assistant loss.
+    """Tune the model folder `base` and write the checkpoint that is best by held-out assistant loss.
 
-    Args:
-        base: model folder to start from.
-        conversations: a folder of `instruct.conversations`.
-        replay: a folder of `distill.corpus` to replay from, or None.
-
-    Raises:
-        UserError: settings that contradict each other or the data, a loss that is not finite.
+    `conversations` is a folder of `instruct.conversations`; `replay` is one of `distill.corpus`, or None. UserError for
+    settings that contradict each other or the data, and for a loss that is not finite.
     """
     machine, alone = workspace.machine, Distributed(None)
     model, tokenizer = load_model(base, machine), Tokenizer.load(base)

@@ -9,6 +9,9 @@ from common.optim import OptimConfig
 from common.store import run_alone
 from instruct.train import InstructConfig, instruct
 
+_RATES = ("learning_rate", "muon_learning_rate")
+_FIELDS = ("steps", "rows_per_step", "micro_batch_rows", "validate_every", "checkpoint_every", "save_dtype", "seed")
+
 
 def add_verbs(subparsers: Any) -> None:
     """Register `train`."""
@@ -41,30 +44,16 @@ def add_verbs(subparsers: Any) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> None:
-    folders = {
-        "CHECKPOINT": parsed.checkpoint,
-        "--conversations": parsed.conversations,
-        "--replay": parsed.replay,
-    }
-    for label, folder in folders.items():
+    folders = (parsed.checkpoint, parsed.conversations, parsed.replay)
+    for label, folder in zip(("CHECKPOINT", "--conversations", "--replay"), folders, strict=True):
         if folder is not None and not folder.is_dir():
             raise not_found(f"a folder for {label}", str(folder))
     replay_rows = parsed.replay_rows_per_step
     if replay_rows is None:
         replay_rows = parsed.rows_per_step if parsed.replay else 0
     config = InstructConfig(
-        optim=OptimConfig(
-            matrices=parsed.optimizer,
-            learning_rate=parsed.learning_rate,
-            muon_learning_rate=parsed.muon_learning_rate,
-        ),
-        steps=parsed.steps,
-        rows_per_step=parsed.rows_per_step,
+        optim=OptimConfig(matrices=parsed.optimizer, **{name: getattr(parsed, name) for name in _RATES}),
         replay_rows_per_step=replay_rows,
-        micro_batch_rows=parsed.micro_batch_rows,
-        validate_every=parsed.validate_every,
-        checkpoint_every=parsed.checkpoint_every,
-        save_dtype=parsed.save_dtype,
-        seed=parsed.seed,
+        **{name: getattr(parsed, name) for name in _FIELDS},
     )
-    run_alone(instruct, config, parsed.out, parsed.checkpoint, parsed.conversations, parsed.replay)
+    run_alone(instruct, config, parsed.out, *folders)

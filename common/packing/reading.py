@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 from common.packing.writing import ARRAYS, FULL_WEIGHT
 from common.tokenizer import Tokenizer
 
@@ -79,8 +79,7 @@ class PackedRows:
     def __init__(self, folder: Path, *, limit_tokens: int | None = None) -> None:
         """Open a split; with `limit_tokens` only the first rows that together hold at least that many tokens, or all.
 
-        Raises:
-            UserError: the folder is absent, incomplete or damaged.
+        UserError for a folder that is absent, incomplete or damaged.
         """
         try:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
@@ -89,35 +88,27 @@ class PackedRows:
             if any(array.shape != shape for array in arrays):
                 raise ValueError(f"arrays of shapes {[array.shape for array in arrays]}, meta.json says {shape}")
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                "damaged" if folder.is_dir() else "not-found",
-                wanted="packed rows (tokens.npy, doc_ids.npy, weights.npy, meta.json)",
-                got=f"{folder}: {error}",
-                next_step="make it again with `python -m distill corpus` or `python -m instruct conversations`",
-            ) from error
+            what = "packed rows (tokens.npy, doc_ids.npy, weights.npy, meta.json)"
+            next_step = "make it again with `python -m distill corpus` or `python -m instruct conversations`"
+            kind = damaged if folder.is_dir() else not_found
+            raise kind(what, f"{folder}: {error}", next_step=next_step) from error
         self._tokens_RT, self._doc_ids_RT, self._weights_RT = arrays
         self.num_rows, self.sequence_tokens = shape
         self.num_tokens = int(self.meta["tokens"])
         self._folder = folder
         if limit_tokens is not None and limit_tokens < self.num_tokens:
-            self.num_rows, self.num_tokens = self._prefix(limit_tokens)
-
-    def _prefix(self, limit_tokens: int) -> tuple[int, int]:
-        tokens = rows = 0
-        while tokens < limit_tokens:
-            tokens += int((self._doc_ids_RT[rows] > 0).sum())
-            rows += 1
-        return rows, tokens
+            self.num_rows = self.num_tokens = 0
+            while self.num_tokens < limit_tokens:
+                self.num_tokens += int((self._doc_ids_RT[self.num_rows] > 0).sum())
+                self.num_rows += 1
 
     def require(self, tokenizer: Tokenizer) -> None:
         """UserError when the rows were packed with another tokenizer."""
         if self.meta["tokenizer_sha256"] != tokenizer.sha256:
-            raise UserError(
-                "mismatch",
-                wanted=f"rows packed with the tokenizer of {tokenizer.folder} (sha256 {tokenizer.sha256[:12]})",
-                got=f"{self._folder} packed with another (sha256 {str(self.meta['tokenizer_sha256'])[:12]})",
-                next_step="pack the corpus again with the model's own tokenizer (`--tokenizer`)",
-            )
+            wanted = f"rows packed with the tokenizer of {tokenizer.folder} (sha256 {tokenizer.sha256[:12]})"
+            got = f"{self._folder} packed with another (sha256 {str(self.meta['tokenizer_sha256'])[:12]})"
+            next_step = "pack the corpus again with the model's own tokenizer (`--tokenizer`)"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
 
     def micro_batches(self, row_indices: Sequence[int], micro_batch_rows: int) -> list[VarlenBatch]:
         """The rows of these indices, in this order, `micro_batch_rows` in a batch."""

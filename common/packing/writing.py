@@ -34,14 +34,9 @@ Piece = tuple[NDArray[np.int32], NDArray[np.uint8]]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best fit, longest first: which documents share a row.
+    """Best fit, longest first: which documents of 1 to `capacity` tokens share a row of that many.
 
-    Args:
-        lengths: tokens of each document, 1 to `capacity`.
-        capacity: tokens of a row.
-
-    Returns:
-        Document indices, one list per row; every index once.
+    Returns document indices, one list per row; every index once.
     """
     assert all(0 < length <= capacity for length in lengths), "a document is empty or longer than a row"
     rows: list[list[int]] = []
@@ -113,10 +108,8 @@ def write_packed(
     the rows is a fair sample of the lengths. Complete windows of a killed start are kept.
 
     Args:
-        folder: the split's folder, made if absent.
         documents: (ids, weights in hundredths) of each, its closing token included, and optionally a label whose tokens
             are counted together; or a function that gives those behind the first n.
-        sequence_tokens: tokens in a row.
         tokenizer: the one that made the ids; its identity is recorded.
 
     Returns:
