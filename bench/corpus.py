@@ -82,7 +82,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = "1"
     from distill.corpus import CorpusConfig
-    from distill.corpus.dedup import find_duplicates
+    from distill.corpus.kept import find_duplicates
     from distill.corpus.shards import write_shards
     from distill.corpus.stage import cleaner_of, open_sources
 

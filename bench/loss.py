@@ -13,25 +13,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.measure import (
-    PRECISIONS,
-    add_common,
-    device_here,
-    free_bytes,
-    medians,
-    peak_above,
-    resolve_chunk_tokens,
-    say,
-)
+from bench.measure import PRECISIONS, add_common, device_here, free_bytes, medians, peak_above, resolve, say
 from common.chunk_passes import chunks
-from common.cli import require_at_least_one
 from common.fused_linear_loss import TeacherHead, fused_linear_loss, head_product, logit_buffer, product_dtype
 from distill.methods import LossPass, method, pass_name, require_kernel
 
 T = 0.7
 _PRODUCT_TOKENS = 1024
 _DENSE_TENSORS_FP32 = 6
-"""[N, V] float32 tensors that the dense computation holds at its peak beside two of logits; counted in its code."""
+"""[N, V] float32 tensors that the dense computation holds at its peak, besides two of logits; counted in its code."""
 
 
 def add_verb(verbs: Any) -> None:
@@ -79,12 +69,9 @@ class _Case:
         self.hidden_ND = nn.Parameter(random(tokens, options.hidden, 1.0))
         # Logits with a standard deviation of 2, so that softmax is neither flat nor one-hot.
         self.weight_VD = nn.Parameter(random(options.vocabulary, options.hidden, 2.0 / options.hidden**0.5))
-        self.teacher = TeacherHead(
-            hidden_NE=random(tokens, options.teacher_hidden, 1.0).to(self.dtype),
-            weight_WE=random(options.vocabulary, options.teacher_hidden, 2.0 / options.teacher_hidden**0.5).to(
-                self.dtype
-            ),
-        )
+        teacher_hidden_NE = random(tokens, options.teacher_hidden, 1.0).to(self.dtype)
+        teacher_head_WE = random(options.vocabulary, options.teacher_hidden, 2.0 / options.teacher_hidden**0.5)
+        self.teacher = TeacherHead(hidden_NE=teacher_hidden_NE, weight_WE=teacher_head_WE.to(self.dtype))
         self.targets_N = torch.randint(0, options.vocabulary, (tokens,), generator=generator, device=self.device)
         self.weights_N = torch.ones(tokens, device=self.device)
         self._buffers: dict[str, Tensor] = {}
@@ -155,15 +142,7 @@ def bench_loss(options: argparse.Namespace) -> dict[str, Any]:
         dense_extra_bytes, max_gradient_difference` (largest difference to the dense gradients, as a share of their
         largest entry); what did not fit is null, with `dense_reason`.
     """
-    resolve_chunk_tokens(options)
-    require_at_least_one(
-        tokens=options.tokens,
-        hidden=options.hidden,
-        teacher_hidden=options.teacher_hidden,
-        vocabulary=options.vocabulary,
-        chunk_tokens=options.chunk_tokens,
-        rounds=options.rounds,
-    )
+    resolve(options, "tokens", "hidden", "teacher_hidden")
     require_kernel(options.loss_pass, device_here().type)
     case = _Case(options)
     reason = "left out by --no-dense" if options.no_dense else _too_large(options, case)

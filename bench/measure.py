@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from common.cli import require_at_least_one
 from common.device import synchronized_time
 from common.fused_linear_loss import default_chunk_tokens
 from common.heap import trim_freed_memory
@@ -32,10 +33,11 @@ def add_common(verb: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=3, metavar="N", help="timed runs of each side")
 
 
-def resolve_chunk_tokens(options: argparse.Namespace) -> None:
-    """Replace an omitted `--chunk-tokens` by what training takes."""
+def resolve(options: argparse.Namespace, *counts: str) -> None:
+    """Replace an omitted `--chunk-tokens` by what training takes, and refuse `counts` below 1."""
     if options.chunk_tokens is None:
         options.chunk_tokens = default_chunk_tokens(device_here(), PRECISIONS[options.precision])
+    require_at_least_one(**{name: getattr(options, name) for name in (*counts, "vocabulary", "chunk_tokens", "rounds")})
 
 
 def medians(sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, float]:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.loss import released_taid_loss
-from bench.measure import PRECISIONS, add_common, device_here, peak_above, resolve_chunk_tokens, say, turns
+from bench.measure import PRECISIONS, add_common, device_here, peak_above, resolve, say, turns
 from common.checkpoint import new_model
-from common.cli import require_at_least_one
 from common.device import Machine, MatmulProbe, cpu_name, os_name
-from common.errors import UserError
+from common.errors import UserError, require_at_least
 from common.launch import Distributed
 from common.model_loss import ModelLoss
 from common.model_shape import ModelShape, step_flops
@@ -112,7 +111,7 @@ class _Case:
 def _open(options: argparse.Namespace) -> _Case:
     documents, vocab_size = _documents(options)
     machine = _machine(options.precision)
-    sizes = {"vocab_size": vocab_size, "max_position_embeddings": options.max_tokens}
+    sizes: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": options.max_tokens}
     fields = (TINY, TINY) if options.tiny else (STUDENT, TEACHER)
     student, teacher = (json.loads(qwen2_config(**one, **sizes)) for one in fields)
     lengths = [len(ids) for ids in documents]
@@ -190,13 +189,8 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
         reference_extra_bytes` (beyond weights, gradients and optimizer state), `reference_real_share` (real tokens
         among the padded ones), `loss, reference_loss` (of the first step).
     """
-    resolve_chunk_tokens(options)
-    require_at_least_one(
-        documents=options.documents,
-        max_tokens=options.max_tokens - 1,
-        chunk_tokens=options.chunk_tokens,
-        rounds=options.rounds,
-    )
+    resolve(options, "documents")
+    require_at_least(2, **{"--max-tokens": options.max_tokens})
     case = _open(options)
     documents, machine, device = case.documents, case.machine, case.machine.torch_device
     students = case.student(), case.student()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from common.attention import layout, packed_documents
 from common.device import Machine
 from common.disk import flush_to_disk, sha256_of
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.launch import num_processes
 from common.optim import Optimizers
 from common.packing import VarlenBatch
@@ -49,12 +49,8 @@ def load_model(
         UserError: no `config.json`, no safetensors, or a weight file that cannot be read.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(
-            "not-found",
-            wanted="a model folder with config.json and safetensors",
-            got=f"{folder}",
-            next_step="name a Hugging Face model folder",
-        )
+        what, next_step = "a model folder with config.json and safetensors", "name a Hugging Face model folder"
+        raise not_found(what, str(folder), next_step=next_step)
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -70,21 +66,15 @@ def load_model(
             output_loading_info=True,
             device_map=None if device.type == "cpu" else (spread and spread_map(machine)) or {"": device},
         )
-    except _refusals(OSError, RuntimeError) as error:
-        raise UserError(
-            "damaged",
-            wanted="readable model weights",
-            got=f"{folder}: {str(error).splitlines()[0]}",
-            next_step="check that the files are complete and of a supported model type",
-        ) from error
-    except Exception as error:  # safetensors raises its own class for a truncated file
-        if type(error).__name__ != "SafetensorError":
+    except Exception as error:
+        # safetensors has a class of its own for a truncated file.
+        if not isinstance(error, _refusals(OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
             raise
         raise UserError(
             "damaged",
-            wanted="complete safetensors files",
-            got=f"{folder}: {error}",
-            next_step="copy or build the model again",
+            wanted="complete and readable model weights",
+            got=f"{folder}: {(str(error) or type(error).__name__).splitlines()[0]}",
+            next_step="check that the files are complete and of a supported model type, or copy them again",
         ) from error
     model, report = loaded
     _require_plain_logits(model, folder)

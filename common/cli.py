@@ -11,10 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from common.disk import full_disk_error
 from common.errors import UserError, require_at_least
+
+Add = Callable[..., Any]
+"""`add_argument` of a parser."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -76,6 +80,40 @@ def require_at_least_one(**counts: int | None) -> None:
     """UserError ("out-of-range") for the first option that is below 1, by its flag: micro_batch_rows is
     --micro-batch-rows. None is skipped."""
     require_at_least(1, next_step="correct it", **{f"--{name.replace('_', '-')}": n for name, n in counts.items()})
+
+
+def add_input_options(add: Add, *, files: str, tokenizer: str, weights: str, unit: str) -> None:
+    """Add the files and sets, --tokenizer, --out, --sources, --benchmarks and --weights.
+
+    `files`, `tokenizer` and `weights` are the help of these; `unit` is the word for rows, in the plural.
+    """
+    add("files", nargs="+", metavar="FILE_OR_SET", help=files)
+    add("--tokenizer", type=Path, required=True, metavar="DIR", help=tokenizer)
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    add("--sources", type=Path, metavar="DIR", help="DIR/ORG/NAME replaces the hub (default: $SOURCES)")
+    benchmarks = f"remove {unit} that hold an item of a benchmark in DIR (default: off)"
+    add("--benchmarks", type=Path, metavar="DIR", help=benchmarks)
+    add("--weights", type=float, nargs="+", metavar="X", help=weights)
+
+
+def add_packing_options(add: Add, default: Any, *, unit: str) -> None:
+    """Add --sequence-tokens, the share of each split, --max-bad-share and --seed, with the fields of `default`."""
+    add("--sequence-tokens", type=int, default=default.sequence_tokens, metavar="N", help="tokens of a packed row")
+    for split in ("calibration", "validation", "test"):
+        share = getattr(default.shares, split)
+        add(f"--{split}-share", type=float, default=share, metavar="X", help=f"share of the {unit} for {split}, 0 to 1")
+    bad = "share of bad rows allowed, 0 to 1"
+    add("--max-bad-share", type=float, default=default.max_bad_share, metavar="X", help=bad)
+    add("--seed", type=int, default=default.seed, metavar="N", help="chooses other splits")
+
+
+def packing_settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a config that `add_packing_options` sets, and `benchmarks`."""
+    from common.documents import Shares  # most commands need no torch
+
+    shares = Shares(calibration=parsed.calibration_share, validation=parsed.validation_share, test=parsed.test_share)
+    fields = {name: getattr(parsed, name) for name in ("benchmarks", "sequence_tokens", "max_bad_share", "seed")}
+    return fields | {"shares": shares}
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

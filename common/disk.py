@@ -19,11 +19,9 @@ _known_sha256: dict[tuple[int, int, int, int], str] = {}
 
 
 def full_disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
-    """A UserError with the path and its free bytes if `error`, or a cause of it, is a full disk; else None.
+    """A UserError with the free bytes if `error`, or a cause of it, is a full disk; else None.
 
-    Args:
-        error: the exception of a failed write.
-        path: the folder that was written to, for errors that name no file.
+    It names the error's file, or `path`, the folder that was written to.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -31,12 +29,9 @@ def full_disk_error(error: BaseException, path: Path | None = None) -> UserError
         if by_number or any(sentence in str(cause) for sentence in _FULL_SENTENCES):
             named = cause.filename if isinstance(cause, OSError) else None
             place = Path(os.fsdecode(named)) if named is not None else path or Path.cwd()
-            return UserError(
-                "no-space",
-                wanted=f"room on the disk for {place}",
-                got=f"a full disk: {free_bytes(place):,} bytes free",
-                next_step="free some space and start again; finished artifacts are kept",
-            )
+            wanted, got = f"room on the disk for {place}", f"a full disk: {free_bytes(place):,} bytes free"
+            next_step = "free some space and start again; finished artifacts are kept"
+            return UserError("no-space", wanted=wanted, got=got, next_step=next_step)
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -44,9 +39,7 @@ def full_disk_error(error: BaseException, path: Path | None = None) -> UserError
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the disk of `path`, or of its nearest parent that exists."""
     place = path.absolute()
-    while not place.is_dir():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(next(each for each in (place, *place.parents) if each.is_dir())).free
 
 
 def files_under(folder: Path) -> Iterator[Path]:
@@ -57,9 +50,7 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes; computed once a process while the file keeps its size and time."""
-    stat = path.stat()
-    # By inode, not by name: a stage's files are hashed before its folder gets its final name.
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    identity = _identity(path)
     if identity not in _known_sha256:
         with path.open("rb") as file:
             _known_sha256[identity] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -68,8 +59,13 @@ def sha256_of(path: Path) -> str:
 
 def remember_sha256(path: Path, sha256: str) -> None:
     """Record a known checksum of the present file for `sha256_of`, so that gigabytes are not read again."""
+    _known_sha256[_identity(path)] = sha256
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    """By inode, not by name: a stage's files are hashed before its folder gets its final name."""
     stat = path.stat()
-    _known_sha256[stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns] = sha256
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def flush_to_disk(folder: Path, *, without: str) -> None:
@@ -77,9 +73,8 @@ def flush_to_disk(folder: Path, *, without: str) -> None:
     for root, folders, names in os.walk(folder):
         if Path(root) == folder and without in folders:
             folders.remove(without)
-        for name in names:
-            flush_one(Path(root) / name)
-        flush_one(Path(root))
+        for name in (*names, "."):
+            flush_one(Path(root, name))
 
 
 def flush_one(path: Path) -> None:
@@ -94,8 +89,7 @@ def flush_one(path: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Replace a file atomically: a reader sees the old text or the new, and a power cut leaves one of them.
 
-    Raises:
-        OSError: it cannot be written; no temporary file remains.
+    OSError if it cannot be written; no temporary file remains.
     """
     require_no_folder(path)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -119,11 +113,8 @@ def require_no_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, on_wait: Callable[[str], None]) -> Generator[None]:
-    """Hold the lock file `path` during the block. The system releases it when the holder dies, even by SIGKILL.
-
-    Args:
-        path: the lock file, in a folder that exists; removed afterwards.
-        on_wait: called once, with the holder's process id, before waiting for another process.
+    """Hold the lock file `path` during the block, and then remove it. The system releases it when the holder dies,
+    even by SIGKILL. `on_wait` is called once, with the holder's process id, before waiting for another process.
     """
     handle = _acquire(path, on_wait)
     try:

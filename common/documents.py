@@ -2,8 +2,9 @@
 
 `documents/<split>-00000.jsonl.gz` has the kept rows, `packed/<split>/` their tokens, `tokenizer/` a copy of the
 tokenizer, `data_card.json` what was removed and why. A stage cleans its rows and turns a row into ids and weights. This
-module splits, writes and packs them as streams, and skips what an earlier start of a killed stage finished. Independent
-of stages and of the fields of a row.
+module splits, writes and packs them as streams, and skips what an earlier start of a killed stage finished. The split
+depends on the digest of a document, not on its place in a file: a corpus can grow or change its order, and no test
+document moves into train. Independent of stages and of the fields of a row.
 """
 
 import contextlib
@@ -13,25 +14,81 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.disk import replace_text
+from common.errors import UserError
 from common.metrics import progress
 from common.packing import Document, write_packed
 from common.provenance import CARD_FILE
 from common.rows import Row
-from common.splits import SPLITS, Shares, assign_splits
 from common.tokenizer import Tokenizer
 from common.workers import batches
 
 Encoded = tuple[list[int], list[int]]
 """Ids of a document with its closing token, and the loss weight of each in hundredths."""
 
+SPLITS = ("train", "calibration", "validation", "test")
+# A small corpus fills its splits in this order, one document each, before any share counts.
+_NEEDED_FIRST = ("train", "validation", "test", "calibration")
+
 SPLIT_FILE = "scratch/split.json"
 """Written when the documents are complete, so that a restarted stage does not write them again."""
 _KEPT_FILE = "scratch/kept.jsonl"
 _BATCH_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """Shares of the documents, 0 to 1; the rest is train."""
+
+    calibration: float = 0.01
+    """Used by quantisation, never scored."""
+    validation: float = 0.01
+    """Used to choose the best checkpoint."""
+    test: float = 0.02
+    """Used by the report only."""
+
+    def __post_init__(self) -> None:
+        shares = (self.calibration, self.validation, self.test)
+        if min(shares) < 0 or sum(shares) >= 1:
+            wanted = "shares of at least 0 with a sum below 1, so that train is not empty"
+            got = f"calibration {self.calibration}, validation {self.validation}, test {self.test}"
+            raise UserError("out-of-range", wanted=wanted, got=got, next_step="lower the shares")
+
+
+def assign_splits(digests: Iterable[bytes], shares: Shares) -> NDArray[np.uint8]:
+    """The split of each document, as its index in `SPLITS`, by the first 8 bytes (big-endian) of its digest.
+
+    `digests` are `common.duplicates.digest` of each document, all different; see `assign_by_number`.
+    """
+    return assign_by_number(np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64), shares)
+
+
+def assign_by_number(numbers: NDArray[np.uint64], shares: Shares) -> NDArray[np.uint8]:
+    """The split of each document, as its index in `SPLITS`, from a hash of the document [documents].
+
+    Train, and then every split with a share, gets at least one document if there are enough: an empty split takes one
+    from train, or from any split that has more than one.
+    """
+    held_out = [shares.calibration, shares.validation, shares.test]
+    places = np.searchsorted(np.cumsum(held_out), numbers.astype(np.float64) / 2**64, side="right")
+    splits = np.where(places == len(held_out), 0, places + 1).astype(np.uint8)
+    order = [SPLITS.index(name) for name in _NEEDED_FIRST if name == "train" or getattr(shares, name) > 0]
+    for rank, split in enumerate(order):
+        counts = np.bincount(splits, minlength=len(SPLITS))
+        if counts[split] == 0:
+            spare = [other for other in order if counts[other] > 1]
+            donors = spare or [other for other in order[rank + 1 :] if counts[other] > 0]
+            if donors:
+                members = np.flatnonzero(splits == donors[0])
+                splits[members[numbers[members].argmin()]] = split
+    return splits
 
 
 def documents_file(folder: Path, split: str) -> Path:
@@ -60,10 +117,7 @@ def split_documents(
         folder: the workspace of a stage.
         rows: digest and content of each kept row; all digests differ.
         shares: share of each split.
-        facts: called after the last row; returns JSON.
-
-    Returns:
-        The result of `facts`, from this start or from the one that wrote the documents.
+        facts: called after the last row; returns JSON, which is the result here and in every later start.
     """
     done = folder / SPLIT_FILE
     if done.is_file():
@@ -133,8 +187,9 @@ def _packed(
     meta = folder / "packed" / split / "meta.json"
 
     def documents(after: int) -> Iterator[Document]:
-        lines = itertools.islice(_lines(folder, split), after, None)
-        lines = progress(lines, label=f"packing {split}", unit="documents")
+        lines = progress(
+            itertools.islice(_lines(folder, split), after, None), label=f"packing {split}", unit="documents"
+        )
         # Enough for the threads of the tokenizer, little memory.
         for batch, _ in batches(lines, len, max_size=_BATCH_CHARACTERS):
             rows: list[Row] = [json.loads(line) for line in batch]

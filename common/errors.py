@@ -5,7 +5,7 @@ and keeps its traceback. Independent of stages and terminals.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -66,26 +66,26 @@ def require_at_least(least: float, *, next_step: str = "correct the setting", **
     require_between(least, math.inf, next_step=next_step, **values)
 
 
+def require_between(low: float, high: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
+    """Raise UserError ("out-of-range") for the first of the named values outside `low` to `high`; None is skipped."""
+    bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    _require(lambda value: low <= value <= high, bounds, next_step, values)
+
+
 def require_above(bound: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
     """Raise UserError ("out-of-range") for the first of the named values that is not above `bound`; None is skipped."""
-    for name, value in values.items():
-        if value is not None and not value > bound:
-            raise UserError("out-of-range", wanted=f"{name} above {bound:g}", got=f"{value:g}", next_step=next_step)
+    _require(lambda value: value > bound, f"above {bound:g}", next_step, values)
 
 
 def require_below(bound: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
     """Raise UserError ("out-of-range") for the first of the named values that is not below `bound`; None is skipped."""
-    for name, value in values.items():
-        if value is not None and not value < bound:
-            raise UserError("out-of-range", wanted=f"{name} below {bound:g}", got=f"{value:g}", next_step=next_step)
+    _require(lambda value: value < bound, f"below {bound:g}", next_step, values)
 
 
-def require_between(low: float, high: float, *, next_step: str = "correct the setting", **values: float | None) -> None:
-    """Raise UserError ("out-of-range") for the first of the named values outside `low` to `high`; None is skipped."""
+def _require(holds: Callable[[float], bool], bounds: str, next_step: str, values: Mapping[str, float | None]) -> None:
     for name, value in values.items():
-        if value is not None and not low <= value <= high:
-            wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-            raise UserError("out-of-range", wanted=f"{name} {wanted}", got=f"{value:g}", next_step=next_step)
+        if value is not None and not holds(value):
+            raise UserError("out-of-range", wanted=f"{name} {bounds}", got=f"{value:g}", next_step=next_step)
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
@@ -96,3 +96,8 @@ def unknown_name(what: str, got: object, known: Iterable[str]) -> UserError:
 def not_found(what: str, got: str = "no such file", *, next_step: str = "correct the path") -> UserError:
     """The error ("not-found") for a file or a folder that is absent; `what` names it with its path."""
     return UserError("not-found", wanted=what, got=got, next_step=next_step)
+
+
+def damaged(what: str, got: object, *, next_step: str = "copy or download the file again") -> UserError:
+    """The error ("damaged") for a file that is cut short or changed; `what` names it with its path."""
+    return UserError("damaged", wanted=what, got=str(got), next_step=next_step)

@@ -7,8 +7,9 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,10 +79,8 @@ class KnownSet:
 
     def local_patterns(self, folder: Path) -> tuple[str, ...]:
         """The first of `local_files` whose patterns all match a file in the folder; () where there is none."""
-        for patterns in self.local_files:
-            if all(any(path.is_file() for path in folder.glob(pattern)) for pattern in patterns):
-                return patterns
-        return ()
+        fits = (all(any(path.is_file() for path in folder.glob(each)) for each in these) for these in self.local_files)
+        return next(compress(self.local_files, fits), ())
 
 
 def known_sets() -> list[KnownSet]:
@@ -102,16 +101,11 @@ def known_size(name: str) -> KnownSize | None:
 
 def terms_of(name: str) -> Terms:
     """The terms of a hub's data set `org/name` or `org/name:part`; of an unknown set only name and URL."""
-    known, url = known_set(name), f"https://huggingface.co/datasets/{name.partition(':')[0]}"
+    terms, known = Terms(name=name, url=f"https://huggingface.co/datasets/{name.partition(':')[0]}"), known_set(name)
     if known is None:
-        return Terms(name=name, url=url)
-    return Terms(
-        name=name,
-        licence=known.licence,
-        url=url,
-        attribution=known.attribution,
-        obligations=tuple(each.english for each in known.obligations),
-    )
+        return terms
+    duties = tuple(each.english for each in known.obligations)
+    return replace(terms, licence=known.licence, attribution=known.attribution, obligations=duties)
 
 
 def in_japanese(name: str, obligation: str) -> str:

@@ -41,23 +41,23 @@ class ModelLoss(nn.Module):
     ) -> None:
         """Take the model, the teacher or None, and the ids that both tokenizers share; see `fused_linear_loss`."""
         super().__init__()
-        self.model = model
-        self._teacher, self._machine, self._vocab_size = teacher, machine, vocab_size
-        self._chunk_tokens, self._loss_pass = chunk_tokens, loss_pass
+        self.model, self.machine, self.vocab_size = model, machine, vocab_size
+        self._teacher, self._chunk_tokens = teacher, chunk_tokens
+        self._loss_pass: PassName | None = loss_pass
 
     def forward(self, real: VarlenBatch, objective: Objective | InPlace, denominator: float) -> LinearLoss:
         """The weighted sum over the tokens, divided by `denominator`."""
-        device = self._machine.torch_device
+        device = self.machine.torch_device
         return fused_linear_loss(
-            hidden_states(self.model, real, self._machine),
+            hidden_states(self.model, real, self.machine),
             head_weight(self.model),
             real.targets_M.to(device),
             real.weights_M.to(device),
             objective,
-            vocab_size=self._vocab_size,
+            vocab_size=self.vocab_size,
             denominator=denominator,
             teacher=None if self._teacher is None else self._teacher(real),
             chunk_tokens=self._chunk_tokens,
-            compute_dtype=self._machine.torch_dtype,
+            compute_dtype=self.machine.torch_dtype,
             loss_pass=self._loss_pass,
         )

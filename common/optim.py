@@ -52,9 +52,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_above(0, learning_rate=self.learning_rate, muon_learning_rate=self.muon_learning_rate)
-        rising_and_stable = self.warmup_share + self.stable_share
-        shares = {"warmup_share": self.warmup_share, "stable_share": self.stable_share, "floor_share": self.floor_share}
-        require_between(0, 1, **shares, warmup_share_plus_stable_share=rising_and_stable)
+        require_between(0, 1, warmup_share=self.warmup_share, stable_share=self.stable_share)
+        require_between(0, 1, warmup_plus_stable_share=self.warmup_share + self.stable_share)
+        require_between(0, 1, floor_share=self.floor_share)
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from common.errors import UserError
+from common.errors import UserError, damaged
 
 SOURCES_FILE = "data_sources.json"
 TERMS_FILE = "terms.json"
@@ -36,12 +36,9 @@ class Terms:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.name.startswith(("/", "~")):
-            raise UserError(
-                "wrong-format",
-                wanted="a source's name, such as org/name or that of a file",
-                got=self.name or "an empty one",
-                next_step="name the source; absolute paths do not belong in cards and reports",
-            )
+            wanted, got = "a source's name, such as org/name or that of a file", self.name or "an empty one"
+            next_step = "name the source; absolute paths do not belong in cards and reports"
+            raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +66,7 @@ def write_terms(folder: Path, terms: Terms) -> None:
 
 
 def read_terms(folder: Path) -> Terms | None:
-    """The terms in a folder of data; None where it has no `terms.json`.
-
-    Raises:
-        UserError: a file that holds no terms.
-    """
+    """The terms in a folder of data; None where it has no `terms.json`, UserError where that holds no terms."""
     path = folder / TERMS_FILE
     if not path.is_file():
         return None
@@ -82,12 +75,11 @@ def read_terms(folder: Path) -> Terms | None:
         values["obligations"] = tuple(values.get("obligations", ()))
         return Terms(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(
-            "wrong-format",
-            wanted=f"name, licence, url, attribution and obligations in {path}",
-            got=str(error),
-            next_step="correct the file, or delete it",
-        ) from error
+        wanted, next_step = (
+            f"name, licence, url, attribution and obligations in {path}",
+            "correct the file or delete it",
+        )
+        raise UserError("wrong-format", wanted=wanted, got=str(error), next_step=next_step) from error
 
 
 def propagate_sources(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:
@@ -95,16 +87,14 @@ def propagate_sources(target: Path, stage: str, data_folder: Path | None, *check
 
     Each source is there once a stage: a later entry of the same name and revision replaces an earlier one. A card
     that names its own `stage` overrides the argument, since one loop trains on text and on conversations. To add a
-    second kind of data, call again with `target` as a checkpoint. Without any known source no file is written.
+    second kind of data, call again with `target` as a checkpoint. Without any known source no file is written. A data
+    card or a list of sources that cannot be read is a UserError.
 
     Args:
         target: the model folder, before its manifest is written.
         stage: the kind of data in `data_folder`.
         data_folder: a folder with a data card; None, or one without a card or without sources in it, adds nothing.
         checkpoints: model folders that the model started or learnt from.
-
-    Raises:
-        UserError: a data card or a list of sources that cannot be read.
     """
     carried = [read_sources(checkpoint) for checkpoint in checkpoints if checkpoint is not None]
     learnt = [] if data_folder is None else _read(data_folder / CARD_FILE, stage=stage)
@@ -112,36 +102,26 @@ def propagate_sources(target: Path, stage: str, data_folder: Path | None, *check
 
 
 def is_text(folder: Path) -> bool:
-    """Whether a folder has a data card of text; a card of conversations names its stage.
-
-    Raises:
-        UserError: a data card that cannot be read.
-    """
+    """Whether a folder has a data card of text: a card of conversations names its stage. UserError if damaged."""
     path = folder / CARD_FILE
     return path.is_file() and _content(path).get("stage") is None
 
 
 def read_sources(folder: Path) -> list[DataSource]:
-    """The sources that a model folder names, in their order there; none where it has no `data_sources.json`.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The sources that a model folder names, in their order; none without `data_sources.json`, UserError if damaged."""
     return _read(folder / SOURCES_FILE)
 
 
 def merged(*lists: Iterable[DataSource]) -> list[DataSource]:
     """Each source once: in the place of its first entry, with the content of its last one."""
-    found = {(source.stage, source.name, source.revision): source for source in chain(*lists)}
-    return list(found.values())
+    return list({(source.stage, source.name, source.revision): source for source in chain(*lists)}.values())
 
 
 def write_sources(folder: Path, sources: Sequence[DataSource]) -> None:
     """Write `data_sources.json` into a folder; no file where there are no sources."""
     if sources:
-        content = {"sources": [asdict(source) for source in sources]}
-        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-        (folder / SOURCES_FILE).write_text(text, encoding="utf-8")
+        text = json.dumps({"sources": [asdict(source) for source in sources]}, ensure_ascii=False, indent=2)
+        (folder / SOURCES_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _read(path: Path, *, stage: str | None = None) -> list[DataSource]:
@@ -153,7 +133,7 @@ def _read(path: Path, *, stage: str | None = None) -> list[DataSource]:
     try:
         return [_parsed(entry, own_stage) for entry in content.get("sources", [])]
     except (ValueError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -161,17 +141,13 @@ def _content(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         content.get("stage")  # a list has none
     except (ValueError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
     return content
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "damaged",
-        wanted=f"a list of sources in {path}",
-        got=f"{type(error).__name__}: {error}",
-        next_step="build or copy the folder again",
-    )
+def _unreadable(path: Path, error: Exception) -> UserError:
+    got, next_step = f"{type(error).__name__}: {error}", "build or copy the folder again"
+    return damaged(f"a list of sources in {path}", got, next_step=next_step)
 
 
 def _parsed(entry: Mapping[str, Any], stage: Any) -> DataSource:

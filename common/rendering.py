@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,9 +48,8 @@ class Conversation:
         control_pattern: re.Pattern[str],
     ) -> None:
         if hf.chat_template is None:
-            wanted = "a tokenizer with a chat template"
             next_step = "put the model's chat_template.jinja into the folder"
-            raise UserError("not-found", wanted=wanted, got=f"none in {hf.name_or_path}", next_step=next_step)
+            raise not_found("a tokenizer with a chat template", f"none in {hf.name_or_path}", next_step=next_step)
         self._hf = hf
         self._contents = json.dumps([list(messages), list(tools or [])], ensure_ascii=False, default=str)
         self.shield = _unused(self._contents, 1)[0] if control_pattern.search(self._contents) else ""
@@ -60,9 +59,7 @@ class Conversation:
     def text(self, messages: Sequence[Message], *, opened: bool = False) -> str:
         """The template's text for `messages`, its last answer written as in a longer conversation.
 
-        Args:
-            messages: to render.
-            opened: whether to open the assistant's turn at the end.
+        With `opened`, the assistant's turn is opened at the end.
         """
         try:
             text = _applied(self._hf, messages, self._tools, opened=opened)
@@ -80,8 +77,7 @@ class Conversation:
     def assistant_spans(self, text: str, *, turn_end: str) -> list[Span]:
         """The spans of the assistant's turns, content and `turn_end`, in `text`, the rendering of all messages.
 
-        Raises:
-            UserError: the template rewrites the assistant's content, so that it cannot be found.
+        UserError if the template rewrites the assistant's content, so that it cannot be found.
         """
         spans = self._by_prefix(text, turn_end)
         return self._by_markers(text, turn_end) if spans is None else spans
@@ -124,12 +120,10 @@ class Conversation:
                     closing = re.match(r"\s*" + re.escape(turn_end), found[piece.end() :])
                     spans.append((start, start + len(piece[1]) + (closing.end() if closing else 0)))
                 return spans
-        raise UserError(
-            "unsupported",
-            wanted="a chat template that writes the assistant's content unchanged",
-            got=f"one that rewrites it in {self._hf.name_or_path}",
-            next_step="use a template whose assistant turns can be found in the rendered text",
-        )
+        wanted = "a chat template that writes the assistant's content unchanged"
+        got = f"one that rewrites it in {self._hf.name_or_path}"
+        next_step = "use a template whose assistant turns can be found in the rendered text"
+        raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
 
     def _shielded(self, value: Any, pattern: re.Pattern[str]) -> Any:
         if not self.shield:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from common.errors import InputError, UserError
+from common.errors import InputError, UserError, damaged, not_found
 
 Row = dict[str, Any]
 """The JSON object of one line. It always has an `id` (`<file>-<line>` if the file gives none)."""
@@ -67,12 +67,10 @@ class RowCounts:
     def check(self, max_bad_share: float) -> None:
         """Raise InputError if more than `max_bad_share` of the rows are bad."""
         if self.num_bad > max_bad_share * self.rows:
-            raise InputError(
-                "wrong-format",
-                wanted=f"at most {max_bad_share:.2%} bad rows",
-                got=f"{self.num_bad} of {self.rows} ({'; '.join(self.first_bad)})",
-                next_step="correct or remove these rows, or raise max_bad_share",
-            )
+            wanted = f"at most {max_bad_share:.2%} bad rows"
+            got = f"{self.num_bad} of {self.rows} ({'; '.join(self.first_bad)})"
+            next_step = "correct or remove these rows, or raise max_bad_share"
+            raise InputError("wrong-format", wanted=wanted, got=got, next_step=next_step)
 
     def check_early(self, max_bad_share: float) -> None:
         """As `check`, before the last row: only if later rows can hardly bring the share below the limit."""
@@ -83,8 +81,7 @@ class RowCounts:
 def data_files(source: Path, stem: str) -> list[Path]:
     """`source` itself, or the files of a folder: `<stem>` with one of `SUFFIXES`, else `<stem>-1`, `<stem>-2` etc.
 
-    Raises:
-        UserError: the folder has no such file.
+    UserError ("not-found") for a folder without such a file.
     """
     if not source.is_dir():
         return [source]
@@ -93,9 +90,9 @@ def data_files(source: Path, stem: str) -> list[Path]:
     plain = sorted((SUFFIXES.index(match[2]), path) for path, match in matches if match[1] is None)
     numbered = sorted((int(match[1]), path) for path, match in matches if match[1] is not None)
     if not matches:
-        wanted = f"{stem}.jsonl or {stem}.jsonl.gz in {source}, or {stem}-1.jsonl and so on"
+        what = f"{stem}.jsonl or {stem}.jsonl.gz in {source}, or {stem}-1.jsonl and so on"
         next_step = "name the files themselves, or the folder that holds one of these"
-        raise UserError("not-found", wanted=wanted, got="none of these", next_step=next_step)
+        raise not_found(what, "none of these", next_step=next_step)
     return [path for _, path in plain or numbered]
 
 
@@ -133,21 +130,17 @@ def read_rows(
 
 
 def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
-    """Yield (number, unparsed row) of one file; numbers count from 1, blank lines are skipped.
-
-    Args:
-        path: a file with one of `SUFFIXES`. A `.txt` file is one row.
-        after: number of the last row to skip.
+    """Yield (number, unparsed row) of one file from row `after` + 1 on; blank lines are skipped, a `.txt` is one row.
 
     Raises:
-        UserError: the file is missing or has another suffix; InputError: it is truncated.
+        UserError: the file is missing or has none of `SUFFIXES`; InputError: it is truncated.
     """
     if not path.is_file():
-        raise UserError("not-found", wanted=f"the file {path}", got="no such file", next_step="correct the path")
+        raise not_found(f"the file {path}")
     if not path.name.endswith(SUFFIXES):
-        kinds = ", ".join(SUFFIXES)
+        wanted = f"a file of the kind {', '.join(SUFFIXES)}"
         next_step = "write the text as JSON lines into a file with such a name"
-        raise UserError("wrong-format", wanted=f"a file of the kind {kinds}", got=str(path), next_step=next_step)
+        raise UserError("wrong-format", wanted=wanted, got=str(path), next_step=next_step)
     if path.suffix == ".parquet":
         yield from _table(path, after)
     elif path.suffix == ".txt":
@@ -160,16 +153,9 @@ def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
 
 
 def parse(raw: Raw, file: str, number: int, fields: Mapping[str, type]) -> Row | str:
-    """The row, or the reason why it is bad.
+    """The row `raw` of `raw_rows`, or the reason why it is bad; InputError ("damaged") for a truncated last line.
 
-    Args:
-        raw: from `raw_rows`.
-        file: name of its file.
-        number: its number in the file.
-        fields: names that it must hold, neither null nor empty, and their types.
-
-    Raises:
-        InputError: the last line is truncated.
+    `fields` are names that it must hold, neither null nor empty, and their types.
     """
     row = _object(raw, file, number)
     if isinstance(row, str):
@@ -198,8 +184,11 @@ def printable(name: str) -> str:
 
 
 def _object(raw: Raw, file: str, number: int) -> Row | str:
-    if isinstance(raw, dict):
-        return _decoded(raw)
+    if isinstance(raw, dict):  # of a table or a `.txt` file
+        try:
+            return raw | {"text": raw["text"].decode("utf-8-sig")} if isinstance(raw.get("text"), bytes) else raw
+        except UnicodeDecodeError:
+            return "invalid UTF-8"
     if raw == _TOO_LONG:
         return f"a row of more than {MAX_LINE_BYTES >> 20} MiB"
     try:
@@ -207,10 +196,8 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not raw.endswith(b"\n"):
-            wanted = f"a whole line {number} of {printable(file)}"
-            raise InputError(
-                "damaged", wanted=wanted, got="the file ends in the middle of it", next_step=_AGAIN
-            ) from error
+            wanted, got = f"a whole line {number} of {printable(file)}", "the file ends in the middle of it"
+            raise InputError("damaged", wanted=wanted, got=got, next_step=_AGAIN) from error
         return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "invalid JSON"
     if not isinstance(row, dict):
         return "not a JSON object"
@@ -220,19 +207,9 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return "invalid Unicode (a lone surrogate)"
-        if "\\u0000" in text and "\\u0000" in json.dumps(row):
+        # Without pairs of backslashes: a text may spell the six characters of the escape.
+        if "\\u0000" in text and "\\u0000" in json.dumps(row).replace(r"\\", ""):
             return "a NUL character"
-    return row
-
-
-def _decoded(row: Row) -> Row | str:
-    """The row of a table or of a `.txt` file, whose bytes are text only if they are UTF-8."""
-    text = row.get("text")
-    if isinstance(text, bytes):
-        try:
-            row = row | {"text": text.decode("utf-8-sig")}
-        except UnicodeDecodeError:
-            return "invalid UTF-8"
     return row
 
 
@@ -278,4 +255,4 @@ def _table(path: Path, after: int) -> Iterator[tuple[int, Row]]:
         # pyarrow and datasets have many classes for a damaged table. What the consumer of this generator raises does
         # not pass here: it closes the generator with GeneratorExit, which is not an Exception.
         got = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise UserError("damaged", wanted=f"a readable Parquet file {path}", got=got, next_step=_AGAIN) from error
+        raise damaged(f"a readable Parquet file {path}", got) from error

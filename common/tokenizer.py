@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Encoding
 
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 from common.rendering import Conversation, Message, Tool
 
 if TYPE_CHECKING:
@@ -26,13 +26,8 @@ if TYPE_CHECKING:
 
 # The files of a tokenizer; a model folder can hold any subset with tokenizer.json.
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
 )
 
 
@@ -57,10 +52,8 @@ class Tokenizer:
         self.size = len(hf)
         added = self._backend.get_added_tokens_decoder()
         self._control_ids = {token.content: index for index, token in added.items() if token.special}
-        longest_first = sorted(self._control_ids, key=len, reverse=True)
-        self._control_pattern = re.compile(
-            "|".join(re.escape(token) for token in longest_first if len(token) > 1) or "(?!)"
-        )
+        longest_first = sorted((token for token in self._control_ids if len(token) > 1), key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self.document_end_id = self._id_or_eos("<|endoftext|>")
         self.turn_end_id = self._id_or_eos("<|im_end|>")
         self.stop_ids = tuple(dict.fromkeys((self.turn_end_id, self.document_end_id)))
@@ -69,26 +62,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Load a Hugging Face tokenizer folder, without a download.
-
-        Raises:
-            UserError: the folder has no tokenizer.json, or a damaged one.
-        """
+        """Load a Hugging Face tokenizer folder, without a download; UserError without tokenizer.json or if damaged."""
         if not (folder / "tokenizer.json").is_file():
-            wanted = "a tokenizer folder with tokenizer.json"
             next_step = "give the folder that `python -m distill tokenizer` or a model export wrote"
-            raise UserError("not-found", wanted=wanted, got=f"no such file in {folder}", next_step=next_step)
+            what, got = "a tokenizer folder with tokenizer.json", f"no such file in {folder}"
+            raise not_found(what, got, next_step=next_step)
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         try:
             hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exception on a malformed file
-            raise UserError(
-                "damaged",
-                wanted="a readable Hugging Face tokenizer",
-                got=f"{folder}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
-                next_step="make the folder again: tokenizer.json or tokenizer_config.json is damaged",
-            ) from error
+            got = f"{folder}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            next_step = "make the folder again: tokenizer.json or tokenizer_config.json is damaged"
+            raise damaged("a readable Hugging Face tokenizer", got, next_step=next_step) from error
         if not isinstance(hf, PreTrainedTokenizerFast):
             got = f"{type(hf).__name__} in {folder}"
             raise UserError("unsupported", wanted="a tokenizer with tokenizer.json", got=got, next_step="convert it")
@@ -104,8 +90,6 @@ class Tokenizer:
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
-
-    # --- plain text ---------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; control-token strings in it are plain text."""
@@ -123,8 +107,6 @@ class Tokenizer:
         """Text of `ids`; bytes that are not valid UTF-8 become U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
 
-    # --- chat ---------------------------------------------------------------------------------------------------------
-
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] | None = None
     ) -> tuple[list[int], list[int]]:
@@ -134,12 +116,8 @@ class Tokenizer:
         that token. A token that begins before the content (a newline of the turn's header that merges with a newline at
         the start of the content) is 0: a part of it belongs to the prompt.
 
-        Args:
-            messages: `{role, content}`, in the order of the conversation.
-            tools: function descriptions for the template, or None.
-
-        Raises:
-            UserError: no chat template, or one that rejects or rewrites these messages.
+        `messages` are `{role, content}`, in the order of the conversation; `tools` are function descriptions for the
+        template. UserError without a chat template, or with one that rejects or rewrites these messages.
         """
         conversation = Conversation(self._hf, messages, tools, self._control_pattern)
         text = conversation.text(conversation.messages)
@@ -160,8 +138,6 @@ class Tokenizer:
         """Ids of a conversation with the assistant's turn opened, for a model to continue."""
         conversation = Conversation(self._hf, messages, tools, self._control_pattern)
         return self._encode_rendered(conversation.text(conversation.messages, opened=True), conversation.shield)[0]
-
-    # --- below the template -------------------------------------------------------------------------------------------
 
     def _encode(self, text: str, *, control: bool) -> Encoding:
         self._backend.encode_special_tokens = not control
@@ -191,9 +167,8 @@ class Tokenizer:
         found = self._backend.token_to_id(token)
         found = self._hf.eos_token_id if found is None else found
         if not isinstance(found, int):
-            wanted = f"{token} or an end-of-sequence token"
-            next_step = "set eos_token in tokenizer_config.json"
-            raise UserError("not-found", wanted=wanted, got=f"neither in {self.folder}", next_step=next_step)
+            what, next_step = f"{token} or an end-of-sequence token", "set eos_token in tokenizer_config.json"
+            raise not_found(what, f"neither in {self.folder}", next_step=next_step)
         return found
 
     def _identity(self) -> str:

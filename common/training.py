@@ -26,6 +26,7 @@ from common.divergences import cross_entropy
 from common.errors import UserError
 from common.fused_linear_loss import DEFAULT_CHUNK_TOKENS, LinearLoss, head_product
 from common.launch import Distributed
+from common.model_loss import ModelLoss
 from common.optim import OptimConfig, Optimizers, schedule
 from common.packing import PackedRows, VarlenBatch
 from common.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ def optimizer_step(
 
     Args:
         batches: this process's micro-batches.
-        loss: a `common.model_loss.ModelLoss`, wrapped by `distributed`.
+        loss: a `ModelLoss`, wrapped by `distributed`.
         objective: the loss of one chunk of logits.
         step: 0 to steps - 1.
         timer: a context for each of the parts "student" (forward pass and loss), "backward" and "optimizer".
@@ -209,24 +210,17 @@ def mean_loss(pairs: Sequence[tuple[float, float]], distributed: Distributed | N
     return totals["loss"] / totals["weight"]
 
 
-def held_out_loss(
-    model: "PreTrainedModel",
-    rows: PackedRows,
-    machine: Machine,
-    distributed: Distributed,
-    *,
-    vocab_size: int,
-    step: int,
-) -> float:
-    """Mean cross-entropy in nats over a whole validation split, of which each process measures its share.
+def held_out_loss(loss: ModelLoss, rows: PackedRows, distributed: Distributed, *, step: int) -> float:
+    """Mean cross-entropy of the model in nats over a whole split, of which each process measures its share.
 
     Raises:
         UserError: it is not finite; `step` is the optimizer step that it was measured after.
     """
     indices = range(distributed.rank, rows.num_rows, distributed.size)
-    loss = mean_loss(row_losses(model, rows, machine, vocab_size=vocab_size, indices=indices), distributed)
-    require_finite({"validation loss": loss}, step=step)
-    return loss
+    losses = row_losses(loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
+    mean = mean_loss(losses, distributed)
+    require_finite({"validation loss": mean}, step=step)
+    return mean
 
 
 def prefetched(make: Callable[[int], T], steps: Iterable[int], ahead: int = 2) -> Iterator[tuple[int, T]]:

@@ -67,12 +67,9 @@ def ordered_map(function: Callable[[T], R], inputs: Iterable[T], *, workers: int
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError(
-            "no-memory",
-            wanted="worker processes that run to the end",
-            got="one that was killed, most likely because memory was full",
-            next_step="start again: finished work is kept; OMP_NUM_THREADS sets the number of workers",
-        ) from error
+        wanted, got = "worker processes that run to the end", "one that was killed, most likely because memory was full"
+        next_step = "start again: finished work is kept; OMP_NUM_THREADS sets the number of workers"
+        raise UserError("no-memory", wanted=wanted, got=got, next_step=next_step) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

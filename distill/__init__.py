@@ -1,1 +1,9 @@
-"""Text and a teacher to a base checkpoint: corpus, tokenizer, teacher signal, objectives, the training loop."""
+"""Text and a teacher to a base checkpoint, in the order of the pipeline.
+
+- `train_tokenizer.py`, `chatml.py`: a byte-level BPE tokenizer. `text/`, `corpus/`: text to clean, packed rows.
+- `initial.py`: an untrained model. `train.py`: the training loop; `train_cli.py`, `__main__.py`: its commands.
+- `methods.py`: the methods by name; `objectives.py`: their losses; `taid.py`: TAID's target and the rule of its t;
+  `taid_kernel.py`: TAID's loss on a GPU.
+- `controllers.py`: what moves a method's arguments between steps. `teacher.py`: the frozen teacher.
+- `on_policy.py`: batches that the student generates itself.
+"""

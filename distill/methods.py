@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.chunk_passes import InPlace, Objective, PassName
 from common.divergences import cross_entropy
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from distill import objectives
 from distill.objectives import ChunkResult
 
@@ -89,12 +89,7 @@ class Method:
         return taid_in_place(kwargs.get("t", 1.0), loss_kind=loss_kind)
 
     def objective(
-        self,
-        kwargs: Mapping[str, Any],
-        settings: Settings = (),
-        *,
-        temperature: float = 1.0,
-        lm_weight: float = 0.0,
+        self, kwargs: Mapping[str, Any], settings: Settings = (), *, temperature: float = 1.0, lm_weight: float = 0.0
     ) -> Objective:
         """The objective of one optimizer step.
 
@@ -179,8 +174,7 @@ def method(name: str) -> Method:
         UserError: unknown name.
     """
     if name not in METHODS:
-        known = ", ".join(sorted(METHODS))
-        raise UserError("unknown-name", wanted=f"a method out of {known}", got=repr(name), next_step="name one of them")
+        raise unknown_name("a method", name, sorted(METHODS))
     return METHODS[name]
 
 
@@ -199,12 +193,7 @@ def require_settings(name: str, settings: Settings) -> None:
     ranges = method(name).ranges
     for setting, value in settings:
         if setting not in ranges:
-            raise UserError(
-                "unknown-name",
-                wanted=f"settings of {name}: {', '.join(sorted(ranges)) or 'it has none'}",
-                got=setting,
-                next_step="leave it out, or name another method",
-            )
+            raise unknown_name(f"a setting of {name}", setting, sorted(ranges) or ["it has none"])
         if value not in ranges[setting]:
             wanted = f"{setting} {ranges[setting]}"
             raise UserError("out-of-range", wanted=wanted, got=f"{value:g}", next_step=f"correct {setting} of {name}")
@@ -217,12 +206,9 @@ def require_loss_pass(name: str, loss_pass: LossPass, *, temperature: float, lm_
         UserError: another method than TAID and forward KL, a temperature, or a language-modelling loss mixed in.
     """
     if loss_pass == "triton" and (not method(name).has_kernel or temperature != 1.0 or lm_weight > 0.0):
-        raise UserError(
-            "contradiction",
-            wanted="taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton",
-            got=f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}",
-            next_step="take the loss pass auto",
-        )
+        wanted = "taid or forward_kl with temperature 1 and lm_weight 0 for the loss pass triton"
+        got = f"{name}, temperature {temperature:g}, lm_weight {lm_weight:g}"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="take the loss pass auto")
 
 
 def require_kernel(loss_pass: LossPass, device: str) -> None:
@@ -231,13 +217,11 @@ def require_kernel(loss_pass: LossPass, device: str) -> None:
     Raises:
         UserError: no Triton, or another device than CUDA.
     """
-    if loss_pass == "triton" and (device != "cuda" or find_spec("triton") is None):
-        raise UserError(
-            "unsupported" if device != "cuda" else "not-installed",
-            wanted="a CUDA device and the package triton for the loss pass triton",
-            got=device if device != "cuda" else "no triton",
-            next_step="take the loss pass auto",
-        )
+    wanted, next_step = "a CUDA device and the package triton for the loss pass triton", "take the loss pass auto"
+    if loss_pass == "triton" and device != "cuda":
+        raise UserError("unsupported", wanted=wanted, got=device, next_step=next_step)
+    if loss_pass == "triton" and find_spec("triton") is None:
+        raise UserError("not-installed", wanted=wanted, got="no triton", next_step=next_step)
 
 
 def parse_settings(name: str, texts: list[str]) -> Settings:

@@ -87,7 +87,7 @@ def taid_labels(
 
 
 def adaptive_kl(student_CV: Tensor, teacher_CV: Tensor, targets_C: Tensor, *, head_mass: float = 0.5) -> ChunkResult:
-    """`w KL(p || q) + (1 - w) KL(q || p)`, w the share of `sum |p - q|` that lies in p's head (arXiv 2404.02657).
+    """`w KL(p || q) + (1 - w) KL(q || p)`, w the share of `sum |p - q|` in p's head (arXiv 2404.02657).
 
     The head is p's most likely id and every further one while the mass up to it stays within `head_mass`. w is a
     constant for the gradient.

@@ -8,8 +8,9 @@ with the KV cache and outside the autograd graph. Everything random follows from
 resumed run generates and draws the same. Independent of objectives and optimizers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -104,7 +105,8 @@ class Rollout:
 def prompts_of(real: VarlenBatch, config: OnPolicyConfig) -> list[list[int]]:
     """The prompt of each document that has one and a token after it."""
     prompts: list[list[int]] = []
-    for part in _documents(real):
+    ends = list(accumulate(real.lengths))
+    for part in map(slice, [0, *ends], ends):
         ids, weights = real.tokens_M[part].tolist(), real.weights_M[part].tolist()
         # weights[i] is that of predicting token i + 1.
         first = next((index for index, weight in enumerate(weights) if weight > 0), len(ids))
@@ -112,13 +114,6 @@ def prompts_of(real: VarlenBatch, config: OnPolicyConfig) -> list[list[int]]:
         if 0 < length < len(ids):
             prompts.append(ids[:length])
     return prompts
-
-
-def _documents(real: VarlenBatch) -> Iterator[slice]:
-    start = 0
-    for length in real.lengths:
-        yield slice(start, start + length)
-        start += length
 
 
 def pack_rollouts(rollouts: Sequence[Rollout]) -> VarlenBatch:

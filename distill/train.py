@@ -8,14 +8,13 @@ together (`common.launch`). Methods are known only by name (`distill.methods`).
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from common.checkpoint import CheckpointManager, TrainingState, save_model
 from common.chunk_passes import InPlace, Objective
-from common.device import Machine
 from common.errors import UserError, require_above, require_at_least, require_between
 from common.launch import Distributed
 from common.metrics import MetricsLog, progress
@@ -32,9 +31,6 @@ from distill.methods import LossPass, Settings, method, pass_name, require_kerne
 from distill.on_policy import OnPolicy, OnPolicyConfig
 from distill.taid import TaidConfig, alpha_warning
 from distill.teacher import open_teacher
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,9 +98,9 @@ class DistillConfig:
                 got=f"{self.method}, lm_weight {self.lm_weight:g}: the student's own responses would count as text",
                 next_step="leave on_policy out, or change the two",
             )
-        steps = {"steps": self.steps, "validate_every": self.validate_every, "checkpoint_every": self.checkpoint_every}
-        rows = {"rows_per_step": self.rows_per_step, "micro_batch_rows": self.micro_batch_rows}
-        require_at_least(1, **steps, **rows, chunk_tokens=self.chunk_tokens, corpus_tokens=self.corpus_tokens)
+        require_at_least(1, steps=self.steps, rows_per_step=self.rows_per_step, micro_batch_rows=self.micro_batch_rows)
+        require_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
+        require_at_least(1, chunk_tokens=self.chunk_tokens, corpus_tokens=self.corpus_tokens)
 
     def objective(self, kwargs: dict[str, float]) -> Objective | InPlace:
         """The loss of one optimizer step, with the keyword arguments of the method's controller."""
@@ -119,10 +115,9 @@ class _Run:
     """What one training run works with."""
 
     config: DistillConfig
-    machine: Machine
-    model: "PreTrainedModel"
-    loss: nn.Module
-    """`ModelLoss`, its gradients the same in every process."""
+    loss: ModelLoss
+    wrapped: nn.Module
+    """The loss, its gradients the same in every process."""
     optimizers: Optimizers
     checkpoints: CheckpointManager
     tokenizer: Tokenizer
@@ -139,11 +134,6 @@ class _Run:
         if config.loss_weights == "uniform":
             return [replace(batch, weights_M=(batch.weights_M > 0).float()) for batch in batches]
         return batches
-
-    def held_out(self, *, step: int) -> float:
-        """Mean loss on the validation split."""
-        size = self.tokenizer.size
-        return held_out_loss(self.model, self.validation, self.machine, self.distributed, vocab_size=size, step=step)
 
 
 def _open(
@@ -170,9 +160,8 @@ def _open(
     optimizers = Optimizers(model, config.optim, machine.torch_dtype)
     return _Run(
         config=config,
-        machine=machine,
-        model=model,
-        loss=distributed.wrap(loss),
+        loss=loss,
+        wrapped=distributed.wrap(loss),
         optimizers=optimizers,
         checkpoints=CheckpointManager(workspace.folder, model, optimizers, writes=distributed.is_main),
         tokenizer=tokenizer,
@@ -192,9 +181,9 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
     if on_policy and start.step > 0:
         on_policy.load_state(values)
     elif on_policy and on_policy.adapts:
-        on_policy.validated(run.held_out(step=0))
+        on_policy.validated(held_out_loss(run.loss, run.validation, distributed, step=0))
     log = MetricsLog(folder, resume_after_step=start.step) if distributed.is_main else None
-    run.model.train()
+    run.loss.model.train()
     started = time.perf_counter()
     for step, batches in progress(prefetched(run.read, steps), label=config.method, unit="step", total=len(steps)):
         done, kwargs = step + 1, controller.kwargs(state)
@@ -203,7 +192,7 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
             batches = [on_policy.mix_in_rollouts(real, index=index, **place) for index, real in enumerate(batches)]
         objective, optim = config.objective(kwargs), config.optim
         result = optimizer_step(
-            batches, run.loss, objective, run.optimizers, distributed, step=step, steps=config.steps, optim=optim
+            batches, run.wrapped, objective, run.optimizers, distributed, step=step, steps=config.steps, optim=optim
         )
         if not result.is_skipped:
             state = controller.update(state, result.means, step=done, steps=config.steps)
@@ -215,7 +204,7 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
             speed = {"tokens": values["tokens"], "tokens_per_s": result.tokens / seconds}
             log.write({"step": done, **result.means, **metrics, **speed})
         if done % config.validate_every == 0 or done == config.steps:
-            held_out = run.held_out(step=done)
+            held_out = held_out_loss(run.loss, run.validation, distributed, step=done)
             checkpoints.keep_if_best(done, held_out)
             if on_policy:
                 on_policy.validated(held_out)
@@ -250,7 +239,7 @@ def distill(
     values, state = _train(run, controller, workspace.folder)
     if run.distributed.is_main:
         run.checkpoints.restore_best()
-        save_model(run.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
+        save_model(run.loss.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
         propagate_sources(workspace.folder, "corpus", corpus, student, teacher)
     run.distributed.barrier()
     return {
@@ -259,7 +248,7 @@ def distill(
         "tokens": values["tokens"],
         "corpus_tokens": run.rows.num_tokens,
         "tokens_per_s": values["tokens"] / max(values["seconds"], 1e-9),
-        "parameters": run.model.num_parameters(),
+        "parameters": run.loss.model.num_parameters(),
         "best_step": run.checkpoints.best_step,
         "validation_loss": run.checkpoints.best_loss,
         "t_final": controller.kwargs(state).get("t"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.optim import OptimConfig
 from common.store import run_alone
 from distill.controllers import CtkdConfig
@@ -32,7 +32,7 @@ class _Flag:
     help: str
     choices: Sequence[str] | None = None
 
-    def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
+    def add_to(self, group: Any, default: Any) -> None:
         """Register the flag; its value is None where it is omitted."""
         options: dict[str, Any]
         if isinstance(default, bool):
@@ -188,7 +188,8 @@ def _refuse_unread(parsed: argparse.Namespace, name: str, on_policy: OnPolicyCon
 
 
 def _on_policy(parsed: argparse.Namespace) -> OnPolicyConfig | None:
-    config = OnPolicyConfig(**({"probability": 0.0} | _given(parsed, OnPolicyConfig)))
+    settings: dict[str, Any] = {"probability": 0.0} | _given(parsed, OnPolicyConfig)
+    config = OnPolicyConfig(**settings)
     return config if config.probability > 0.0 or config.schedule == "adaptive" else None
 
 
@@ -202,7 +203,7 @@ def _taid(parsed: argparse.Namespace, *, steps: int) -> TaidConfig:
 def _require_folders(parsed: argparse.Namespace) -> None:
     for label, folder in (("--student", parsed.student), ("--corpus", parsed.corpus), ("--teacher", parsed.teacher)):
         if folder is not None and not folder.is_dir():
-            raise UserError("not-found", wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+            raise not_found(f"a folder for {label}", str(folder))
     if not (parsed.corpus / "packed" / "train").is_dir():
         raise UserError(
             "wrong-format",
@@ -214,7 +215,7 @@ def _require_folders(parsed: argparse.Namespace) -> None:
 
 def _train(parsed: argparse.Namespace) -> None:
     _require_folders(parsed)
-    given = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, DistillConfig)
+    given: dict[str, Any] = {"method": "taid" if parsed.teacher else "cross_entropy"} | _given(parsed, DistillConfig)
     on_policy = _on_policy(parsed)
     _refuse_unread(parsed, given["method"], on_policy)
     config = DistillConfig(

@@ -12,7 +12,7 @@ takes all letters of a sentence as one word. Therefore
 
 import json
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,17 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from common.errors import UserError, require_at_least, require_between
+from common.errors import UserError, not_found, require_at_least, require_between
 from common.metrics import progress
 from common.rows import MAX_BAD_SHARE, RowCounts, data_files, read_rows
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer as LoadedTokenizer
-from distill.chatml import CHAT_TEMPLATE, DOCUMENT_END, TURN_END, TURN_START
 
 NUM_BYTES = 256
+# The control tokens of ChatML, and its template: it adds no system prompt, writes functions and calls as Qwen2 does,
+# which llama.cpp can parse, and uses only what both jinja2 and llama.cpp's own engine support.
+DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8").removesuffix("\n")
 
 # Qwen2's pre-tokenizer (transformers, models/qwen2/tokenization_qwen2.py, PRETOKENIZE_REGEX; Apache-2.0): a runtime
 # that sees `pre = qwen2` splits by this very pattern.
@@ -69,8 +72,7 @@ class TokenizerConfig:
         require_between(0, 1, character_share=self.character_share)
         if not {DOCUMENT_END, TURN_START, TURN_END} <= set(self.special_tokens):
             wanted = f"{DOCUMENT_END}, {TURN_START} and {TURN_END} among the special tokens"
-            next_step = "add the missing ones: the chat template writes them"
-            raise UserError("not-found", wanted=wanted, got=", ".join(self.special_tokens), next_step=next_step)
+            raise not_found(wanted, ", ".join(self.special_tokens), next_step="add them: the chat template writes them")
 
 
 @stage(version=1)
@@ -88,17 +90,14 @@ def train_tokenizer(config: TokenizerConfig, workspace: Workspace, *sources: Pat
     for text in progress(_texts(files, config, counts), label="characters", unit="documents"):
         frequency.update(text)
     if not frequency:
-        got = f"none in {', '.join(str(file) for file in files)}"
-        next_step = "give .jsonl files whose rows hold a `text`"
+        got, next_step = f"none in {', '.join(map(str, files))}", "give .jsonl files whose rows hold a `text`"
         raise UserError("empty", wanted="at least one document with text", got=got, next_step=next_step)
     known, merges = _merges(files, frequency, config)
     write_tokenizer(byte_level(merges, config.special_tokens), workspace.folder)
     loaded = LoadedTokenizer.load(workspace.folder)
     if loaded.size < config.vocabulary:
-        say(
-            f"{loaded.size:,} ids of the wanted {config.vocabulary:,}: no further pair occurs "
-            f"{config.min_frequency} times in this text"
-        )
+        few = f"no further pair occurs {config.min_frequency} times in this text"
+        say(f"{loaded.size:,} ids of the wanted {config.vocabulary:,}: {few}")
     return {
         "vocabulary": loaded.size,
         "characters_built": sum(len(character.encode()) > 1 for character in known),
@@ -182,18 +181,11 @@ def _character_bpe(
         limit_alphabet=len(known),
         show_progress=False,
     )
-    only_known = _OnlyKnown({ord(character): character for character in known})
+    only_known = defaultdict(lambda: _GAP, {ord(character): character for character in known})
     texts = (text.translate(only_known) for text in _texts(files, config))
     learner.train_from_iterator(progress(texts, label="merges", unit="documents"), trainer)
     merges: list[list[str]] = json.loads(learner.to_str())["model"]["merges"]
     return [(left.encode(), right.encode()) for left, right in merges]
-
-
-class _OnlyKnown(dict[int, str]):
-    """For str.translate: every other character becomes a gap."""
-
-    def __missing__(self, _: int) -> str:
-        return _GAP
 
 
 def byte_level(
@@ -205,22 +197,16 @@ def byte_level(
 ) -> Tokenizer:
     """Qwen2's tokenizer with these merges; ids: bytes, merged tokens in order of rank, special tokens, plain tokens.
 
-    Args:
-        merges: pairs to join, as UTF-8 bytes, in order of rank.
-        special_tokens: control tokens, never made from the characters of a text.
-        plain_tokens: added tokens that a text can spell.
-        byte_order: the bytes in the order of their ids.
+    Merges are pairs of UTF-8 bytes in order of rank. Special tokens are never made from the characters of a text; plain
+    ones can be. `byte_order` has the bytes in the order of their ids.
     """
     symbols = byte_symbols()
-
-    def spell(token: bytes) -> str:
-        return "".join(symbols[byte] for byte in token)
-
+    spell = symbols.__getitem__
+    spelt = [("".join(map(spell, left)), "".join(map(spell, right))) for left, right in merges]
     vocabulary = {symbols[byte]: index for index, byte in enumerate(byte_order)}
-    for left, right in merges:
-        vocabulary.setdefault(spell(left + right), len(vocabulary))
-    model = models.BPE(vocab=vocabulary, merges=[(spell(left), spell(right)) for left, right in merges])
-    tokenizer = Tokenizer(model)
+    for left, right in spelt:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=spelt))
     tokenizer.normalizer = normalizers.NFC()
     cut = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
     to_symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class ChatSession:
     def __post_init__(self) -> None:
         self.runtime.render([{"role": "user", "content": "-"}])
 
-    def answer(self, messages: list[Message]) -> Iterator[str]:
+    def answer(self, messages: list[Message]) -> Generator[str]:
         """Pieces of the reply to `messages` as they come.
 
         Raises:
@@ -50,12 +50,9 @@ class ChatSession:
         ids = self.runtime.render(messages)
         room = min(self.max_tokens, self.runtime.context_tokens - len(ids))
         if room <= 0:
-            raise ContextOverflow(
-                "out-of-range",
-                wanted="a question that fits the context",
-                got=f"{len(ids)} tokens for a context of {self.runtime.context_tokens}",
-                next_step="ask a shorter one, or raise --context",
-            )
+            got = f"{len(ids)} tokens for a context of {self.runtime.context_tokens}"
+            wanted, next_step = "a question that fits the context", "ask a shorter one, or raise --context"
+            raise ContextOverflow("out-of-range", wanted=wanted, got=got, next_step=next_step)
         yield from self.runtime.stream(ids, max_tokens=room, temperature=self.temperature)
 
 
@@ -78,15 +75,13 @@ def main(arguments: list[str]) -> None:
     counts = {"--context": parsed.context, "--max-tokens": parsed.max_tokens, "--threads": parsed.threads}
     require_at_least(1, next_step="correct it", **counts)
     if not 0.0 <= parsed.temperature < math.inf:
-        raise UserError(
-            "out-of-range", wanted="--temperature of 0 or more", got=str(parsed.temperature), next_step="correct it"
-        )
+        wanted, got = "--temperature of 0 or more", str(parsed.temperature)
+        raise UserError("out-of-range", wanted=wanted, got=got, next_step="correct it")
     model = parsed.model or only_model(Path("dist"))
     if not model.is_file():
         raise UserError("not-found", wanted=f"the file {model}", got="no such file", next_step="correct the path")
     opening: list[Message] = [{"role": "system", "content": parsed.system}] if parsed.system else []
-    runtime = LlamaCppRuntime(model, context_tokens=parsed.context, threads=parsed.threads)
-    with contextlib.closing(runtime):
+    with contextlib.closing(LlamaCppRuntime(model, context_tokens=parsed.context, threads=parsed.threads)) as runtime:
         session = ChatSession(runtime=runtime, max_tokens=parsed.max_tokens, temperature=parsed.temperature)
         if sys.stdin.isatty():
             print(f"{model.name}: {HELP}", flush=True)
@@ -117,15 +112,11 @@ def chat_loop(
     """Answer each question as the next turn of one conversation.
 
     Args:
-        answer: gives the pieces of the reply to a conversation; ContextOverflow, before the first piece, where it does
-            not fit.
+        answer: `ChatSession.answer`.
         questions: what the user types, a line each; `/reset` and `/exit` are commands, blank lines are skipped.
         opening: messages before the first question.
         say: gets each piece of a reply as it comes.
-        keep_going: report a question that does not fit through `say`, forget it and go on.
-
-    Raises:
-        ContextOverflow: a single question does not fit, without `keep_going`.
+        keep_going: report a question that does not fit through `say`, forget it and go on, instead of raising.
     """
     messages = list(opening)
     for line in questions:
@@ -156,7 +147,7 @@ def _reply(
     oldest: int,
     say: Callable[[str], None],
 ) -> str:
-    """The whole reply, said piece by piece; takes the oldest exchanges, from index `oldest`, away until it fits."""
+    """The whole reply, said piece by piece; drops the oldest exchanges, from index `oldest`, until it fits."""
     reply = ""
     while True:
         try:

@@ -1,8 +1,8 @@
 """How close an exported file is to the checkpoint that it was made from, on held-out text.
 
 For every position of a text, both give a distribution of the next token: KL(reference || artifact), how often their
-most likely tokens agree, and what the artifact spends on the text. Each encodes by its own tokenizer, which must give
-the same ids. Sums are float64, the vocabularies are cropped to the smaller one and renormalised. It knows no stage.
+most likely tokens agree, and the bits that the artifact spends on the text. Each encodes by its own tokenizer, which
+must give the same ids. Sums are float64, the vocabularies are cropped to the smaller one and renormalised.
 
 Legend: C positions of one chunk, V vocabulary.
 """
@@ -17,15 +17,16 @@ import numpy.typing as npt
 
 from common.errors import UserError
 from eval.runtimes import LogProbs, Runtime
+from eval.runtimes.batches import shared_prefix
 
 WINDOW_TOKENS = 2048
 """A longer text is measured in windows of this many tokens, each without what came before."""
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class _Sums:
-    """What adds up over positions."""
+    """Sums over positions."""
 
     tokens: int = 0
     characters: int = 0
@@ -42,12 +43,12 @@ def fidelity(
 
     Args:
         artifact, reference: opened; `f32` as the KV type of llama.cpp compares weights rather than caches.
-        texts: held-out texts. All are encoded by both sides and compared.
-        limit_tokens: stop after so many predicted tokens; all of them without it.
+        texts: held-out texts; the ids of all are compared.
+        limit_tokens: the most predicted tokens; without it, all of them.
 
     Returns:
         `kl` in nats per token, `top1_agreement` (0 to 1), `bits_per_character` of the artifact and of the reference,
-        `tokens` predicted, `texts` of which, `tokenization_mismatches` (0, as others raise).
+        `tokens` predicted, in how many `texts`, `tokenization_mismatches` (0, others raise).
 
     Raises:
         UserError: the two encode a text differently, or no text has two tokens.
@@ -70,9 +71,8 @@ def fidelity(
             sums.characters += len(_whole(reference, part)) - len(_whole(reference, part[:1]))
             _add(sums, part, artifact.logprobs(part), reference.logprobs(part), vocabulary)
     if sums.tokens == 0:
-        raise UserError(
-            wanted="texts of at least two tokens", got=f"{len(texts)} texts", next_step="give longer held-out text."
-        )
+        wanted, next_step = "texts of at least two tokens", "give longer held-out text"
+        raise UserError("empty", wanted=wanted, got=f"{len(texts)} texts", next_step=next_step)
     bits = math.log(2) * max(1, sums.characters)
     return {
         "kl": sums.kl / sums.tokens,
@@ -92,15 +92,15 @@ def _encode_alike(artifact: Runtime, reference: Runtime, texts: Sequence[str]) -
         ids, expected = artifact.encode(text), reference.encode(text)
         encoded.append(expected)
         if ids != expected:
-            place = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
-            different.append(
-                f"token {place} of {text[:40]!r}: {ids[place : place + 3]}, not {expected[place : place + 3]}"
-            )
+            place = shared_prefix(ids, expected)
+            part = slice(place, place + 3)
+            different.append(f"token {place} of {text[:40]!r}: {ids[part]}, not {expected[part]}")
     if different:
         raise UserError(
+            "mismatch",
             wanted="the reference's ids from the artifact's own tokenizer",
             got=f"tokenization mismatches in {len(different)} of {len(texts)} texts; first at {different[0]}",
-            next_step="export the artifact again with its checkpoint's tokenizer.",
+            next_step="export the artifact again with its checkpoint's tokenizer",
         )
     return encoded
 

@@ -1,8 +1,7 @@
 """The iPhone gate: what an artifact charges to an app's memory on each phone, against what iOS allows.
 
-Everything here is a prediction from the artifact's own header and from constants whose source stands beside them and in
-the output; no phone was measured, and `measured_bytes` says so. Phones and limits are data (`phones.toml`). It runs no
-model and knows no stage.
+All bytes are predictions from the artifact's own header and from constants that are given with their source, here and
+in the output; no phone was measured, and `measured_bytes` says so. Phones and limits are data (`phones.toml`).
 """
 
 import json
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.model_shape import ModelShape
 
 PHONES = Path(__file__).with_name("phones.toml")
 DEFAULT_CONTEXT_TOKENS = 4096
 MIB = 2**20
 
 UBATCH_TOKENS = 512
-"""llama.cpp's default n_ubatch: tokens computed at once while a prompt is read."""
+"""llama.cpp's default n_ubatch: tokens computed together while a prompt is read."""
 KV_ELEMENT_BYTES = 2
 """float16, llama.cpp's and our Core ML package's KV cache."""
 VOCABULARY_BYTES_PER_TOKEN = 442
@@ -50,22 +50,21 @@ class Footprint:
     """"mapped" (not charged) or "charged"."""
     weight_bytes: int
     kv_bytes_per_token: int
-    vocabulary: int
+    vocab_size: int
     """Logits a position."""
-    width: int
-    """Hidden size."""
+    hidden_size: int
     max_context_tokens: int
-    """What the model was made for; a Core ML package's only context."""
+    """Positions of the model; of a Core ML package, its only context."""
     ubatch_tokens: int
-    """Positions whose logits are held at once."""
+    """Positions whose logits are held together."""
 
     def parts(self, context_tokens: int) -> dict[str, int]:
         """Predicted bytes charged to the app, by cause."""
         return {
             "weights": self.weight_bytes if self.weights == "charged" else 0,
             "kv_cache": self.kv_bytes_per_token * context_tokens,
-            "compute": self.ubatch_tokens * (self.vocabulary + self.width) * 4,
-            "vocabulary": VOCABULARY_BYTES_PER_TOKEN * self.vocabulary,
+            "compute": self.ubatch_tokens * (self.vocab_size + self.hidden_size) * 4,
+            "vocabulary": VOCABULARY_BYTES_PER_TOKEN * self.vocab_size,
             "app": APP_BYTES,
         }
 
@@ -78,7 +77,7 @@ class Footprint:
 
 
 def footprint(artifact: Path) -> Footprint:
-    """Reads a GGUF's header, or what lies beside a Core ML package.
+    """Reads a GGUF's header, or the config.json in `tokenizer/` next to a Core ML package.
 
     Raises:
         UserError: neither of these, or one that cannot be read.
@@ -87,11 +86,10 @@ def footprint(artifact: Path) -> Footprint:
         return _gguf_footprint(artifact)
     if artifact.suffix == ".mlpackage" and artifact.is_dir():
         return _coreml_footprint(artifact)
-    raise UserError(
-        wanted="a .gguf file or a .mlpackage, which a phone loads",
-        got=f"{artifact.name}{'' if artifact.exists() else ', which does not exist'}",
-        next_step="export the checkpoint first (python -m export gguf, python -m export coreml).",
-    )
+    wanted, next_step = "a .gguf file or a .mlpackage, which a phone loads", "export the checkpoint first"
+    if artifact.exists():
+        raise UserError("unsupported", wanted=wanted, got=artifact.name, next_step=next_step)
+    raise UserError("not-found", wanted=wanted, got=f"{artifact.name}, which does not exist", next_step=next_step)
 
 
 def phone_rows(
@@ -101,7 +99,7 @@ def phone_rows(
 
     Args:
         artifacts: GGUF files and Core ML packages.
-        context_tokens: wanted context; an artifact made for less gets its own.
+        context_tokens: wanted context; an artifact with fewer positions gets all of them.
         phones: a file like `phones.toml`.
     """
     table = tomllib.loads(phones.read_text(encoding="utf-8"))
@@ -109,61 +107,51 @@ def phone_rows(
     for mark in map(footprint, artifacts):
         wanted = mark.max_context_tokens if mark.weights == "charged" else min(context_tokens, mark.max_context_tokens)
         for phone in table["phone"]:
-            row = _row(mark, phone, wanted, table["date"])
+            row = _row(mark.artifact, phone, mark=mark, context=wanted, date=table["date"])
             rows.append(row)
-            if row["largest_context_tokens"] not in (None, 0, wanted):
-                rows.append(_row(mark, phone, row["largest_context_tokens"], table["date"]))
+            largest = row["largest_context_tokens"]
+            if largest not in (None, 0, wanted):
+                rows.append(_row(mark.artifact, phone, mark=mark, context=largest, date=table["date"]))
     return rows
 
 
 def unread_rows(artifact: Path, reason: str, *, phones: Path = PHONES) -> list[dict[str, Any]]:
-    """Rows of an artifact whose footprint could not be read: the phones' limits, and why nothing stands beside."""
-    empty = {"context_tokens": None, "predicted_bytes": None, "parts": {}, "weights": None, "sources": {}}
-    told = {"measured_bytes": None, "measured_reason": reason}
-    return [
-        {"phone": phone["name"], "artifact": artifact.name, **empty, **told, **_limits(phone, None, 0)}
-        for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]
-    ]
+    """Rows of an artifact whose footprint could not be read: the phones' limits alone, and the reason."""
+    table = tomllib.loads(phones.read_text(encoding="utf-8"))
+    return [_row(artifact.name, phone, reason=reason) for phone in table["phone"]]
 
 
-def _row(mark: Footprint, phone: dict[str, Any], context: int, date: str) -> dict[str, Any]:
-    coreml = mark.weights == "charged"
-    parts = mark.parts(context)
-    predicted = sum(parts.values())
-    row: dict[str, Any] = {
-        "phone": phone["name"],
-        "artifact": mark.artifact,
-        "context_tokens": context,
-        "predicted_bytes": predicted,
-        "parts": parts,
-        "weights": mark.weights,
-        "measured_bytes": None,
-        "measured_reason": NOT_MEASURED,
-        **_limits(phone, mark, predicted),
-    }
-    names = {"kv_cache": "kv_cache", "vocabulary": "vocabulary", "app": "app"}
-    names |= {part: f"{part}_coreml" if coreml else part for part in ("weights", "compute")}
-    row["sources"] = {part: SOURCES[name] for part, name in names.items()} | {"limits": f"as of {date}"}
-    return row
-
-
-def _limits(phone: dict[str, Any], mark: Footprint | None, predicted_bytes: int) -> dict[str, Any]:
-    """A phone's limits and what they mean for an artifact; of one that could not be read, the limits alone."""
-    fields: dict[str, Any] = {}
+def _row(
+    artifact: str,
+    phone: dict[str, Any],
+    *,
+    mark: Footprint | None = None,
+    context: int | None = None,
+    date: str = "",
+    reason: str = NOT_MEASURED,
+) -> dict[str, Any]:
+    """A phone's limits and what they mean for an artifact; without its footprint, the limits alone."""
+    parts = mark.parts(context or 0) if mark else {}
+    predicted = sum(parts.values()) if mark else None
+    row: dict[str, Any] = {"phone": phone["name"], "artifact": artifact, "context_tokens": context}
+    row |= {"predicted_bytes": predicted, "parts": parts, "weights": mark.weights if mark else None}
+    row |= {"measured_bytes": None, "measured_reason": reason}
     for kind, prefix in (("default", ""), ("entitled", "entitled_")):
-        limit: dict[str, Any] | None = phone.get(kind)
-        limit_bytes = limit["limit_mib"] * MIB if limit else None
+        limit: dict[str, Any] = phone.get(kind, {"source": f"no {kind} limit has been reported"})
+        limit_bytes = limit["limit_mib"] * MIB if "limit_mib" in limit else None
         fits = largest = None
-        if mark is not None and limit_bytes is not None:
-            fits, largest = predicted_bytes <= limit_bytes, mark.largest_context(limit_bytes)
-        fields |= {
+        if mark is not None and predicted is not None and limit_bytes is not None:
+            fits, largest = predicted <= limit_bytes, mark.largest_context(limit_bytes)
+        row |= {
             f"{prefix}limit_bytes": limit_bytes,
-            f"{prefix}limit_measured": limit["measured"] if limit else None,
-            f"{prefix}limit_source": limit["source"] if limit else f"no {kind} limit has been reported",
+            f"{prefix}limit_measured": limit.get("measured"),
+            f"{prefix}limit_source": limit["source"],
             f"{prefix}fits": fits,
             f"{prefix}largest_context_tokens": largest,
         }
-    return fields
+    coreml = {"weights": "weights_coreml", "compute": "compute_coreml"} if mark and mark.weights == "charged" else {}
+    sources = {part: SOURCES[coreml.get(part, part)] for part in parts}
+    return row | {"sources": sources | ({"limits": f"as of {date}"} if mark else {})}
 
 
 def _gguf_footprint(path: Path) -> Footprint:
@@ -172,51 +160,48 @@ def _gguf_footprint(path: Path) -> Footprint:
     fields = read_header(path).fields
     try:
         of_model = f"{fields['general.architecture']}."
-        layers, heads = fields[f"{of_model}block_count"], fields[f"{of_model}attention.head_count"]
+        heads, width = fields[f"{of_model}attention.head_count"], fields[f"{of_model}embedding_length"]
         kv_heads = fields.get(f"{of_model}attention.head_count_kv") or heads
-        width = fields[f"{of_model}embedding_length"]
-        head_size = fields.get(f"{of_model}attention.key_length") or width // heads
-        value_size = fields.get(f"{of_model}attention.value_length") or head_size
+        key_size = fields.get(f"{of_model}attention.key_length") or width // heads
+        value_size = fields.get(f"{of_model}attention.value_length") or key_size
+        kv_elements = fields[f"{of_model}block_count"] * kv_heads * (key_size + value_size)
         return Footprint(
             artifact=path.name,
             weights="mapped",
             weight_bytes=path.stat().st_size,
-            kv_bytes_per_token=layers * kv_heads * (head_size + value_size) * KV_ELEMENT_BYTES,
-            vocabulary=len(fields["tokenizer.ggml.tokens"]),
-            width=width,
+            kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
+            vocab_size=len(fields["tokenizer.ggml.tokens"]),
+            hidden_size=width,
             max_context_tokens=fields[f"{of_model}context_length"],
             ubatch_tokens=UBATCH_TOKENS,
         )
     except (TypeError, ZeroDivisionError, KeyError) as error:
-        raise UserError(
-            wanted="a GGUF file with a language model's header",
-            got=f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}",
-            next_step="export the file again.",
-        ) from error
+        got = f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}"
+        wanted = "a GGUF file with a language model's header"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step="export the file again") from error
 
 
 def _coreml_footprint(package: Path) -> Footprint:
-    """The package's own size, the context in its name and the model's config.json in `tokenizer/` beside it."""
+    """From the package's own size, the context in its name and the model's config.json."""
     context = re.search(r"-ctx(\d+)$", package.stem)
     places = [package.parent / "tokenizer" / "config.json", package.parent / "config.json"]
     config_file = next((place for place in places if place.is_file()), None)
     if context is None or config_file is None:
         raise UserError(
-            wanted="a package named ...-ctx<tokens>.mlpackage with the model's config.json in tokenizer/ beside it",
+            "not-found",
+            wanted="a package named ...-ctx<tokens>.mlpackage and the model's config.json in tokenizer/ next to it",
             got=f"{package.name} without {'a context in its name' if context is None else 'config.json'}",
-            next_step="keep the files of an export together.",
+            next_step="keep the files of an export together",
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    head_size = config.get("head_dim") or width // heads
-    kv_heads = config.get("num_key_value_heads") or heads
+    shape = ModelShape.of(json.loads(config_file.read_text(encoding="utf-8")))
+    kv_elements = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
     return Footprint(
         artifact=package.name,
         weights="charged",
         weight_bytes=sum(file.stat().st_size for file in package.rglob("*") if file.is_file()),
-        kv_bytes_per_token=2 * config["num_hidden_layers"] * kv_heads * head_size * KV_ELEMENT_BYTES,
-        vocabulary=config["vocab_size"],
-        width=width,
+        kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
+        vocab_size=shape.padded_vocab_size,
+        hidden_size=shape.hidden_size,
         max_context_tokens=int(context[1]),
         ubatch_tokens=1,
     )

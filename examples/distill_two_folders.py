@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from common.cli import HelpWithDefaults, run
-from common.splits import Shares
+from common.documents import Shares
 from common.store import run_alone
 from distill.corpus import CorpusConfig, corpus
 from distill.taid import TaidConfig, alpha_for

@@ -3,8 +3,8 @@
 `python -m export coreml CHECKPOINT --out DIR [--weights float16] [--context N]` runs it by itself. The package has
 one function, for iOS 18 and macOS 15: `inputIds` and `causalMask` in, `logits` out, the KV cache in the states
 `keyCache` and `valueCache`. Weights and arithmetic are float16, except the norms and the attention's scores and
-softmax, which leave its range and stay in float32. It is converted and read back here and never run: Core ML runs on
-Apple's systems only. Where coremltools has no wheel the stage ends with the reason and no package.
+softmax, which leave its range and stay in float32. The package is converted and read back, never run: Core ML runs on
+Apple's systems only. Where coremltools has no wheel, the stage ends with the reason and no package.
 """
 
 import contextlib
@@ -58,21 +58,16 @@ class CoremlConfig:
     def __post_init__(self) -> None:
         check_stem(self.stem)
         if self.weights not in WEIGHTS:
-            raise UserError(
-                wanted=f"weights in {' or '.join(WEIGHTS)}", got=self.weights, next_step="Correct --weights."
-            )
+            wanted = f"weights in {' or '.join(WEIGHTS)}"
+            raise UserError("unknown-name", wanted=wanted, got=self.weights, next_step="correct --weights")
         if self.context_tokens < CONTEXT_STEP or self.context_tokens % CONTEXT_STEP:
-            raise UserError(
-                wanted=f"a context of a multiple of {CONTEXT_STEP} tokens",
-                got=f"{self.context_tokens}",
-                next_step="Correct --context.",
-            )
+            wanted = f"a context of a multiple of {CONTEXT_STEP} tokens"
+            raise UserError("out-of-range", wanted=wanted, got=str(self.context_tokens), next_step="correct --context")
 
 
-@stage(version=2, can_run=lambda config: _absent())
+@stage(version=2, can_run=lambda config: _why_absent())
 def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
-    """Writes the package, in `tokenizer/` the tokenizer and config files that an app reads beside it, and the list of
-    the checkpoint's data sources where it has one.
+    """Writes the package, in `tokenizer/` the tokenizer and config files for an app, and the checkpoint's data sources.
 
     Returns:
         `file`, `bytes`, `weights`, `context_tokens`, `parameters`, `architecture`, `float32_parts`, `inputs`, `outputs`
@@ -81,8 +76,7 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
     Raises:
         UserError: a checkpoint that cannot be exported, or a context longer than its positions.
     """
-    reason = _absent()
-    if reason:
+    if reason := _why_absent():
         return not_here(reason) | {"skipped": reason}
     source = Checkpoint(checkpoint)
     decoder = Decoder(source, context_tokens=config.context_tokens)
@@ -110,17 +104,14 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
     }
 
 
-def _absent() -> str | None:
+def _why_absent() -> str | None:
     """Why there is no coremltools here, or None where there is; UserError where it should have been installed."""
     if importlib.util.find_spec("coremltools") is not None:
         return None
     system, processor = platform.system(), platform.machine()
     if system == "Darwin" or (system == "Linux" and processor == "x86_64"):
-        raise UserError(
-            wanted="coremltools, which has a wheel for this platform",
-            got="no such package in this environment",
-            next_step="Install the product's export extra, or run make, which does.",
-        )
+        wanted, next_step = "coremltools, which has a wheel for this platform", "run make, or install the export extra"
+        raise UserError("not-installed", wanted=wanted, got="no such package here", next_step=next_step)
     return f"coremltools has no wheel for {system} on {processor}"
 
 
@@ -131,9 +122,8 @@ def _trace(decoder: Decoder) -> Any:
         warnings.simplefilter("ignore")  # tracing warns about shapes that become numbers; the check below decides
         ids = torch.tensor([[1, 2]], dtype=torch.int32)
         traced: Any = torch.jit.trace(decoder, (ids, causal_mask(2, 5)), check_trace=False)
-    for ids_of_step, past in ([3, 1, 4, 1, 5], 0), ([9], 5), ([2, 6, 5], 6):
-        eager = step(decoder, ids_of_step, past_tokens=past, context_tokens=size)
-        again = step(traced, ids_of_step, past_tokens=past, context_tokens=size)
+    for new_ids, past in ([3, 1, 4, 1, 5], 0), ([9], 5), ([2, 6, 5], 6):
+        eager, again = (step(run, new_ids, past_tokens=past, context_tokens=size) for run in (decoder, traced))
         assert torch.allclose(eager, again, rtol=1e-4, atol=1e-4 * float(eager.abs().max())), "the trace kept a shape"
     decoder.keyCache.zero_()
     decoder.valueCache.zero_()
@@ -141,24 +131,23 @@ def _trace(decoder: Decoder) -> Any:
 
 
 def _coremltools() -> Any:
-    """The library, loaded when a package is made: it takes seconds and tells of much that is no use here."""
+    """The library, loaded when a package is made: it takes seconds and logs much that is of no use here."""
     with _quiet():
         import coremltools
     return coremltools
 
 
 def _origin(licence: ModelLicence | None, sources: Sequence[DataSource]) -> dict[str, str]:
-    """What the package's own metadata tells of where the model came from, empty where nothing is known."""
-    told = {} if licence is None else {"licence": licence.name or licence.identifier}
+    """Licence and data sources as the package's own metadata, as far as known."""
+    origin = {} if licence is None else {"licence": licence.name or licence.identifier}
     if sources:
-        told["data_sources"] = json.dumps([asdict(source) for source in sources], ensure_ascii=False)
-    return told
+        origin["data_sources"] = json.dumps([asdict(source) for source in sources], ensure_ascii=False)
+    return origin
 
 
 def _convert(traced: Any, decoder: Decoder, source: Checkpoint, package: Path, *, origin: Mapping[str, str]) -> None:
     ct = _coremltools()
-    query = ct.RangeDim(lower_bound=1, upper_bound=decoder.context_tokens, default=1)
-    end = ct.RangeDim(lower_bound=1, upper_bound=decoder.context_tokens, default=1)
+    query, end = (ct.RangeDim(lower_bound=1, upper_bound=decoder.context_tokens, default=1) for _ in range(2))
     with _quiet():
         model: Any = ct.convert(
             traced,
@@ -193,18 +182,16 @@ def _fits_float16(operation: Any) -> bool:
 
 
 def _make_reproducible(package: Path) -> None:
-    """Rewrites what differs from run to run (order of maps, random identifiers): equal models become equal files."""
+    """Makes equal models equal files: rewrites the order of maps and the random identifiers."""
     for saved in package.rglob("*.mlmodel"):
         specification: Any = _coremltools().proto.Model_pb2.Model()
         specification.ParseFromString(saved.read_bytes())
         saved.write_bytes(specification.SerializeToString(deterministic=True))
     path = package / "Manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    renamed = {
-        old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper()
-        for old, entry in manifest["itemInfoEntries"].items()
-    }
-    manifest["itemInfoEntries"] = {renamed[old]: entry for old, entry in manifest["itemInfoEntries"].items()}
+    entries: dict[str, dict[str, str]] = manifest["itemInfoEntries"]
+    renamed = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper() for old, entry in entries.items()}
+    manifest["itemInfoEntries"] = {renamed[old]: entry for old, entry in entries.items()}
     manifest["rootModelIdentifier"] = renamed[manifest["rootModelIdentifier"]]
     path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -213,8 +200,7 @@ def _read_back(package: Path) -> dict[str, dict[str, list[int]]]:
     """Names and shapes of inputs, outputs and states as the saved package declares them; -1 where a size varies."""
     ct = _coremltools()
     with _quiet():
-        specification: Any = ct.models.MLModel(str(package), skip_model_load=True).get_spec()
-    description = specification.description
+        description: Any = ct.models.MLModel(str(package), skip_model_load=True).get_spec().description
     return {
         "inputs": {feature.name: _shape(feature.type.multiArrayType) for feature in description.input},
         "outputs": {feature.name: _shape(feature.type.multiArrayType) for feature in description.output},
@@ -231,22 +217,16 @@ def _shape(array: Any) -> list[int]:
 
 def _check_description(described: dict[str, dict[str, list[int]]], decoder: Decoder, package: Path) -> None:
     cache = list(decoder.keyCache.shape)
-    wanted: dict[str, dict[str, list[int]]] = {
-        "inputs": {IDS: [1, -1], MASK: [1, 1, -1, -1]},
-        "states": {KEY_CACHE: cache, VALUE_CACHE: cache},
-    }
-    found = {kind: described[kind] for kind in wanted}
-    if found != wanted or list(described["outputs"]) != [LOGITS]:
-        raise UserError(
-            wanted=f"{wanted} and the output {LOGITS} in {package.name}",
-            got=f"{described}",
-            next_step="Install the tested versions of coremltools and torch (constraints.txt) and start again.",
-        )
+    inputs, states = {IDS: [1, -1], MASK: [1, 1, -1, -1]}, {KEY_CACHE: cache, VALUE_CACHE: cache}
+    if (described["inputs"], described["states"], list(described["outputs"])) != (inputs, states, [LOGITS]):
+        wanted = f"inputs {inputs}, states {states} and the output {LOGITS} in {package.name}"
+        next_step = "install the tested versions of coremltools and torch (constraints.txt) and start again"
+        raise UserError("mismatch", wanted=wanted, got=str(described), next_step=next_step)
 
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Keeps coremltools' warnings about versions away and, where no terminal reads them, its progress bars."""
+    """Hides coremltools' warnings about versions and, where no terminal reads them, its progress bars."""
     logger = logging.getLogger("coremltools")
     level, logger.level = logger.level, logging.ERROR
     hidden = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())

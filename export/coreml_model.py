@@ -1,11 +1,11 @@
 """The decoder that becomes the Core ML package: Qwen2, Qwen3 and Llama with the KV cache in two buffers.
 
-One function serves prefill and decode: it writes the keys and values of the new tokens into the buffers behind those
-that are there, and attends over all of them. The shape of the causal mask tells how many that is, as in Apple's
-"On Device Llama 3.1 with Core ML", whose names of inputs and states are kept. The operations are few and plain so that
-torch.jit.trace and coremltools convert them one to one. It knows no coremltools.
+One function serves prefill and decode: it appends the keys and values of the new tokens to the buffers and attends over
+all of them. The shape of the causal mask says how many there are, as in Apple's "On Device Llama 3.1 with Core ML",
+whose names of inputs and states are kept. The operations are few and plain, so that torch.jit.trace and coremltools
+convert them one to one.
 
-Shapes: B batch (1), T new tokens, S tokens so far with the new ones, D width, H heads, G key-value heads, E head width.
+Shapes: B batch (1), T new tokens, S all tokens so far, D hidden size, H heads, G key-value heads, E head size.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from export.model_folder import EMBEDDING, Checkpoint
+from export.model_folder import EMBEDDING, SAVE_AGAIN, Checkpoint
 
 KEY_CACHE, VALUE_CACHE = "keyCache", "valueCache"
 # Hides a key. Finite, since minus infinity turns whole rows into NaN in float16 on some devices.
@@ -108,7 +108,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The whole model with its cache: `forward(inputIds [1, T], causalMask [1, 1, T, S]) -> logits [1, T, rows]`.
 
-    The caches are [layers, 1, G, context_tokens, E]; what lies beyond S in them is never read.
+    The caches are [layers, 1, G, context_tokens, E]; nothing beyond S is read from them.
     """
 
     keyCache: Tensor
@@ -117,19 +117,13 @@ class Decoder(nn.Module):
     sine: Tensor
 
     def __init__(self, checkpoint: Checkpoint, *, context_tokens: int) -> None:
-        """Builds the model and loads the checkpoint's weights in float32.
-
-        Raises:
-            UserError: more context than the model has positions, or a tensor of another shape than config.json says.
-        """
+        """Loads the weights in float32; UserError for more context than positions, or shapes unlike config.json's."""
         super().__init__()
         config = checkpoint.config
         if context_tokens > config.max_position_embeddings:
-            raise UserError(
-                wanted=f"a context of at most {config.max_position_embeddings} tokens, the model's positions",
-                got=f"{context_tokens} tokens",
-                next_step="Choose a smaller --context.",
-            )
+            wanted = f"a context of at most {config.max_position_embeddings} tokens, the model's positions"
+            next_step = "choose a smaller --context"
+            raise UserError("out-of-range", wanted=wanted, got=f"{context_tokens} tokens", next_step=next_step)
         self.context_tokens = context_tokens
         suffixes = {name.split(".", 4)[-1] for name in checkpoint.names() if ".layers." in name}
         with torch.device("meta"):
@@ -175,9 +169,10 @@ class Decoder(nn.Module):
             expected, value = tuple(getattr(module, leaf).shape), checkpoint.read(name).float()
             if tuple(value.shape) != expected:
                 raise UserError(
+                    "mismatch",
                     wanted=f"{name} of shape {list(expected)}, by config.json",
                     got=f"{list(value.shape)} in {checkpoint.folder}",
-                    next_step="Save the model again: config.json and the weights differ.",
+                    next_step=SAVE_AGAIN,
                 )
             setattr(module, leaf, nn.Parameter(value, requires_grad=False))
         assert tuple(self.embed_tokens.weight.shape) == checkpoint.shape(EMBEDDING)
@@ -187,23 +182,21 @@ class Decoder(nn.Module):
 def step(
     decoder: Callable[[Tensor, Tensor], Tensor], ids: list[int], *, past_tokens: int, context_tokens: int
 ) -> Tensor:
-    """Logits [T, rows] of `ids` behind the `past_tokens` that are in the cache: prefill and decode alike.
+    """Logits [T, rows] of `ids` after the `past_tokens` that are in the cache: prefill and decode alike.
 
     Raises:
         UserError: the tokens do not fit into the context.
     """
     end = past_tokens + len(ids)
     if not ids or end > context_tokens:
-        raise UserError(
-            wanted=f"1 to {context_tokens - past_tokens} tokens behind {past_tokens} in a context of {context_tokens}",
-            got=f"{len(ids)}",
-            next_step="Shorten the text, or export with a larger --context.",
-        )
+        wanted = f"1 to {context_tokens - past_tokens} tokens after {past_tokens} in a context of {context_tokens}"
+        next_step = "shorten the text, or export with a larger --context"
+        raise UserError("out-of-range", wanted=wanted, got=str(len(ids)), next_step=next_step)
     return decoder(torch.tensor([ids], dtype=torch.int32), causal_mask(len(ids), end))[0]
 
 
 def causal_mask(new_tokens: int, end: int) -> Tensor:
-    """Mask [1, 1, T, S]: 0 where a new token may look, `MASKED` where a key lies behind it."""
+    """Mask [1, 1, T, S]: 0 where a new token attends, `MASKED` on keys that come after it."""
     future = torch.arange(end)[None, :] > torch.arange(end - new_tokens, end)[:, None]
     return torch.zeros(1, 1, new_tokens, end).masked_fill(future, MASKED)
 

@@ -10,19 +10,20 @@ import os
 import re
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from gguf import LlamaFileType
 
 from common.errors import UserError
+from common.gguf_header import GgufHeader, read_header
 from common.metrics import progress
 from common.provenance import read_sources, write_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
+from eval.runtimes.batches import shared_prefix
 from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
-from export.gguf_file import GgufContents, inspect, write_f16
+from export.gguf_file import write_f16
 from export.licences import licence_of
 from export.model_folder import Checkpoint, check_stem
 from export.vocabulary import read_vocabulary
@@ -82,17 +83,17 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
     f16 = scratch / f"{config.stem}-F16.gguf"
     licence = licence_of(sources, config.licence)
     write_f16(source, vocabulary, f16, name=config.stem, licence=licence, sources=sources)
-    reference = inspect(f16)
+    reference = read_header(f16)
     files: list[dict[str, Any]] = []
     for encoding in sorted(config.encodings, key="F16".__eq__):  # F16 last: it moves
         made = scratch / f"{config.stem}-{encoding}.gguf"
         if encoding != "F16":
             quantize(f16, made, encoding, threads=workspace.machine.threads)
-        contents = inspect(made)
-        _check_same_tensors(made, contents, reference)
+        header = read_header(made)
+        _check_same_tensors(made, header, reference)
         _check_loads(made, expected_ids, rows=source.rows)
         os.replace(made, workspace.folder / made.name)
-        files.append(_facts(made.name, encoding, contents))
+        files.append(_facts(made.name, encoding, header))
     write_sources(workspace.folder, sources)
     files.sort(key=lambda file: config.encodings.index(file["encoding"]))
     return {
@@ -112,9 +113,7 @@ def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None
     Raises:
         UserError: llama.cpp refuses or aborts.
     """
-    next_step = "check free memory and disk and the checkpoint's config.json, then start again"
-    process = LlamaProcess(target, wanted="a GGUF file that llama.cpp quantises", next_step=next_step)
-    with closing(process), progress(1, label=encoding, unit="tensors") as bar:
+    with closing(LlamaProcess(target)) as process, progress(1, label=encoding, unit="tensors") as bar:
 
         def watch(log: str) -> None:
             for done, total in COUNTED.findall(log)[-1:]:
@@ -123,31 +122,30 @@ def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None
 
         file_type = int(LlamaFileType[f"MOSTLY_{encoding}"])
         process.call("quantize", str(source), str(target), file_type, threads, watch=watch)
-    assert target.is_file()
 
 
-def _facts(name: str, encoding: str, contents: GgufContents) -> dict[str, Any]:
+def _facts(name: str, encoding: str, header: GgufHeader) -> dict[str, Any]:
     """What the manifest says of a file; `fallbacks` are the matrices in another type than the encoding's own."""
     return {
         "file": name,
         "encoding": encoding,
-        "bytes": contents.bytes,
-        "bits_per_weight": round(8 * contents.bytes / contents.parameters, 4),
-        "tensor_types": contents.types,
+        "bytes": header.bytes,
+        "bits_per_weight": round(8 * header.bytes / header.parameters, 4),
+        "tensor_types": header.tensor_types,
         "fallbacks": [
             {"tensor": name, "type": tensor.type, "row_length": tensor.shape[-1]}
-            for name, tensor in contents.tensors.items()
+            for name, tensor in header.tensors.items()
             if len(tensor.shape) > 1 and tensor.type not in MATRIX_TYPES[encoding]
         ],
-        "parameters": contents.parameters,
+        "parameters": header.parameters,
     }
 
 
-def _check_same_tensors(path: Path, contents: GgufContents, reference: GgufContents) -> None:
+def _check_same_tensors(path: Path, header: GgufHeader, reference: GgufHeader) -> None:
     """What was written has the tensors and shapes of the F16 file, vectors in float32."""
-    shapes = {name: tensor.shape for name, tensor in contents.tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
     wanted = {name: tensor.shape for name, tensor in reference.tensors.items()}
-    vectors = {tensor.type for tensor in contents.tensors.values() if len(tensor.shape) == 1}
+    vectors = {tensor.type for tensor in header.tensors.values() if len(tensor.shape) == 1}
     if shapes != wanted or vectors - {"F32"}:
         raise UserError(
             "mismatch",
@@ -162,10 +160,9 @@ def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
     with closing(LlamaCppRuntime(path, repack=False)) as loaded:
         ids, vocabulary = loaded.encode(PROBE), loaded.vocabulary
     if vocabulary != rows or ids != expected_ids:
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, expected_ids, strict=False)))
         raise UserError(
             "mismatch",
             wanted=f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer",
-            got=f"{vocabulary} tokens, {same} of {len(expected_ids)} ids the same from the start in {path.name}",
+            got=f"{vocabulary} tokens, {shared_prefix(ids, expected_ids)} of {len(expected_ids)} ids in {path.name}",
             next_step="use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's",
         )

@@ -1,13 +1,10 @@
-"""One GGUF file: written from a checkpoint in F16, or read back to see what it holds.
+"""Writes a GGUF file in F16 from a checkpoint, one tensor in memory at a time.
 
-Writing streams: one tensor is in memory at a time. One-dimensional tensors (norms, biases) stay float32, as llama.cpp
-wants them; matrices become float16. It knows no quantiser and no stage.
+One-dimensional tensors (norms, biases) stay float32, as llama.cpp wants them; matrices become float16.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +24,11 @@ from gguf import (
 from torch import Tensor
 
 from common.errors import UserError
-from common.gguf_header import TensorPlace, read_header
 from common.metrics import progress
 from common.provenance import DataSource
 from export.licences import ModelLicence
 from export.model_folder import EMBEDDING, Checkpoint, Rope
 from export.vocabulary import Vocabulary
-
-_ARCHITECTURES = {
-    "Qwen2ForCausalLM": MODEL_ARCH.QWEN2,
-    "Qwen3ForCausalLM": MODEL_ARCH.QWEN3,
-    "LlamaForCausalLM": MODEL_ARCH.LLAMA,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GgufContents:
-    """What a GGUF file holds."""
-
-    bytes: int
-    tensors: dict[str, TensorPlace]
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
-
-    @property
-    def types(self) -> dict[str, int]:
-        """Number of tensors of each type."""
-        return dict(sorted(Counter(tensor.type for tensor in self.tensors.values()).items()))
 
 
 def write_f16(
@@ -71,22 +43,22 @@ def write_f16(
     """Writes `checkpoint` to `path` as a GGUF file in F16.
 
     Args:
-        checkpoint: the weights.
-        vocabulary: its tokens.
+        checkpoint, vocabulary: the weights and their tokens.
         path: the file.
-        name: the model's name.
-        licence: the model's; None names none.
-        sources: the data that it learnt from; empty names none.
+        name: the model's name in the file.
+        licence: the model's, if known.
+        sources: the data that the model learnt from, as far as known.
 
     Raises:
         UserError: a tensor holds a value beyond float16's range, or one that is not finite.
     """
-    architecture = _ARCHITECTURES[checkpoint.architecture]
+    architecture = MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
     if architecture != MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
         raise UserError(
+            "unsupported",
             wanted="rope_type default, linear or yarn, which llama.cpp runs on Qwen models",
             got=f"llama3 in {checkpoint.folder}/config.json",
-            next_step="Correct rope_parameters.",
+            next_step="correct rope_parameters",
         )
     writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture])
     _add_model(writer, checkpoint, name=name)
@@ -109,17 +81,8 @@ def write_f16(
         writer.close()
 
 
-def inspect(path: Path) -> GgufContents:
-    """Reads the header of a GGUF file and checks that the file is as long as its header says.
-
-    Raises:
-        UserError: not a GGUF file, or one that is cut short.
-    """
-    return GgufContents(bytes=path.stat().st_size, tensors=read_header(path).tensors)
-
-
 def _plan(checkpoint: Checkpoint, architecture: MODEL_ARCH) -> dict[str, tuple[str | None, tuple[int, ...]]]:
-    """GGUF's name of each tensor, with ours and its shape; Llama 3's rope factors are computed and have none."""
+    """GGUF's name of each tensor, with the checkpoint's name and shape; Llama 3's rope factors are computed."""
     names = get_tensor_name_map(architecture, checkpoint.config.num_hidden_layers)
     planned: dict[str, tuple[str | None, tuple[int, ...]]] = {}
     if checkpoint.rope().type == "llama3":
@@ -135,16 +98,11 @@ def _read(checkpoint: Checkpoint, name: str) -> Tensor:
     """One tensor in the file's type and row order."""
     stored = checkpoint.read(name)
     value = stored.float() if stored.ndim == 1 else stored.half()
-    if checkpoint.architecture == "LlamaForCausalLM" and ".self_attn." in name:
-        if ".q_proj." in name:
-            return _interleave(value, heads=checkpoint.config.num_attention_heads)
-        if ".k_proj." in name:
-            return _interleave(value, heads=checkpoint.config.num_key_value_heads)
-    return value.contiguous()
-
-
-def _interleave(value: Tensor, *, heads: int) -> Tensor:
-    """From rotating (i, i + half) pairs of rows in each head, as transformers does, to llama.cpp's (2i, 2i + 1)."""
+    config: Any = checkpoint.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    if checkpoint.architecture != "LlamaForCausalLM" or heads is None:
+        return value.contiguous()
+    # From rotating (i, i + half) pairs of rows in each head, as transformers does, to llama.cpp's (2i, 2i + 1).
     halves = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
     return halves.transpose(1, 2).reshape(value.shape).contiguous()
 
@@ -196,7 +154,7 @@ def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
 
 
 def _add_origin(writer: GGUFWriter, licence: ModelLicence | None, sources: Sequence[DataSource]) -> None:
-    """Licence and data sources; a source that was both text and conversations is named once."""
+    """Licence and data sources, each once, though it may have been both text and conversations."""
     if licence is not None:
         writer.add_license(licence.identifier)
         if licence.name is not None:
@@ -220,8 +178,8 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(vocabulary.eos_id)
-    writer.add_eot_token_id(vocabulary.eot_id)
+    writer.add_eos_token_id(vocabulary.turn_end_id)
+    writer.add_eot_token_id(vocabulary.turn_end_id)
     if vocabulary.bos_id is not None:
         writer.add_bos_token_id(vocabulary.bos_id)
     if vocabulary.padding_id is not None:

@@ -1,9 +1,8 @@
-"""Reads a Hugging Face model folder tensor by tensor: what every exporter starts from.
+"""Reads a Hugging Face model folder tensor by tensor: the input of every exporter.
 
-A `Checkpoint` knows which tensors a Qwen2, Qwen3 or Llama model has, in the order embedding, blocks, final norm, head,
-whatever the number of safetensors shards, and hands them out one at a time, so that an export never holds the whole
-model. Everything that this product cannot export faithfully is refused here, by name, before any file is written. It
-knows no output format.
+A `Checkpoint` lists the tensors of a Qwen2, Qwen3 or Llama model in the order embedding, blocks, final norm, head,
+whatever the number of safetensors shards, and reads one at a time, so that an export never holds the whole model. It
+refuses by name, before any file is written, all that this product cannot export faithfully.
 """
 
 import json
@@ -30,9 +29,11 @@ HEAD = "lm_head.weight"
 
 FLOAT16_MAX = 65504.0
 _FLOAT_TYPES = ("F32", "F16", "BF16")
+SAVE_AGAIN = "save the model again: config.json and the weights differ"
+_COPY_AGAIN = "copy or build the model again"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary positions: `inverse_frequencies` float32 [head_dim / 2], `attention_factor` multiplies cosine and sine."""
 
@@ -58,38 +59,39 @@ class Checkpoint:
     """A model folder opened for reading.
 
     Attributes:
-        folder: where it lies.
+        folder: the model folder.
         config: the model's configuration, defaults filled in.
         architecture: one of `ARCHITECTURES`.
-        head_dim: width of an attention head.
+        head_dim: features of an attention head.
         rows: rows of the embedding, at least the tokenizer's size.
         tied: the head is the embedding.
+
+    Raises:
+        UserError: no such model, one of another kind, or with missing, unknown or unreadable tensors.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Opens `folder` and checks that it can be exported.
-
-        Raises:
-            UserError: no such model, one of another kind, or with missing, unknown or unreadable tensors.
-        """
         self.folder = folder
         self.config: Any = _read_config(folder)
         self.architecture = str((self.config.architectures or ["none"])[0])
         _check_supported(folder, self.config, self.architecture)
-        self.head_dim = int(
-            getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
-        )
+        per_head = self.config.hidden_size // self.config.num_attention_heads
+        self.head_dim = int(getattr(self.config, "head_dim", None) or per_head)
         self.tied = bool(self.config.tie_word_embeddings)
         self._shards = _index(folder)
         self._check_names()
         self.rows = self.shape(EMBEDDING)[0]
         if self.rows != self.config.vocab_size:
+            wanted = f"an embedding of vocab_size = {self.config.vocab_size} rows"
+            raise UserError("mismatch", wanted=wanted, got=f"{self.rows} rows in {folder}", next_step=SAVE_AGAIN)
+        # A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means.
+        if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
             raise UserError(
-                wanted=f"an embedding of vocab_size = {self.config.vocab_size} rows",
-                got=f"{self.rows} rows in {folder}",
-                next_step="Save the model again: config.json and the weights differ.",
+                "contradiction",
+                wanted=f"{HEAD} equal to {EMBEDDING}, since tie_word_embeddings is true",
+                got=f"two different tensors in {folder}",
+                next_step="set tie_word_embeddings to false in config.json, or save the model again",
             )
-        self._check_tied_head()
 
     def names(self) -> list[str]:
         """Names of the model's tensors in export order; without the head where it is tied."""
@@ -104,36 +106,31 @@ class Checkpoint:
         """One tensor as it is stored (float32, bfloat16 or float16).
 
         Raises:
-            UserError: it holds a value that float16, which every export goes through, cannot.
+            UserError: it holds a value that float16, which every export goes through, cannot hold.
         """
         with _opened(self._shards[name]) as shard:
             value: Tensor = shard.get_tensor(name)
-        # Rounding keeps the order, so the two ends tell of all; and both are NaN where any value is.
+        # Rounding keeps the order, so the two ends decide for all values; and both are NaN where any value is.
         if value.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(value)).half()).all()):
             raise UserError(
+                "not-finite",
                 wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
                 got=f"{float(value.float().abs().max())} in {name} of {self.folder}",
-                next_step="Export another checkpoint, or rescale this tensor.",
+                next_step="export another checkpoint, or rescale this tensor",
             )
         return value
 
     def rope(self) -> Rope:
         """The rotary embedding, by transformers' own formulas."""
         parameters = dict(self.config.rope_parameters)
-        theta = float(parameters["rope_theta"])
-        if parameters["rope_type"] == "default":
+        kind, theta = parameters["rope_type"], float(parameters["rope_theta"])
+        if kind == "default":
             frequencies, factor = theta ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim), 1.0
         else:
             from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-            frequencies, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](self.config, torch.device("cpu"))
-        return Rope(
-            type=parameters["rope_type"],
-            theta=theta,
-            inverse_frequencies=frequencies,
-            attention_factor=float(factor),
-            parameters=parameters,
-        )
+            frequencies, factor = ROPE_INIT_FUNCTIONS[kind](self.config, torch.device("cpu"))
+        return Rope(kind, theta, inverse_frequencies=frequencies, attention_factor=float(factor), parameters=parameters)
 
     def _check_names(self) -> None:
         expected = set(self.names())
@@ -142,55 +139,44 @@ class Checkpoint:
         if missing or unknown:
             what = f"missing {', '.join(missing[:3])}" if missing else f"unknown {', '.join(unknown[:3])}"
             raise UserError(
+                "mismatch",
                 wanted=f"exactly the {len(expected)} tensors of a {self.architecture} of this config.json",
                 got=f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})",
-                next_step="Save the model with save_pretrained; adapters have to be merged first.",
+                next_step="save the model with save_pretrained; merge adapters first",
             )
         for name in sorted(expected):
             with _opened(self._shards[name]) as shard:
                 kind = shard.get_slice(name).get_dtype()
             if kind not in _FLOAT_TYPES:
                 raise UserError(
+                    "unsupported",
                     wanted=f"weights in one of {', '.join(_FLOAT_TYPES)}",
                     got=f"{kind} in {name} of {self.folder}",
-                    next_step="Export the checkpoint from before its quantisation.",
+                    next_step="export the checkpoint from before its quantisation",
                 )
-
-    def _check_tied_head(self) -> None:
-        """A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means."""
-        if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
-            raise UserError(
-                wanted=f"{HEAD} equal to {EMBEDDING}, since tie_word_embeddings is true",
-                got=f"two different tensors in {self.folder}",
-                next_step="Set tie_word_embeddings to false in config.json, or save the model again.",
-            )
 
 
 def _read_config(folder: Path) -> "PreTrainedConfig":
     if not (folder / "config.json").is_file():
-        raise UserError(
-            wanted="a Hugging Face model folder",
-            got=f"no config.json in {folder}",
-            next_step="Give the folder that holds config.json, the safetensors and the tokenizer.",
-        )
+        next_step = "give the folder that holds config.json, the safetensors and the tokenizer"
+        raise UserError("not-found", wanted="a model folder", got=f"no config.json in {folder}", next_step=next_step)
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            wanted="a readable config.json",
-            got=f"{folder}: {str(error).strip().splitlines()[0]}",
-            next_step="Check the file; model types that need code of their own are not run.",
-        ) from error
+        got = f"{folder}: {str(error).strip().splitlines()[0]}"
+        next_step = "check the file; model types that need code of their own are not run"
+        raise UserError("wrong-format", wanted="a readable config.json", got=got, next_step=next_step) from error
 
 
 def _check_supported(folder: Path, config: Any, architecture: str) -> None:
     rope = dict(getattr(config, "rope_parameters", None) or {"rope_type": "none"})
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    activation = getattr(config, "hidden_act", None)
     checks = [
         ("architecture", " or ".join(ARCHITECTURES), architecture, architecture in ARCHITECTURES),
-        ("hidden_act", "silu", getattr(config, "hidden_act", None), getattr(config, "hidden_act", None) == "silu"),
+        ("hidden_act", "silu", activation, activation == "silu"),
         ("rope_type", ", ".join(ROPE_TYPES), rope.get("rope_type"), rope.get("rope_type") in ROPE_TYPES),
         ("partial_rotary_factor", "1", rope.get("partial_rotary_factor"), rope.get("partial_rotary_factor", 1) == 1),
         ("truncate of yarn", "true", rope.get("truncate"), rope.get("truncate", True) is True),
@@ -198,9 +184,8 @@ def _check_supported(folder: Path, config: Any, architecture: str) -> None:
     ]
     for what, wanted, got, supported in checks:
         if not supported:
-            raise UserError(
-                wanted=f"{what}: {wanted}", got=f"{got} in {folder}/config.json", next_step="Export another checkpoint."
-            )
+            found = f"{got} in {folder}/config.json"
+            raise UserError("unsupported", wanted=f"{what}: {wanted}", got=found, next_step="export another checkpoint")
 
 
 def _index(folder: Path) -> dict[str, Path]:
@@ -210,9 +195,8 @@ def _index(folder: Path) -> dict[str, Path]:
         try:
             weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (json.JSONDecodeError, KeyError) as error:
-            raise UserError(
-                wanted="a readable index of the shards", got=f"{index}: {error}", next_step="Copy the model again."
-            ) from error
+            wanted = "a readable index of the shards"
+            raise UserError("damaged", wanted=wanted, got=f"{index}: {error}", next_step=_COPY_AGAIN) from error
         return {name: folder / file for name, file in weight_map.items()}
     with _opened(single) as shard:
         return dict.fromkeys(shard.keys(), single)
@@ -221,17 +205,13 @@ def _index(folder: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Any:
     """A safetensors file; UserError where it is absent or cut short."""
     if not path.is_file():
-        raise UserError(
-            wanted=f"weights in {path.name}",
-            got=f"no such file in {path.parent}",
-            next_step="Copy the model again; weights are read from safetensors only.",
-        )
+        wanted, next_step = f"weights in {path.name}", "copy the model again; only safetensors are read"
+        raise UserError("not-found", wanted=wanted, got=f"none in {path.parent}", next_step=next_step)
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            wanted="a whole safetensors file", got=f"{path}: {error}", next_step="Copy or build the model again."
-        ) from error
+        wanted = "a whole safetensors file"
+        raise UserError("damaged", wanted=wanted, got=f"{path}: {error}", next_step=_COPY_AGAIN) from error
 
 
 def _expected(config: Any, architecture: str, *, tied: bool) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The tokenizer of a model folder in GGUF's terms: tokens, types, merges, pre-tokenizer name, special ids, template.
 
-llama.cpp tokenises by itself, with a pre-tokenizer that it knows by name. The name is found from the pre-tokenizer
-that `tokenizer.json` describes, never guessed from the model's: an unknown one is an error here, since the wrong name
-gives a model that loads and writes nonsense. It knows no weights and writes no file.
+llama.cpp tokenises by itself, with a pre-tokenizer that it knows by name. The name follows from the pre-tokenizer that
+`tokenizer.json` describes, never from the model's name: an unknown one is an error, since the wrong name gives a model
+that loads and writes nonsense.
 """
 
 import json
@@ -15,19 +15,20 @@ from gguf import TokenType
 from common.errors import UserError
 from common.tokenizer import Tokenizer
 
-# Each key is how `_split_of` writes the pre-tokenizer of tokenizer.json; regular expressions as published in the
-# tokenizer.json of Qwen2.5, Qwen3.5 and Llama 3; the names as in llama.cpp's src/llama-vocab.cpp.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_KNOWN_SPLITS = {
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+" + _TAIL: "qwen2",
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+" + _TAIL: "qwen35",
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+" + _TAIL: "smaug-bpe",
-    "ByteLevel": "gpt-2",
-    "Digits ByteLevel": "smollm",
+_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+" + _TAIL
+# From the pre-tokenizer as `_split_of` writes it, and whether whole words that are tokens skip the merges
+# (`ignore_merges`), to llama.cpp's name (src/llama-vocab.cpp). Regular expressions as in the tokenizer.json of Qwen2.5,
+# Qwen3.5 and Llama 3.
+_KNOWN = {
+    (_CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+" + _TAIL, False): "qwen2",
+    (_CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+" + _TAIL, False): "qwen35",
+    (_LLAMA3, False): "smaug-bpe",
+    (_LLAMA3, True): "llama-bpe",
+    ("ByteLevel", False): "gpt-2",
+    ("Digits ByteLevel", False): "smollm",
 }
-# The same splits, where whole words that are tokens skip the merges (`ignore_merges`).
-_KNOWN_SPLITS_IGNORING_MERGES = {"smaug-bpe": "llama-bpe"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +40,7 @@ class Vocabulary:
     types: list[int]
     merges: list[str]
     bos_id: int | None
-    eos_id: int
-    eot_id: int
+    turn_end_id: int
     padding_id: int | None
     add_bos: bool
     chat_template: str | None
@@ -67,7 +67,8 @@ def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
         raise _not_byte_level(folder, f"{model.get('type')} with byte_fallback {bool(model.get('byte_fallback'))}")
     tokens, types = _tokens(described, rows=rows, folder=folder)
     ids = {token: index for index, token in enumerate(tokens)}
-    settings = _settings(folder)
+    path = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     bos_id = ids.get(_text(settings.get("bos_token")))
     return Vocabulary(
         pre=_pre_tokenizer_name(described, folder),
@@ -75,8 +76,7 @@ def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
         types=types,
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
         bos_id=bos_id,
-        eos_id=tokenizer.turn_end_id,
-        eot_id=tokenizer.turn_end_id,
+        turn_end_id=tokenizer.turn_end_id,
         padding_id=ids.get(_text(settings.get("pad_token"))),
         add_bos=bos_id is not None and _adds_bos(described, settings, bos=tokens[bos_id]),
         chat_template=_chat_template(folder, settings),
@@ -86,9 +86,10 @@ def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
 
 def _not_byte_level(folder: Path, got: str) -> UserError:
     return UserError(
+        "unsupported",
         wanted="a byte-level BPE tokenizer.json, as Qwen2, Qwen3 and Llama 3 have",
         got=f"{got} in {folder}",
-        next_step="Export another model: SentencePiece tokenizers (Llama 2, Mistral) are not supported yet.",
+        next_step="export another model: SentencePiece tokenizers (Llama 2, Mistral) are not supported",
     )
 
 
@@ -96,55 +97,45 @@ def _tokens(described: dict[str, Any], *, rows: int, folder: Path) -> tuple[list
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     entries = [(index, token, TokenType.NORMAL) for token, index in described["model"]["vocab"].items()]
-    # llama.cpp itself makes control tokens of all that look like this; other added tokens are matched in plain text.
-    entries += [
-        (added["id"], added["content"], TokenType.CONTROL if added["special"] or _looks_special(added["content"])
-         else TokenType.USER_DEFINED)
-        for added in described.get("added_tokens", [])
-    ]  # fmt: skip
+    for added in described.get("added_tokens", []):
+        # llama.cpp itself makes control tokens of all that look like this, and matches other added tokens in any text.
+        is_control = added["special"] or (added["content"].startswith("<|") and added["content"].endswith("|>"))
+        entries.append((added["id"], added["content"], TokenType.CONTROL if is_control else TokenType.USER_DEFINED))
     highest = max(index for index, _, _ in entries)
     if highest >= rows:
-        raise UserError(
-            wanted=f"an embedding row for each of the tokenizer's ids, 0 to {highest}",
-            got=f"{rows} rows in {folder}",
-            next_step="Export the model with the tokenizer that it was trained with.",
-        )
+        wanted = f"an embedding row for each of the tokenizer's ids, 0 to {highest}"
+        next_step = "export the model with the tokenizer that it was trained with"
+        raise UserError("mismatch", wanted=wanted, got=f"{rows} rows in {folder}", next_step=next_step)
     for index, token, kind in entries:
         tokens[index], types[index] = token, int(kind)
     if len(set(tokens)) != rows or "" in tokens:
         doubled = next(token for token in tokens if not token or tokens.count(token) > 1)
         raise UserError(
+            "wrong-format",
             wanted="tokens that differ from each other, none empty",
             got=f"{doubled!r} twice or empty in {folder}/tokenizer.json",
-            next_step="Correct the tokenizer; llama.cpp refuses such a vocabulary.",
+            next_step="correct the tokenizer; llama.cpp refuses such a vocabulary",
         )
     return tokens, types
 
 
-def _looks_special(token: str) -> bool:
-    return token.startswith("<|") and token.endswith("|>")
-
-
 def _pre_tokenizer_name(described: dict[str, Any], folder: Path) -> str:
     split, ignore_merges = _split_of(described.get("pre_tokenizer")), bool(described["model"].get("ignore_merges"))
-    name = _KNOWN_SPLITS.get(split)
-    if name and ignore_merges:
-        name = _KNOWN_SPLITS_IGNORING_MERGES.get(name)
+    name = _KNOWN.get((split, ignore_merges))
     if name is None:
-        known = sorted({*_KNOWN_SPLITS.values(), *_KNOWN_SPLITS_IGNORING_MERGES.values()})
         raise UserError(
-            wanted=f"a pre-tokenizer that llama.cpp and this exporter know ({', '.join(known)})",
+            "unsupported",
+            wanted=f"a pre-tokenizer that llama.cpp and this exporter know ({', '.join(sorted(_KNOWN.values()))})",
             got=f"{split} with ignore_merges {ignore_merges} in {folder}/tokenizer.json",
-            next_step="Use a tokenizer with Qwen2's or Llama 3's pre-tokenizer.",
+            next_step="use a tokenizer with Qwen2's or Llama 3's pre-tokenizer",
         )
     return name
 
 
 def _split_of(pre_tokenizer: dict[str, Any] | None) -> str:
-    """The steps of a pre-tokenizer in words; a regular expression before a bare ByteLevel stands by itself."""
-    steps: list[dict[str, Any]] = (pre_tokenizer or {}).get("pretokenizers") or (
-        [pre_tokenizer] if pre_tokenizer else []
-    )
+    """The steps of a pre-tokenizer in words, without a ByteLevel that splits nothing by itself."""
+    single = [pre_tokenizer] if pre_tokenizer else []
+    steps: list[dict[str, Any]] = (pre_tokenizer or {}).get("pretokenizers") or single
     words: list[str] = []
     for step in steps:
         if step["type"] == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
@@ -158,18 +149,13 @@ def _split_of(pre_tokenizer: dict[str, Any] | None) -> str:
     return " ".join(words) or "none"
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def _text(token: Any) -> str:
-    """A special token of tokenizer_config.json, which may be a string, an object or null."""
+    """A special token of tokenizer_config.json: a string, an object or null."""
     return str(token["content"] if isinstance(token, dict) else token or "")
 
 
 def _adds_bos(described: dict[str, Any], settings: dict[str, Any], *, bos: str) -> bool:
-    """Whether plain text gets the beginning token: by the post-processor, which tokenizer_config.json overrides."""
+    """Whether plain text gets the bos token: by the post-processor, which tokenizer_config.json overrides."""
     processor = described.get("post_processor") or {}
     templates = [step.get("single", []) for step in (processor, *processor.get("processors", []))]
     by_file = any(piece.get("SpecialToken", {}).get("id") == bos for single in templates for piece in single[:1])

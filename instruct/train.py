@@ -59,9 +59,9 @@ class InstructConfig:
     """Seed of the order of the rows."""
 
     def __post_init__(self) -> None:
-        steps = {"steps": self.steps, "validate_every": self.validate_every, "checkpoint_every": self.checkpoint_every}
-        rows = {"rows_per_step": self.rows_per_step, "micro_batch_rows": self.micro_batch_rows}
-        require_at_least(1, **steps, **rows, chunk_tokens=self.chunk_tokens)
+        require_at_least(1, steps=self.steps, rows_per_step=self.rows_per_step, micro_batch_rows=self.micro_batch_rows)
+        require_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
+        require_at_least(1, chunk_tokens=self.chunk_tokens)
         require_at_least(0, replay_rows_per_step=self.replay_rows_per_step)
 
 
@@ -154,7 +154,7 @@ def instruct(
         speed = {"tokens": values["tokens"], "tokens_per_s": result.tokens / seconds}
         log.write({"step": done, **result.means, **speed})
         if done % config.validate_every == 0 or done == config.steps:
-            held_out = held_out_loss(model, rows.validation, machine, alone, vocab_size=tokenizer.size, step=done)
+            held_out = held_out_loss(loss, rows.validation, alone, step=done)
             checkpoints.keep_if_best(done, held_out)
             log.write({"step": done, "validation_loss": held_out})
         if done % config.checkpoint_every == 0 or done == config.steps:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import not_found
 from common.optim import OptimConfig
 from common.store import run_alone
 from instruct.train import InstructConfig, instruct
@@ -48,7 +48,7 @@ def _train(parsed: argparse.Namespace) -> None:
     }
     for label, folder in folders.items():
         if folder is not None and not folder.is_dir():
-            raise UserError("not-found", wanted=f"a folder for {label}", got=f"{folder}", next_step="check the path")
+            raise not_found(f"a folder for {label}", str(folder))
     replay_rows = parsed.replay_rows_per_step
     if replay_rows is None:
         replay_rows = parsed.rows_per_step if parsed.replay else 0

@@ -7,8 +7,8 @@ cores; docs/measured.md has the results.
 
 from dataclasses import replace
 
+from common.documents import Shares
 from common.optim import OptimConfig
-from common.splits import Shares
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig, qwen2_config
 from distill.taid import TaidConfig

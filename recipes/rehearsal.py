@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.documents import Shares
+from common.gguf_header import read_header
 from common.model_shape import KNOWN, ModelShape
-from common.splits import Shares
 from common.store import Artifact
 from distill.corpus import CorpusConfig
 from distill.initial import InitConfig
@@ -19,7 +20,6 @@ from eval.report import Licence, ReportConfig
 from export.card import CardConfig
 from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
-from export.gguf_file import inspect
 from export.release import DistConfig
 from recipes.plan.gguf_bytes import QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 from recipes.recipe import Recipe
@@ -137,7 +137,7 @@ def gguf_figures(ggufs: Artifact, shape: ModelShape) -> Iterator[dict[str, Any]]
     (the rest: vocabulary, header, gaps), and `bytes_ratio`, to the computed tensors plus Qwen2.5's vocabulary.
     """
     for file in ggufs.manifest["facts"]["files"]:
-        contents = inspect(ggufs.folder / file["file"])
+        contents = read_header(ggufs.folder / file["file"])
         tensor_bytes = sum(tensor.bytes for tensor in contents.tensors.values())
         computed = computed_tensor_bytes(shape, file["encoding"])
         yield {

@@ -9,10 +9,10 @@ settings are not published and were chosen here, partly after the code of the TA
 from dataclasses import replace
 from pathlib import Path
 
+from common.documents import Shares
 from common.known_sets import terms_of
 from common.optim import OptimConfig
 from common.sources import HubDataset
-from common.splits import Shares
 from distill.corpus import CorpusConfig, TextSource
 from distill.taid import TaidConfig
 from distill.train import DistillConfig

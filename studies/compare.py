@@ -1,21 +1,20 @@
 """`make compare`, `python -m studies.compare`: is the teacher worth its cost? Several methods from one start.
 
-Cross-entropy alone, forward KL and TAID, or whichever `--methods` names, train the same student (the recipe's
-`student_before`) for the same steps on the same rows in the same order; seeds differ in that order. Every run is a
-stage of the build folder, so that a study that was stopped goes on where it was, and one that is repeated only
-measures. Writes `compare.json` and `compare.md`. It does not know how a method works.
+Cross-entropy alone, forward KL and TAID, or those of `--methods`, train the same student (the recipe's
+`student_before`) for the same steps on the same rows in the same order; seeds change that order. Every run is a stage
+of the build folder, so a stopped study continues, and a repeated one only measures. Writes `compare.json` and
+`compare.md`.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import run
+from common.cli import command, run
 from common.disk import replace_text
-from common.errors import UserError
+from common.errors import UserError, require_at_least
 from common.store import Artifact, Store
 from distill.methods import METHODS, method
 from distill.train import DistillConfig, distill
@@ -35,7 +34,7 @@ LABELS = {"cross_entropy": "cross-entropy, no teacher", "forward_kl": "forward K
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class StudyRun:
     """One trained student."""
 
     method: str
@@ -47,17 +46,13 @@ class Run:
     curves: dict[str, Any] | None
     """Loss by step and, for TAID, t and sigma (`studies.run_curves`)."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dataclasses.asdict(self)
-
 
 def configs(
     base: DistillConfig, seeds: Sequence[int], methods: Sequence[str] = DEFAULT_METHODS
 ) -> Iterator[tuple[str, int, DistillConfig]]:
-    """(method, seed, config) of every run: the recipe's distillation with another method, nothing else changed.
+    """(method, seed, config) of every run: the recipe's distillation with only the method changed.
 
-    Settings are those of one method: the others have their defaults, and what needs a teacher goes where there is none.
+    Settings belong to one method: the others use their defaults, and without a teacher there is no `on_policy`.
     """
     for seed in seeds:
         for name in methods:
@@ -74,13 +69,13 @@ def configs(
 def compare(
     recipe: Recipe, store: Store, *, num_seeds: int, methods: Sequence[str] = DEFAULT_METHODS
 ) -> dict[str, Any]:
-    """Trains what is missing, measures every student on the test split and returns the study as JSON.
+    """Train what is missing, measure every student on the test split and return the study as JSON.
 
     Args:
-        recipe: whose artifacts, student and distillation are taken.
-        store: where they are and where the runs go.
+        recipe: provides the artifacts, the student and the distillation.
+        store: the build folder, also of the runs.
         num_seeds: runs of each method.
-        methods: names out of `distill.methods.METHODS`; cross-entropy, the baseline, is added where it is missing.
+        methods: names of `distill.methods.METHODS`; the baseline, cross-entropy, is added if it is missing.
 
     Raises:
         UserError: fewer than one seed, an unknown method, or what a stage refuses.
@@ -89,7 +84,7 @@ def compare(
     last = last_shared(recipe)
     made = build(resolve(recipe, store.root, until=last), store, until=last)
     corpus, teacher, start = (made[name] for name in SHARED)
-    runs: list[Run] = []
+    runs: list[StudyRun] = []
     losses, tokens = _test_loss(start, corpus, store)
     for name, seed, config in configs(base, range(base.seed, base.seed + num_seeds), tuple(needs_teacher)):
         signal = teacher if needs_teacher[name] else None
@@ -98,7 +93,7 @@ def compare(
         facts = student.manifest["facts"]
         seconds = facts["tokens"] / facts["tokens_per_s"]
         curves = curves_of(student.folder, config.method, config.taid, steps=config.steps)
-        runs.append(Run(method=name, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
+        runs.append(StudyRun(method=name, seed=seed, test_loss=test_loss, seconds=seconds, curves=curves))
     return {
         "recipe": recipe.name,
         "machine": store.machine.to_json(),
@@ -108,32 +103,31 @@ def compare(
         "test_tokens": tokens,
         "start": {"test_loss": losses},
         "methods": summarize(runs),
-        "runs": [single.to_json() for single in runs],
+        "runs": [dataclasses.asdict(single) for single in runs],
     }
 
 
 def _checked(recipe: Recipe, num_seeds: int, methods: Sequence[str]) -> tuple[DistillConfig, dict[str, bool]]:
-    """The recipe's distillation, and by method, the baseline first, whether it needs a teacher."""
+    """The recipe's distillation, and whether each method needs a teacher, the baseline first."""
     needs_teacher = {name: method(name).needs_teacher for name in dict.fromkeys((BASELINE, *methods))}
-    if num_seeds < 1:
-        raise UserError(wanted="at least 1 seed", got=str(num_seeds), next_step="Raise --seeds; 3 give an interval.")
+    require_at_least(1, seeds=num_seeds, next_step="raise --seeds; 3 give an interval")
     if recipe.base is None:
-        raise UserError(wanted="a recipe with a distillation", got=recipe.name, next_step="Name another recipe.")
+        wanted = "a recipe with a distillation"
+        raise UserError("unsupported", wanted=wanted, got=recipe.name, next_step="name another recipe")
     return recipe.base, needs_teacher
 
 
 def last_shared(recipe: Recipe) -> str:
-    """The last artifact that a recipe builds before the runs of a study can start."""
+    """The last artifact that the runs of a study start from."""
     *_, last = (stage.name for stage in pipeline(recipe) if stage.name in SHARED)
     return last
 
 
-def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a method: its mean test loss, and the paired difference to cross-entropy, each with a 95 % t interval."""
-    by_method = {
-        name: sorted((single for single in runs if single.method == name), key=lambda single: single.seed)
-        for name in dict.fromkeys(single.method for single in runs)
-    }
+def summarize(runs: Sequence[StudyRun]) -> list[dict[str, Any]]:
+    """For each method the mean test loss and the paired difference to cross-entropy, each with a 95 % t interval."""
+    by_method: dict[str, list[StudyRun]] = {}
+    for single in sorted(runs, key=lambda single: single.seed):
+        by_method.setdefault(single.method, []).append(single)
     baseline = by_method[BASELINE]
     rows: list[dict[str, Any]] = []
     for name, of_method in by_method.items():
@@ -143,9 +137,9 @@ def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "method": name,
-                "test_loss": estimate(losses).to_json(),
-                "against_cross_entropy": None if difference is None else difference.to_json(),
-                "seconds": estimate([single.seconds for single in of_method]).to_json(),
+                "test_loss": dataclasses.asdict(estimate(losses)),
+                "against_cross_entropy": None if difference is None else dataclasses.asdict(difference),
+                "seconds": dataclasses.asdict(estimate([single.seconds for single in of_method])),
             }
         )
     return rows
@@ -160,8 +154,8 @@ def as_markdown(study: Mapping[str, Any]) -> str:
         f"# Methods compared: recipe {study['recipe']}",
         "",
         f"The same student, {study['steps']:,} steps on {text}, {seeds} seed{'s' if seeds > 1 else ''} (order of the "
-        f"rows). Loss in nats per token on {study['test_tokens']:,.0f} tokens of held-out test text; before, "
-        f"the student stands at {study['start']['test_loss']:.3f}. Intervals: 95 %, Student's t over seeds; "
+        f"rows). Loss in nats per token on {study['test_tokens']:,.0f} tokens of held-out test text; the student's "
+        f"loss before training is {study['start']['test_loss']:.3f}. Intervals: 95 %, Student's t over seeds; "
         "differences are paired by seed.",
         "",
         "| method | test loss | 95 % interval | against cross-entropy | 95 % interval | seconds a run |",
@@ -189,12 +183,13 @@ def _interval(estimated: Mapping[str, Any], form: str) -> str:
 
 
 def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, float]:
-    """Mean test loss of a checkpoint in nats, and the tokens that it is the mean of."""
+    """Mean test loss of a checkpoint in nats, and its number of tokens."""
     split = corpus.folder / "packed" / "test"
     rows = held_out_losses(model.folder, split, store.machine)
     tokens = sum(count for _, count in rows)
     if tokens == 0:
         raise UserError(
+            "empty",
             wanted="a test split with text to measure on",
             got=f"none in {split}",
             next_step="raise the corpus' share of test in the recipe, or give more documents",
@@ -203,23 +198,14 @@ def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, 
 
 
 def main(arguments: list[str]) -> None:
-    """Parses the command line, runs the study and prints its page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.compare",
-        description="Compare distillation methods on held-out text, from one student and teacher.",
-    )
-    parser.add_argument("--recipe", default="mini", help="name or path/to/recipe.py; default: mini")
-    parser.add_argument("--build", type=Path, default=Path("build"), help="build folder to reuse; default: build")
-    parser.add_argument(
-        "--out", type=Path, help="folder for compare.json and compare.md; default: compare in the build folder"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="runs a method; default: 3")
-    parser.add_argument(
-        "--methods",
-        default=",".join(DEFAULT_METHODS),
-        metavar="A,B",
-        help=f"out of {', '.join(sorted(METHODS))}; default: {','.join(DEFAULT_METHODS)}",
-    )
+    """Parse the command line, run the study and print its page."""
+    parser = command("studies.compare", "Compare distillation methods on held-out text, from one student and teacher.")
+    add, methods, out = parser.add_argument, ",".join(DEFAULT_METHODS), "DIR for compare.json and compare.md"
+    add("--recipe", default="mini", metavar="NAME", help="a recipe's name or path/to/recipe.py")
+    add("--build", type=Path, default=Path("build"), metavar="DIR", help="build folder to reuse")
+    add("--out", type=Path, metavar="DIR", help=f"{out} (default: compare in the build folder)")
+    add("--seeds", type=int, default=3, metavar="N", help="runs of each method")
+    add("--methods", default=methods, metavar="A,B", help=f"out of {', '.join(sorted(METHODS))}")
     options = parser.parse_args(arguments)
     recipe, methods = load(options.recipe, say=print, build_folder=options.build), options.methods.split(",")
     _checked(recipe, options.seeds, methods)
@@ -228,10 +214,10 @@ def main(arguments: list[str]) -> None:
     before_start(recipe, asked=options.recipe, build_folder=options.build, say=print, until="base", rebuild=("base",))
     study = compare(recipe, Store(options.build), num_seeds=options.seeds, methods=methods)
     page = as_markdown(study)
-    out: Path = options.out or options.build / "compare"
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / "compare.json", json.dumps(study, indent=2, allow_nan=False) + "\n")
-    replace_text(out / "compare.md", page)
+    folder: Path = options.out or options.build / "compare"
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / "compare.json", json.dumps(study, indent=2, allow_nan=False) + "\n")
+    replace_text(folder / "compare.md", page)
     print(page)
 
 

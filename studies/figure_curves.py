@@ -1,7 +1,6 @@
-"""The numbers behind the article's figures: how t rises, and one Gaussian fitted to a mixture of three.
+"""The numbers of the article's figures: how t rises, and one Gaussian fitted to a mixture of three.
 
-Pure functions in float64 that take and return numbers; t comes from the product's own `distill.taid`. This module knows
-no drawing and no language.
+Pure functions in float64; t comes from the product's own `distill.taid`.
 """
 
 import math
@@ -31,9 +30,9 @@ def simulation_config(alpha: float) -> TaidConfig:
 
 
 def t_with_sigma_held(config: TaidConfig, sigma: float, *, steps: int) -> Array:
-    """t_0 to t_steps by `next_state`, its momentum set before each step to what gives this sigma, 0 < sigma <= 1.
+    """t_0 to t_steps by `next_state`, its momentum set before each step so that sigma is this, 0 < sigma <= 1.
 
-    The first step of a run only stores the loss. Here it is taken as stored: t_n has risen n times.
+    The first step of a run only stores the loss. Here the loss is stored already: t_n has risen n times.
     """
     logit = _LOGIT_OF_ONE if sigma == 1.0 else math.log(sigma / (1.0 - sigma))
     # Under a constant loss a step halves the momentum, so it starts at twice the logit.
@@ -51,17 +50,15 @@ def floor_curve(config: TaidConfig, *, steps: int) -> Array:
 
 
 def closed_form(alpha: float, sigma: float, *, steps: int, t_start: float = 0.0) -> Array:
-    """`t_n = 1 - (1 - t_0)(1 - alpha * sigma)^n` for n = 0 to steps: what a constant sigma gives above the floor."""
+    """`t_n = 1 - (1 - t_0)(1 - alpha * sigma)^n` for n = 0 to steps: t above the floor for a constant sigma."""
     return 1.0 - (1.0 - t_start) * np.power(1.0 - alpha * sigma, np.arange(steps + 1, dtype=np.float64))
 
 
-def overtaking_step(t: Array, floor: Array) -> int | None:
-    """The first step from which t is on the floor for good; None where it is above the floor at the end."""
-    above = np.flatnonzero(t > floor + 1e-12)
-    if len(above) == 0:
-        return 0
-    step = int(above[-1]) + 1
-    return step if step < len(t) else None
+def overtaking_step(t: Array, floor: Array, *, tolerance: float = 1e-12) -> int | None:
+    """The first index from which t stays on the floor; None if it is above the floor at the end."""
+    above = np.flatnonzero(t > floor + tolerance)
+    index = int(above[-1]) + 1 if len(above) else 0
+    return index if index < len(t) else None
 
 
 def cobweb(share: float, *, count: int, t_start: float = 0.0) -> Array:
@@ -87,7 +84,7 @@ class Gaussian:
 
 
 GRID = np.linspace(-20.0, 20.0, 1601)
-"""Where the densities are summed; at its ends every density of the figure is below 1e-7 of its peak."""
+"""Where the densities are summed; at its ends every density is below 1e-7 of its peak."""
 MIXTURE = (
     (0.55, Gaussian(mean=-2.8, sd=0.6)),
     (0.20, Gaussian(mean=0.2, sd=0.6)),
@@ -117,7 +114,7 @@ Pull = tuple[float, float]
 
 
 def _pull_to(target: Array, student: Gaussian) -> Pull:
-    """Downhill on KL(target || student), the target (probabilities on the grid) held constant."""
+    """Downhill on KL(target || student); the target, probabilities on the grid, is held constant."""
     offset = GRID - student.mean
     mean = float(target @ offset)
     return mean, 0.5 * (float(target @ offset**2) / student.sd**2 - 1.0)
@@ -155,10 +152,10 @@ def fit_reverse(start: Gaussian = STUDENT_START) -> Gaussian:
 
 
 def taid_path(ts: Array, start: Gaussian = STUDENT_START) -> list[Gaussian]:
-    """Where the student settles at each t > 0, in this order, every time starting from where it was.
+    """Where the student settles at each t > 0, in this order, each time starting from the point before.
 
     Settled at t means: no pull to its own target `q^(1-t) p^t`. The pull is divided by t, which moves no settling point
-    and makes small t no slower.
+    and makes small t as fast as large ones.
     """
     path: list[Gaussian] = []
     for t in ts:

@@ -1,7 +1,7 @@
 """The panels of the article's figures: numbers and words in, a matplotlib figure out.
 
-Every curve is named where it runs, in its own colour; there are no legends. This module knows no file and no font: the
-numbers come from `studies.figure_curves` and `studies.run_curves`, `studies.figures` chooses the words and saves.
+Each curve is labelled in place, in its own colour, without legends. The numbers come from `studies.figure_curves` and
+`studies.run_curves`; `studies.figures` chooses words and fonts, and saves.
 """
 
 from collections.abc import Mapping
@@ -140,7 +140,7 @@ def _draw_density(
     label: str,
     place: tuple[float, float] | None = None,
 ) -> None:
-    """The teacher's density, filled, and one student's over it, named at its peak or at `place`."""
+    """The teacher's density, filled, and one student's over it, labelled at its peak or at `place`."""
     teacher, density = (np.exp(log(curves.GRID)) for log in (curves.log_mixture, student.log_density))
     if not axes.lines:
         axes.fill_between(curves.GRID, teacher, color=TEACHER, linewidth=0)
@@ -177,7 +177,7 @@ def _draw_measured_t(axes: Axes, words: Words, study: Measured) -> None:
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.16, linewidth=0)
     axes.plot(steps, curves.floor_curve(study.config, steps=study.steps), color=FLOOR, linestyle=DASHES, linewidth=1.2)
     for one in study.runs:
-        # A step is computed with the t that the step before it left.
+        # A step is computed with the t after the previous step.
         axes.plot(one.step - 1, one.t, color=BLUE, linewidth=1.2)
     leads = [one.floor_leads_from for one in study.runs if one.floor_leads_from is not None]
     if leads:
@@ -207,7 +207,7 @@ def _draw_measured_sigma(axes: Axes, words: Words, study: Measured) -> None:
 
 def _draw_measured_loss(axes: Axes, words: Words, study: Measured) -> None:
     """Cross-entropy and KL of every run, faint, and their means."""
-    # The share of the steps that a name stands over, in the wider of the languages.
+    # The share of the steps that a label covers, in the language with the longer one.
     for name, share, colour, lines in (
         ("measured_cross_entropy", 0.6, RED, [one.cross_entropy for one in study.runs]),
         ("measured_kl", 0.35, GREEN, [one.kl for one in study.runs]),
@@ -216,7 +216,7 @@ def _draw_measured_loss(axes: Axes, words: Words, study: Measured) -> None:
             axes.plot(one.step, line, color=colour, linewidth=0.7, alpha=0.35)
         mean = np.mean(lines, axis=0)
         axes.plot(study.runs[0].step, mean, color=colour, linewidth=1.6)
-        # Above every point under the name, and no higher: another curve may be there.
+        # Above every point below the label, and no higher: another curve may be there.
         top = max(float(line[int((1.0 - share) * len(line)) :].max()) for line in lines)
         axes.annotate(
             words[name],
@@ -233,7 +233,7 @@ def _draw_measured_loss(axes: Axes, words: Words, study: Measured) -> None:
 def _figure(
     width: float, height: float, rows: int, columns: int, widths: tuple[float, ...] | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure in inches, and its axes row by row. It belongs to no window."""
+    """A figure, sizes in inches, and its axes row by row. It belongs to no window."""
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.add_gridspec(rows, columns, width_ratios=widths)
     axes = [figure.add_subplot(grid[row, column]) for row in range(rows) for column in range(columns)]
@@ -246,7 +246,7 @@ def _note(figure: Figure, text: str) -> None:
 
 
 def _draw_floor(axes: Axes, label: str) -> None:
-    """The linear floor of the simulation, from 0 to 1, and step numbers that can be read."""
+    """The linear floor of the simulation, from 0 to 1, and step numbers with separators."""
     axes.plot([0, curves.STEPS], [0.0, 1.0], color=FLOOR, linestyle=DASHES, linewidth=1.2)
     axes.text(0.6 * curves.STEPS, 0.53, label, color=FLOOR)
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -1,11 +1,10 @@
 """`make figures`, `python -m studies.figures`: the figures of the TAID article, from code.
 
 Four figures, each as PNG and SVG, in English and in Japanese, into `dist/figures/`: how t rises, its closed form, mode
-averaging and mode collapse, and what the runs of `make compare` measured. It chooses words and fonts and saves;
-`studies.figure_panels` draws, and no other module loads matplotlib.
+averaging and mode collapse, and the measured runs of `make compare`. This module chooses words and fonts and saves;
+`studies.figure_panels` draws. No other module loads matplotlib.
 """
 
-import argparse
 import importlib.util
 import json
 import tomllib
@@ -16,7 +15,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from common.cli import run
+from common.cli import command, run
 from common.errors import UserError
 from studies.figure_panels import STYLE, Words, draw_closed_form, draw_measured, draw_modes, draw_t_simulation
 from studies.run_curves import Measured, measured
@@ -32,7 +31,7 @@ def words_of(language: str) -> Words:
 
 
 def japanese_font() -> Path | None:
-    """The font file of matplotlib-fontja; None where it is not installed. (To import it would change every plot.)"""
+    """The font file of matplotlib-fontja; None if it is not installed. (Importing it would change every plot.)"""
     package = importlib.util.find_spec("matplotlib_fontja")
     if package is None or package.origin is None:
         return None
@@ -41,7 +40,7 @@ def japanese_font() -> Path | None:
 
 
 def font_families() -> dict[str, list[str]]:
-    """Font families by language, Japanese only where its font is there."""
+    """Font families by language, Japanese only if its font is installed."""
     families = {"en": ["DejaVu Sans"]}
     path = japanese_font()
     if path is not None:
@@ -51,7 +50,7 @@ def font_families() -> dict[str, list[str]]:
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """PNG and SVG. A character that the font lacks raises: a box in its place would go unseen."""
+    """PNG and SVG. A character that the font lacks raises an error: a box in its place would be overlooked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Glyph .* missing")
         figure.savefig(stem.with_name(stem.name + ".png"))
@@ -59,14 +58,14 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def draw(name: str, words: Words, study: Measured | None) -> Figure:
-    """One figure of NAMES, in the style that is set."""
+    """One figure of NAMES, in the present style."""
     if name == "measured":
         return draw_measured(words, study)
     return {"t-simulation": draw_t_simulation, "t-closed-form": draw_closed_form, "modes": draw_modes}[name](words)
 
 
 def draw_all(out: Path, study: Measured | None) -> list[str]:
-    """Every figure in every language that has a font; returns the stems of the files."""
+    """Every figure in every language with a font; returns the stems of the files."""
     out.mkdir(parents=True, exist_ok=True)
     stems: list[str] = []
     for language, family in font_families().items():
@@ -79,23 +78,22 @@ def draw_all(out: Path, study: Measured | None) -> list[str]:
 
 
 def read_study(path: Path) -> Measured | None:
-    """The TAID runs of a `compare.json`; None where it is not there or has no curves."""
+    """The TAID runs of a `compare.json`; None if it does not exist or has no curves."""
     if not path.exists():
         return None
     try:
         return measured(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            wanted=f"the JSON of make compare in {path}", got=repr(error), next_step="remove it and run make compare"
-        ) from error
+        wanted, next_step = f"the JSON of make compare in {path}", "remove it and run make compare"
+        raise UserError("wrong-format", wanted=wanted, got=repr(error), next_step=next_step) from error
 
 
 def main(arguments: list[str]) -> None:
-    """Parses the command line and draws."""
-    parser = argparse.ArgumentParser(prog="python -m studies.figures", description="Draw the figures of the article.")
+    """Parse the command line and draw."""
+    parser = command("studies.figures", "Draw the figures of the article.")
     study = Path("build/compare/compare.json")
-    parser.add_argument("--study", type=Path, default=study, help=f"compare.json of make compare; default: {study}")
-    parser.add_argument("--out", type=Path, default=Path("dist/figures"), help="folder; default: dist/figures")
+    parser.add_argument("--study", type=Path, default=study, metavar="FILE", help="compare.json of make compare")
+    parser.add_argument("--out", type=Path, default=Path("dist/figures"), metavar="DIR", help="a folder")
     options = parser.parse_args(arguments)
     found = read_study(options.study)
     stems = draw_all(options.out, found)

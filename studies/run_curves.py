@@ -1,7 +1,6 @@
-"""One training run as curves: from its `metrics.jsonl` into the study's JSON, and back for the figures.
+"""A training run as curves: from its `metrics.jsonl` into the study's JSON, and from there into the figures.
 
-The study keeps at most 200 points a run. What a run did not log is null. Pure but for the reading of one file; this
-module knows no drawing.
+The study keeps at most 200 points of a run. A value that the run did not log is null.
 """
 
 import math
@@ -11,24 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.metrics import read_metrics
 from distill.methods import DISTILLATION_LOSS, method
 from distill.taid import TaidConfig, linear_floor
+from studies.figure_curves import Array, overtaking_step
 
 MOST_POINTS = 200
 
-Array = NDArray[np.float64]
-
 
 def curves_of(folder: Path, name: str, config: TaidConfig, *, steps: int) -> dict[str, Any] | None:
-    """t, sigma and the loss of a trained checkpoint's run; None where the folder has no metrics.
+    """t, sigma and the loss of a trained checkpoint's run; None if the folder has no metrics.
 
     Returns:
-        `step`, and for each of these steps `cross_entropy` and `kl` of what the method `name` pulls to, in nats per
-        token, each None where the method's log has no such value, and for TAID the `t` of the target and the
-        controller's `sigma`; `floor_leads_from`: `floor_leads_from(...)`.
+        `step`, and for each of these steps `cross_entropy` and `kl` towards the target of the method `name`, in nats
+        per token, or None if the method does not log it, and for TAID the `t` of the target and the controller's
+        `sigma`; `floor_leads_from`, see there.
     """
     records = [record for record in read_metrics(folder) if "loss" in record]
     if not records:
@@ -47,7 +44,7 @@ def curves_of(folder: Path, name: str, config: TaidConfig, *, steps: int) -> dic
 def _values(
     records: Sequence[Mapping[str, Any]], name: str, value: Literal["cross_entropy", "kl"]
 ) -> list[float] | None:
-    """One of the two over the steps: what the method minimises, or what it logs beside that."""
+    """One of the two over the steps: the loss that the method minimises, or a value that it logs."""
     if value in method(name).loss_kind:
         return [_short(record.get(DISTILLATION_LOSS, record["loss"])) for record in records]
     return [_short(record[value]) for record in records] if value in records[0] else None
@@ -61,23 +58,22 @@ def thinned(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def sigmoid(momentum: float) -> float:
-    """What the controller makes of its momentum, without overflow."""
+    """The sigmoid of the controller's momentum, without overflow."""
     return 0.5 * (1.0 + math.tanh(0.5 * momentum))
 
 
 def floor_leads_from(records: Sequence[Mapping[str, Any]], config: TaidConfig, *, steps: int) -> int | None:
-    """The first step whose t is the linear floor's, and stays so to the end of the run.
+    """The first step from which t equals the linear floor until the end of the run.
 
     Returns:
-        Optimizer steps, 1 for the first. None without t, or where t is above the floor in the last step as well.
+        Optimizer step, from 1. None without t, or if t is above the floor in the last step.
     """
     if "t" not in records[0]:
         return None
-    # The t that a step was computed with is the controller's after the step before.
-    above = [one["step"] for one in records if one["t"] > linear_floor(one["step"] - 1, steps, config) + 1e-9]
-    if not above:
-        return int(records[0]["step"])
-    return None if above[-1] == records[-1]["step"] else int(above[-1]) + 1
+    # The t of a step is the controller's after the previous step.
+    floor = np.array([linear_floor(one["step"] - 1, steps, config) for one in records])
+    place = overtaking_step(np.array([one["t"] for one in records]), floor, tolerance=1e-9)
+    return None if place is None else int(records[place]["step"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +91,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What the figures take from a study."""
+    """The part of a study that the figures show."""
 
     recipe: str
     steps: int
@@ -106,7 +102,7 @@ class Measured:
 
 
 def measured(study: Mapping[str, Any]) -> Measured | None:
-    """The TAID runs of a study; None where it holds none with curves, or its settings are of another version."""
+    """The TAID runs of a study; None if it has none with curves, or has settings of another version."""
     runs = [run for run in study.get("runs", []) if run["method"] == "taid" and (run.get("curves") or {}).get("t")]
     try:
         config = TaidConfig(**study["taid"])
@@ -118,16 +114,11 @@ def measured(study: Mapping[str, Any]) -> Measured | None:
 
 
 def _run(run: Mapping[str, Any]) -> MeasuredRun:
-    curves = run["curves"]
-    return MeasuredRun(
-        seed=run["seed"],
-        step=np.array(curves["step"], dtype=np.float64),
-        t=np.array(curves["t"]),
-        sigma=None if curves["sigma"] is None else np.array(curves["sigma"]),
-        cross_entropy=np.array(curves["cross_entropy"]),
-        kl=np.array(curves["kl"]),
-        floor_leads_from=curves["floor_leads_from"],
-    )
+    curves: dict[str, Any] = {
+        name: np.array(values, dtype=np.float64) if isinstance(values, list) else values
+        for name, values in run["curves"].items()
+    }
+    return MeasuredRun(seed=run["seed"], **curves)
 
 
 def _short(number: float) -> float:

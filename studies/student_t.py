@@ -1,7 +1,4 @@
-"""Intervals for the mean of a few runs: Student's t, for samples too small for a normal approximation.
-
-Pure functions of numbers. They know no recipe and no method.
-"""
+"""Intervals for the mean of a few runs: Student's t, for samples too small for a normal approximation."""
 
 import math
 import statistics
@@ -15,12 +12,8 @@ class Estimate:
 
     mean: float
     interval: tuple[float, float] | None
-    """None where one run alone says nothing about the spread."""
+    """None for a single run, which has no spread."""
     runs: int
-
-    def to_json(self) -> dict[str, object]:
-        """The fields by name."""
-        return {"mean": self.mean, "interval": self.interval and list(self.interval), "runs": self.runs}
 
 
 def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
@@ -34,12 +27,12 @@ def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
 
 
 def paired_difference(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Estimate:
-    """Mean of `values[i] - baseline[i]` and its t interval: what both share, run by run, cancels."""
+    """Mean of `values[i] - baseline[i]` and its t interval; what both runs of a pair share cancels."""
     return estimate([value - base for value, base in zip(values, baseline, strict=True)], confidence=confidence)
 
 
 def t_half_width(confidence: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = confidence for a whole number of degrees of freedom, by bisection."""
+    """The t with P(|T| <= t) = confidence for whole degrees of freedom, by bisection."""
     assert 0 < confidence < 1 and degrees >= 1
     low, high = 0.0, 1.0
     while central_probability(high, degrees) < confidence:

@@ -47,7 +47,11 @@ QUICK: dict[str, tuple[str, ...]] = {
     "test_recipes_plan.py": (),
     "test_recipes_user_files.py": (),
     "test_bench.py": ("test_loss_without_the_dense_side_says_so",),
-    "test_studies_compare.py": (),
+    "test_studies_run_curves.py": (
+        "test_each_loss_stands_under_its_name",
+        "test_the_curves_of_a_run_are_what_its_controller_did",
+        "test_the_floor_leads_from_where_a_written_out_run_meets_it_last",
+    ),
 }
 """What `make test-quick` runs: of these files the tests named, or all of them. A minute on two cores."""
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from errors_tiny import refuses
 
 from common import device
 from common.device import Machine, bfloat16_speedup, emulates_bfloat16, probe
-from common.errors import UserError
 
 CPU = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=2**30, os="any", threads=2
@@ -69,7 +69,7 @@ def test_a_gpu_that_was_not_there_before_is_measured_and_threads_are_this_proces
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"device": "cpu"}', '{"host": "x"}'])
 def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "machine.json").write_text(text)
-    with pytest.raises(UserError, match=r"machine\.json.*delete"):
+    with refuses("wrong-format", wanted="machine.json", next_step="delete"):
         probe(tmp_path / "machine.json")
 
 
@@ -144,7 +144,7 @@ def test_autocast_lowers_what_is_computed_and_not_the_weights(dtype: str, comput
 def test_a_device_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     gone: Any = lambda: False  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_available", gone)
-    with pytest.raises(UserError, match=r"cuda \(a card\).*machine\.json"):
+    with refuses("contradiction", wanted="cuda (a card)", next_step="machine.json"):
         _ = replace(CPU, device="cuda", gpu="a card").torch_device
     assert CPU.torch_device == torch.device("cpu")
 

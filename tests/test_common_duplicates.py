@@ -8,8 +8,8 @@ from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.documents import SPLITS, Shares, assign_splits
 from common.duplicates import DIGEST_BYTES, digest
-from common.splits import SPLITS, Shares, assign_splits
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
 

@@ -10,10 +10,8 @@ from errors_tiny import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import common.duplicates.exact
-from common.duplicates import NearDuplicatesConfig, exact_duplicates, near_duplicates
-from common.duplicates.exact import sorted_ranges
-from common.duplicates.near import signatures
+import common.duplicates
+from common.duplicates import NearDuplicatesConfig, exact_duplicates, near_duplicates, signatures, sorted_ranges
 
 CONFIG = NearDuplicatesConfig()
 
@@ -115,7 +113,7 @@ def test_ranges_together_are_a_stable_sort(keys: list[int], most: int, out: set[
     array = np.array(keys, np.uint64)
     left_out = np.array([place in out for place in range(len(keys))], bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.duplicates.exact, "MAX_SORTED", most)
+        patch.setattr(common.duplicates, "MAX_SORTED", most)
         ranges = list(sorted_ranges(len(keys), lambda: iter(np.array_split(array, 4)), left_out))
     found = [(int(key), int(place)) for some, places in ranges for key, place in zip(some, places, strict=True)]
     assert found == sorted((key, place) for place, key in enumerate(keys) if place not in out)
@@ -138,7 +136,7 @@ def test_exact_repeats_are_what_a_set_says(pairs: list[tuple[int, int]], most: i
         expected.append(pair in seen)
         seen.add(pair)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.duplicates.exact, "MAX_SORTED", most)
+        patch.setattr(common.duplicates, "MAX_SORTED", most)
         assert exact_duplicates(len(pairs), pieces).tolist() == expected
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from errors_tiny import refuses
 from torch import nn
 
-from common.errors import UserError
 from common.optim import OptimConfig, Optimizers, orthogonalise, schedule
 
 
@@ -45,7 +45,9 @@ def _train(model: Small, optimizers: Optimizers, steps: range) -> None:
     for step in steps:
         torch.manual_seed(step)
         model(torch.randint(0, 7, (5,))).pow(2).sum().backward()
+        optimizers.clip_gradients()
         optimizers.step(0.5)
+        optimizers.zero_grad()
 
 
 def _copy(model: Small) -> Small:
@@ -99,7 +101,8 @@ def test_one_muon_step_moves_a_matrix_by_its_learning_rate_in_every_direction() 
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError):
-        OptimConfig(learning_rate=0.0)
-    with pytest.raises(UserError):
+    for name, value in (("learning_rate", 0.0), ("muon_learning_rate", -1.0), ("floor_share", 1.1)):
+        with refuses("out-of-range", wanted=name, got=f"{value:g}"):
+            OptimConfig(**{name: value})  # pyright: ignore[reportArgumentType]
+    with refuses("out-of-range", wanted="warmup_plus_stable_share", got="1.4"):
         OptimConfig(warmup_share=0.7, stable_share=0.7)

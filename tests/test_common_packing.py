@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from errors_tiny import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common.packing.writing
-from common.errors import UserError
 from common.packing import PackedRows, pack, rows_of_step, write_packed
 
 # What packing reads of a tokenizer.
@@ -230,25 +230,25 @@ def test_epochs_and_seeds_differ() -> None:
 def test_other_tokenizer_is_refused(tmp_path: Path) -> None:
     rows = written(tmp_path)
     rows.require(TOKENIZER)
-    with pytest.raises(UserError, match="packed with another"):
+    with refuses("mismatch", wanted="tokenizer", got=str(tmp_path)):
         rows.require(OTHER)
 
 
 def test_absent_truncated_or_contradicting_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="wanted packed rows"):
+    with refuses("not-found", got=str(tmp_path / "absent")):
         PackedRows(tmp_path / "absent")
     written(tmp_path)
     whole = (tmp_path / "tokens.npy").read_bytes()
     (tmp_path / "tokens.npy").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="wanted packed rows"):
+    with refuses("damaged", got=str(tmp_path)):
         PackedRows(tmp_path)
     (tmp_path / "tokens.npy").write_bytes(whole)
     meta = json.loads((tmp_path / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps(meta | {"rows": meta["rows"] + 1}))
-    with pytest.raises(UserError, match=r"meta\.json says"):
+    with refuses("damaged", got="meta.json"):
         PackedRows(tmp_path)
     (tmp_path / "meta.json").write_text("{")
-    with pytest.raises(UserError, match="wanted packed rows"):
+    with refuses("damaged", got=str(tmp_path)):
         PackedRows(tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from errors_tiny import refuses
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from text_tiny import write_rows
 
@@ -32,6 +32,7 @@ def test_rows_in_order_with_ids(tmp_path: Path, name: str) -> None:
         )
     )
 )
+@example(texts=["\\u0000", "a\\\\u0000"])
 def test_any_text_survives(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_rows(tmp_path_factory.getbasetemp() / "any.jsonl", ({"text": text} for text in texts))
     counts = RowCounts()

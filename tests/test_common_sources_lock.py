@@ -21,7 +21,7 @@ from common.sources import (
     resolve,
     small_text,
 )
-from common.sources.integrity import require_whole, tensor_shapes
+from common.sources.download import require_whole, tensor_shapes
 
 OTHER_COMMIT = "89abcdef" * 5
 

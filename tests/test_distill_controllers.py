@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from errors_tiny import refuses
 
-from common.errors import UserError
 from distill.controllers import (
     CtkdConfig,
     CtkdState,
@@ -91,5 +91,5 @@ def test_the_temperature_stays_in_its_range() -> None:
 
 @pytest.mark.parametrize("settings", [{"max_temperature": 1.0}, {"learning_rate": -0.1}, {"reversal_share": 0.0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="mend the CTKD settings"):
+    with refuses("out-of-range", wanted=next(iter(settings))):
         CtkdConfig(**settings)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from text_tiny import TEXTS, read_gzip, tiny_tokenizer, workspace, write_rows
 
 import common.documents
-import distill.corpus.splitting
+import distill.corpus.kept
+from common.documents import SPLITS, Shares
 from common.errors import Code
 from common.packing import PackedRows
-from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, corpus
@@ -225,7 +225,7 @@ def test_a_restart_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(common.documents, "write_packed", killed)
         if stop_at == "cutting":
-            patch.setattr(distill.corpus.splitting, "assign_by_number", killed_cut)
+            patch.setattr(distill.corpus.kept, "assign_by_number", killed_cut)
         with pytest.raises(KeyboardInterrupt):
             corpus(CONFIG, workspace(tmp_path / "killed"), source, tokenizer_folder)
     if stop_at != "cutting":  # the first pass is not repeated: its source may even be gone

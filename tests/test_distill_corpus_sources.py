@@ -15,10 +15,10 @@ import common.rows
 import distill.corpus.shards
 import distill.corpus.stage
 import distill.text.cleaning
+from common.documents import SPLITS, Shares
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError
 from common.provenance import Terms, write_terms
-from common.splits import SPLITS, Shares
 from common.store import Workspace, run_alone
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, TextSource, corpus
@@ -209,7 +209,7 @@ def test_files_of_one_name_are_told_apart_and_sources_must_be(tmp_path: Path, to
         corpus(twice, workspace(tmp_path / "other"), tokenizer)
     with refuses("contradiction", got="1 of 2"):
         replace(CONFIG, sources=(source(paths[0], "a", 1.0), source(paths[1], "b")))
-    with refuses("out-of-range", wanted="above 0 for a", got="0.0"):
+    with refuses("out-of-range", wanted="weight above 0", got="0", next_step="of a"):
         source(paths[0], "a", 0.0)
 
 
@@ -406,7 +406,7 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path, tokenizer: Path) -> No
     with refuses("empty", wanted="documents of b"):
         mixed = replace(CONFIG, sources=(weighted, empty), max_bad_share=0.5)
         corpus(mixed, workspace(tmp_path / "three"), tokenizer)
-    with refuses("out-of-range", wanted="for a", got="inf"):
+    with refuses("out-of-range", wanted="weight", got="inf", next_step="of a"):
         source(plain, "a", float("inf"))
 
 

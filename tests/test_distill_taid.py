@@ -5,10 +5,10 @@ import random
 
 import pytest
 import torch
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import UserError
 from distill.taid import (
     TaidConfig,
     TaidState,
@@ -64,7 +64,7 @@ def test_the_released_rule_step_by_step() -> None:
 
 def test_the_released_rule_takes_no_settings_of_ours() -> None:
     for settings in ({"ramp_share": 0.5}, {"controller_input": "kl"}):
-        with pytest.raises(UserError, match="released rule"):
+        with refuses("contradiction", wanted="the released rule", got=str(next(iter(settings)))):
             TaidConfig(released=True, **settings)  # pyright: ignore[reportArgumentType]
 
 
@@ -154,7 +154,7 @@ def test_a_kl_of_nothing_does_not_poison_the_momentum() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="wanted"):
+    with refuses("out-of-range"):
         TaidConfig(**settings)  # pyright: ignore[reportArgumentType]
 
 

@@ -8,7 +8,7 @@ import pytest
 from docs_tiny import ROOT, TEXTS, blocks, commands, rows_of, run
 from text_tiny import read_gzip, tiny_tokenizer
 
-from common.splits import SPLITS
+from common.documents import SPLITS
 
 PAGE = ROOT / "docs" / "large-corpora.md"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eval.report.choices import differences
+from eval.report.stage import differences
 from recipes.loading import KNOWN, load
 from recipes.plan import plan_of
 from recipes.plan.cost import gpus

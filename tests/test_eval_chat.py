@@ -174,9 +174,9 @@ def test_an_answer_that_is_left_half_way_spoils_no_later_one(model: Path) -> Non
     first, second = [turn("user", "春の町")], [turn("user", "リンゴは?")]
     with session(model) as chat:
         wanted = [list(chat.answer(messages)) for messages in (first, second)]
-        left = iter(chat.answer(first))
+        left = chat.answer(first)
         assert next(left) == wanted[0][0]
-        left.close()  # pyright: ignore[reportAttributeAccessIssue]
+        left.close()
         assert [list(chat.answer(messages)) for messages in (second, first)] == wanted[::-1]
 
 

@@ -14,8 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from eval.decontamination import DecontaminationConfig, Decontaminator, normal_form
-from eval.decontamination.long_texts import LongTexts, is_long
 from eval.decontamination.normal_form import _table, document_of, is_marked
+from eval.decontamination.search import LongTexts, is_long
 from eval.tasks.items import TURN_BREAK, Item, read_benchmarks
 
 CONFIG = DecontaminationConfig()

@@ -9,8 +9,8 @@ from pathlib import Path
 import eval_tiny
 import numpy as np
 import pytest
+from errors_tiny import refuses
 
-from common.errors import UserError
 from eval import fidelity as module
 from eval.__main__ import main
 from eval.fidelity import fidelity
@@ -106,11 +106,9 @@ def test_different_ids_are_counted_and_named() -> None:
         def encode(self, text: str) -> list[int]:
             return [*text.encode()[:2], 32, *text.encode()[2:]] if "z" not in text else list(text.encode())
 
-    with pytest.raises(
-        UserError, match=r"mismatches in 3 of 4 texts; first at token 2 of 'abc': \[32, 99\], not \[99\]"
-    ):
+    with refuses("mismatch", got="3 of 4 texts; first at token 2 of 'abc': [32, 99], not [99]"):
         fidelity(Other(1), Table(2), ["abc", "hello", "xyz", "word"])  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="at least two tokens"):
+    with refuses("empty", got="2 texts"):
         fidelity(Table(1), Table(2), ["a", "b"])  # type: ignore[arg-type]
 
 
@@ -125,7 +123,7 @@ def test_the_command_compares_a_gguf_with_its_checkpoint_and_names_what_fails(
     text, out = tmp_path / "held_out.jsonl", tmp_path / "fidelity.json"
     text.write_text("".join(json.dumps({"text": row}) + "\n" for row in eval_tiny.sentences(6)), encoding="utf-8")
     command = ["fidelity", str(bad), str(good), str(other), "--reference", str(checkpoint), "--text", str(text)]
-    with pytest.raises(UserError, match=r"bad\.gguf"):
+    with refuses("wrong-format", got="bad.gguf"):
         main([*command, "--limit-tokens", "200", "--out", str(out)])
     failed, same, different = json.loads(out.read_text(encoding="utf-8"))
     assert failed["kl"] is None and "bad.gguf" in failed["reason"]

@@ -20,8 +20,7 @@ from common.errors import UserError
 from eval.__main__ import main
 from eval.runtimes import Generation, LogProbs, Message, Pair
 from eval.tasks import scores
-from eval.tasks.harness import Harness
-from eval.tasks.harness_model import HarnessModel
+from eval.tasks.harness import Harness, HarnessModel
 
 END = 256
 

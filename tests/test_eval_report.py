@@ -29,7 +29,6 @@ from common.store import Workspace
 from common.store.artifacts import list_files
 from eval.phones import unread_rows
 from eval.report import Choice, Licence, ReportConfig, collect, render, report, view
-from eval.report.headlines import headlines
 from eval.report.stage import assemble
 from export.release import DistConfig, dist
 
@@ -266,7 +265,7 @@ def test_a_source_names_its_format_where_formats_differ(build: dict[str, Path], 
 
 
 def test_headlines_are_the_numbers_of_the_sections(build: dict[str, Path], tmp_path: Path) -> None:
-    found = {line.label: line for line in headlines(write_report(build, tmp_path / "out"))}
+    found = {line.label: line for line in view.headlines(write_report(build, tmp_path / "out"))}
     assert found["Task average of the base"].value == "68.0"
     assert found["Held-out loss of the base"].note.startswith("1.42 nats")
     assert found["Kept by the chat model"].value == "90"
@@ -303,7 +302,7 @@ def test_a_build_without_questions_or_package_says_so(build: dict[str, Path], tm
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     Page(html)
     assert "Teacher, Student before, Base, Chat: no questions." in html
-    assert {line.note for line in headlines(content)} >= {"not measured"}
+    assert {line.note for line in view.headlines(content)} >= {"not measured"}
 
 
 def test_a_benchmark_that_could_not_be_asked_is_named(build: dict[str, Path], tmp_path: Path) -> None:
@@ -325,14 +324,14 @@ def test_a_held_out_loss_without_text_says_why(build: dict[str, Path], tmp_path:
     content = write_report(build, tmp_path / "out")
     assert {"what": "held-out loss", "of": list(CHECKPOINTS), "reason": "no token"} in content["not_measured"]
     Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert next(line for line in headlines(content) if line.label.startswith("Held-out")).note == "not measured"
+    assert next(line for line in view.headlines(content) if line.label.startswith("Held-out")).note == "not measured"
 
 
 def test_a_resumed_stage_does_not_claim_its_whole_time(build: dict[str, Path], tmp_path: Path) -> None:
     facts = json.loads((build["teacher"] / "manifest.json").read_text())["facts"]
     write_manifest(build["teacher"], facts, seconds=3.0, resumed=True)
     content = write_report(build, tmp_path / "out")
-    assert next(line for line in headlines(content) if line.label == "Time to build").value.startswith("at least ")
+    assert next(line for line in view.headlines(content) if line.label == "Time to build").value.startswith("at least ")
 
 
 def test_pages_can_be_drawn_again_from_the_json(build: dict[str, Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from errors_tiny import refuses
 
-from eval.report.choices import Choice, differences, revised
+from eval.report.stage import Choice, differences, revised
 
 STEPS = Choice(
     what="steps", value="8,000", reason="two days", fields=(("base.steps", 8000), ("base.optim.betas[1]", 0.95))

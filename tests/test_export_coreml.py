@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from errors_tiny import refuses
 from export_tiny import SOURCES, reference_logits, token_ids, workspace, write_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from common.errors import UserError
+from common.errors import Code
 from common.provenance import read_sources, write_sources
 from export import coreml as module
 from export.coreml import CoremlConfig, coreml
@@ -69,11 +70,11 @@ def test_tokens_beyond_the_context_are_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "chat")
     decoder = Decoder(Checkpoint(folder), context_tokens=CONTEXT)
     step(decoder, [1] * CONTEXT, past_tokens=0, context_tokens=CONTEXT)
-    with pytest.raises(UserError, match="1 to 0 tokens behind 128"):
+    with refuses("out-of-range", wanted="1 to 0 tokens after 128", got="1"):
         step(decoder, [1], past_tokens=CONTEXT, context_tokens=CONTEXT)
-    with pytest.raises(UserError, match="in a context of 128"):
+    with refuses("out-of-range", wanted="a context of 128", got="129"):
         step(decoder, [1] * (CONTEXT + 1), past_tokens=0, context_tokens=CONTEXT)
-    with pytest.raises(UserError, match="at most 512 tokens"):
+    with refuses("out-of-range", wanted="512 tokens", got="544"):
         Decoder(Checkpoint(folder), context_tokens=544)
 
 
@@ -203,11 +204,19 @@ def test_without_coremltools_the_stage_tells_why(tmp_path: Path, monkeypatch: py
     assert coreml.__dict__["can_run"](config) == reason
     assert not list((tmp_path / "out").iterdir())
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    with pytest.raises(UserError, match="coremltools, which has a wheel"):
+    with refuses("not-installed", wanted="coremltools"):
         coreml(config, workspace(tmp_path / "out"), tmp_path / "chat")
 
 
-@pytest.mark.parametrize("options", [{"weights": "int4"}, {"context_tokens": 100}, {"context_tokens": 0}, {"stem": ""}])
-def test_config_that_contradicts_itself_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"weights": "int4"}, "unknown-name"),
+        ({"context_tokens": 100}, "out-of-range"),
+        ({"context_tokens": 0}, "out-of-range"),
+        ({"stem": ""}, "wrong-format"),
+    ],
+)
+def test_config_that_contradicts_itself_is_refused(options: dict[str, Any], code: Code) -> None:
+    with refuses(code):
         dataclasses.replace(CoremlConfig(stem="Tiny"), **options)

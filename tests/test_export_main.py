@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from errors_tiny import refuses
 from export_tiny import write_checkpoint
 
-from common.errors import UserError
+from common.errors import Code, UserError
 from export.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -30,16 +31,19 @@ def test_gguf_verb_writes_a_finished_artifact_once(tmp_path: Path, capsys: pytes
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     checkpoint = str(write_checkpoint(tmp_path / "chat"))
     out = tmp_path / "out"
-    for arguments, named in (
-        (["gguf", checkpoint, "--encoding", "Q3_K"], "Q3_K"),
-        (["gguf", str(tmp_path)], r"config\.json"),
-        (["gguf", str(tmp_path / "nowhere")], "nowhere"),
-        (["coreml", checkpoint, "--context", "1024"], "at most 512"),
-        (["coreml", checkpoint, "--weights", "int4"], "int4"),
-    ):
-        with pytest.raises(UserError, match=named):
+    mistakes: tuple[tuple[list[str], Code, str], ...] = (
+        (["gguf", checkpoint, "--encoding", "Q3_K"], "unknown-name", "Q3_K"),
+        (["gguf", str(tmp_path)], "not-found", "config.json"),
+        (["coreml", checkpoint, "--context", "1024"], "out-of-range", "1024"),
+        (["coreml", checkpoint, "--weights", "int4"], "unknown-name", "int4"),
+    )
+    for arguments, code, named in mistakes:
+        with refuses(code, got=named):
             main([*arguments, "--out", str(out)])
         assert not out.exists()
+    with pytest.raises(UserError, match="nowhere"):
+        main(["gguf", str(tmp_path / "nowhere"), "--out", str(out)])
+    assert not out.exists()
 
 
 def test_options_of_later_issues_are_absent(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from export_tiny import divergence, llama_logits, reference_logits, token_ids, w
 from transformers import AutoModelForCausalLM
 
 from common.errors import Code
+from common.gguf_header import read_header
 from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
 from export.gguf import COUNTED, GgufConfig, gguf, quantize
-from export.gguf_file import inspect
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_broken_file_is_a_named_error(files: Path, tmp_path: Path) -> None:
     for content, code in contents:
         broken.write_bytes(content)
         with refuses(code, got="Broken-F16"):
-            inspect(broken)
+            read_header(broken)
         with refuses("wrong-format", got="Broken-F16.gguf"):
             LlamaCppRuntime(broken, repack=False)
         with refuses("failed", got="Broken-Q8_0.gguf"):

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errors_tiny import refuses
 from export_tiny import LLAMA3_SPLIT, write_tokenizer
 from tokenizers import Tokenizer
 
-from common.errors import UserError
 from export.vocabulary import Vocabulary, read_vocabulary
 
 ROWS = 640
@@ -96,7 +96,7 @@ def test_unknown_pre_tokenizer_is_refused(change: str, tmp_path: Path) -> None:
             described["pre_tokenizer"] = None
 
     edit(tmp_path, "tokenizer.json", spoil)
-    with pytest.raises(UserError, match="llama-bpe, qwen2"):
+    with refuses("unsupported", wanted="llama-bpe, qwen2"):
         read(tmp_path)
 
 
@@ -126,17 +126,17 @@ def test_beginning_token_follows_the_tokenizer(tmp_path: Path) -> None:
 
 def test_tokenizers_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
-    with pytest.raises(UserError, match="not supported yet"):
+    with refuses("unsupported", got="tokenizer.model"):
         read(tmp_path)
     write_tokenizer(tmp_path)
     edit(tmp_path, "tokenizer.json", lambda described: described["model"].update(byte_fallback=True))
-    with pytest.raises(UserError, match="byte_fallback True"):
+    with refuses("unsupported", got="byte_fallback True"):
         read(tmp_path)
 
 
 def test_more_ids_than_rows_and_doubled_tokens_are_refused(tmp_path: Path) -> None:
     size = write_tokenizer(tmp_path)
-    with pytest.raises(UserError, match=f"0 to {size - 1}"):
+    with refuses("mismatch", wanted=f"0 to {size - 1}", got=f"{size - 1} rows"):
         read_vocabulary(tmp_path, rows=size - 1)
 
     def add_padding_name(described: dict[str, Any]) -> None:
@@ -144,5 +144,5 @@ def test_more_ids_than_rows_and_doubled_tokens_are_refused(tmp_path: Path) -> No
         described["added_tokens"].append(added)
 
     edit(tmp_path, "tokenizer.json", add_padding_name)
-    with pytest.raises(UserError, match=f"PAD{size + 1}"):
+    with refuses("wrong-format", got=f"PAD{size + 1}"):
         read(tmp_path)

@@ -10,10 +10,10 @@ import pytest
 from errors_tiny import refuses
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS, Shares
 from common.errors import UserError
 from common.packing import PackedRows
 from common.provenance import Terms, write_terms
-from common.splits import SPLITS, Shares
 from common.tokenizer import Tokenizer
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, conversations, fault_of

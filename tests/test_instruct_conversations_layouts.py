@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS, Shares
 from common.errors import UserError
 from common.provenance import Terms
-from common.splits import SPLITS, Shares
 from instruct.conversations import ConversationsConfig, LmsysConfig, conversations
 from instruct.conversations.counts import RuleCounts
 from instruct.conversations.layouts import files_of, read_chat

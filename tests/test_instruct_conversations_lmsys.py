@@ -29,12 +29,12 @@ from lmsys_tiny import (
 )
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS, Shares
 from common.errors import Code, InputError, UserError
 from common.provenance import Terms
-from common.splits import SPLITS, Shares
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, LmsysConfig, conversations, gpg
-from instruct.conversations.lmsys_rows import best_response, joined_row
+from instruct.conversations.layouts import best_response, joined_row
 
 CONFIG = ConversationsConfig(sequence_tokens=256, shares=Shares(calibration=0.1, validation=0.1, test=0.1))
 
@@ -233,8 +233,8 @@ def test_a_wrong_passphrase_names_the_script(
         conversations(config, workspace(tmp_path / "out"), tokenizer_folder)
     error = found[0]
     assert VARIABLE in error.wanted and INSTRUCTIONS + ".gpg" in error.wanted
-    expected = {"wrong": "a wrong one", "two\nlines": "several lines"}.get(passphrase or "", "none")
-    assert error.got.startswith(expected) and "wrong" not in str(error).replace("a wrong one", "")
+    expected = {"wrong": "a wrong passphrase", "two\nlines": "several lines"}.get(passphrase or "", "none")
+    assert error.got.startswith(expected) and "wrong" not in str(error).replace("a wrong passphrase", "")
     assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "scratch"]
 
 
@@ -275,8 +275,11 @@ def test_a_damaged_encrypted_file(
 def test_gpg_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, SECRET)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with refuses("not-installed", wanted="gpg", got="PATH", next_step="GnuPG") as found:
-        gpg.decrypt(tmp_path / "a.gpg", tmp_path / "a", variable=VARIABLE, key_hint="")
+    with (
+        refuses("not-installed", wanted="gpg", got="PATH", next_step="GnuPG") as found,
+        gpg.decrypted(tmp_path / "a.gpg", tmp_path, variable=VARIABLE, key_hint=""),
+    ):
+        raise AssertionError("there is no gpg")
     assert SECRET not in str(found[0])
 
 

@@ -11,9 +11,9 @@ import pytest
 from errors_tiny import refuses
 from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
+from common.documents import SPLITS
 from common.errors import UserError
 from common.sources import HubDataset, HubFiles
-from common.splits import SPLITS
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, conversations, layouts, published
 from instruct.conversations.published import published_source, set_names

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from errors_tiny import refuses
 from safetensors.torch import load_file
 from training_tiny import MACHINE, NAMES, THINGS, corpus_folder, model_folder, tokenizer_folder
 
 from common.checkpoint import CheckpointManager, load_model
-from common.errors import UserError
 from common.optim import OptimConfig
 from common.packing import PackedRows, write_packed
 from common.store import Workspace, run_alone
@@ -74,16 +74,16 @@ def test_the_answers_are_learnt_and_prompts_do_not_count(tiny: dict[str, Path], 
 
 def test_replay_needs_both_the_rows_and_the_corpus(tiny: dict[str, Path], tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path, machine=MACHINE)
-    with pytest.raises(UserError, match="replay"):
+    with refuses("contradiction", wanted="replay", got=str(tiny["corpus"])):
         instruct(CONFIG, workspace, tiny["base"], tiny["conversations"], tiny["corpus"])
-    with pytest.raises(UserError, match="replay"):
+    with refuses("contradiction", wanted="replay", got="2 rows a step, corpus None"):
         instruct(replace(CONFIG, replay_rows_per_step=2), workspace, tiny["base"], tiny["conversations"], None)
 
 
 def test_text_is_not_tuned_on_as_if_it_were_answers(tiny: dict[str, Path], tmp_path: Path) -> None:
     corpus = shutil.copytree(tiny["corpus"], tmp_path / "corpus")
     (corpus / "data_card.json").write_text(json.dumps({"sources": []}))
-    with pytest.raises(UserError, match=r"a folder of .*conversations.*got .*corpus, a corpus of text"):
+    with refuses("wrong-format", wanted="conversations", got=str(corpus)):
         instruct(CONFIG, Workspace(folder=tmp_path, machine=MACHINE), tiny["base"], corpus, None)
 
 

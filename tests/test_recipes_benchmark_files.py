@@ -5,7 +5,6 @@ import http.server
 import io
 import tarfile
 import threading
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from published_sources import write_benchmarks
 from text_tiny import workspace
 
 from common.errors import Code
+from common.known_benchmarks import BENCHMARKS, sources
 from common.sources import download
-from eval.report.choices import BENCHMARKS
 from recipes.stages.benchmarks import (
-    REGISTRY_FILE,
     BenchmarkFilesConfig,
     BenchmarkQuestionsConfig,
     benchmark_files,
@@ -168,16 +166,15 @@ def test_a_local_archive_that_is_damaged_is_named(tmp_path: Path) -> None:
 
 
 def test_terms_of_a_part_are_told() -> None:
-    jmmlu = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))["jmmlu"]
-    assert "japanese_history and world_history" in jmmlu["restriction"]
+    assert "japanese_history and world_history" in sources()["jmmlu"]["restriction"]
 
 
 def test_the_report_tells_the_same_terms() -> None:
-    registry = {entry["repository"]: entry for entry in tomllib.loads(REGISTRY_FILE.read_text("utf-8")).values()}
+    registry = {entry["repository"]: entry for entry in sources().values()}
     for benchmark in BENCHMARKS.values():
         entry = registry[benchmark.publisher]
         assert entry["licence"] == benchmark.licence.replace("CC BY", "CC-BY").replace(" ", "-")
-        assert ("restriction" in entry) == (benchmark.note is not None)
+        assert entry.get("restriction") == benchmark.note
 
 
 def test_the_report_can_name_every_benchmark_that_may_be_left_out(tmp_path: Path) -> None:
@@ -200,7 +197,7 @@ def test_niilc_s_training_half_is_no_test(tmp_path: Path) -> None:
 
 
 def test_the_registry_pins_every_repository_to_a_commit() -> None:
-    entries = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    entries = sources()
     assert {"jglue", "jmmlu", "jemhopqa", "niilc", "mgsm"} <= entries.keys()
     for entry in entries.values():
         assert len(bytes.fromhex(entry["commit"])) == 20 and entry["licence"] and entry["files"]
@@ -209,7 +206,7 @@ def test_the_registry_pins_every_repository_to_a_commit() -> None:
 
 @pytest.mark.shared_data
 def test_the_known_checksums_are_those_of_the_files_at_hand(shared_data: Path) -> None:
-    entries = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    entries = sources()
     here = {hashlib.sha256(path.read_bytes()).hexdigest() for path in shared_data.rglob("*") if path.is_file()}
     known = {digest for entry in entries.values() for digest in entry.get("sha256", {}).values()}
     assert len(known) == 8 and known <= here

@@ -8,10 +8,11 @@ import pytest
 from export_tiny import write_checkpoint
 
 from common.errors import UserError
+from common.gguf_header import read_header
 from common.model_shape import ModelShape
 from distill.initial import qwen2_config
 from export.gguf import MATRIX_TYPES, quantize
-from export.gguf_file import inspect, write_f16
+from export.gguf_file import write_f16
 from export.model_folder import Checkpoint
 from export.vocabulary import read_vocabulary
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes, tensor_type
@@ -78,7 +79,7 @@ def test_computed_bytes_are_those_of_llama_cpp(tmp_path: Path, shape: dict[str, 
         path = tmp_path / f"{encoding}.gguf"
         if encoding != "F16":
             quantize(f16, path, encoding, threads=1)
-        contents = inspect(path)
+        contents = read_header(path)
         found = {name: (tensor.type, tensor.shape) for name, tensor in contents.tensors.items()}
         assert found == {name: (tensor_type(made, encoding, name, shape), shape) for name, shape in made.tensors()}, (
             encoding

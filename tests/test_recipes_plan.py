@@ -5,18 +5,21 @@ The hand calculation stands here in plain numbers, matrix by matrix; it uses not
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from errors_tiny import refuses
 from hub_stand_in import Hub, Repo
 from sources_tiny import MODEL
 
-from common.errors import UserError
 from common.fused_linear_loss import default_chunk_tokens
 from common.model_shape import KNOWN, ModelShape, shape_of
-from common.sources import HubModel, SourcesLock
+from common.sources import HubDataset, HubFiles, HubModel, SourcesLock
+from common.sources.lockfile import _entry_name
+from instruct.conversations.published import published_source
 from recipes.loading import KNOWN as RECIPES
 from recipes.loading import load
 from recipes.mini import mini
@@ -158,11 +161,12 @@ def test_disk_equals_a_sum_by_hand(release: Plan) -> None:
 
 def test_what_a_lock_lists_is_packed_whole(tmp_path: Path) -> None:
     files = {
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": ["0.parquet"],
-        "dataset wikimedia/wikipedia:20231101.ja": ["0.parquet"],
-        "dataset tokyotech-llm/lmsys-chat-1m-synth a b": ["a.jsonl.gz", "b.jsonl.gz.gpg"],
-        "dataset tokyotech-llm/swallow-magpie-ultra-v0.1:ja train_ja.jsonl*": ["train_ja.jsonl"],
-        "dataset tokyotech-llm/swallow-gemma-magpie-v0.1": ["train.jsonl"],
+        "HuggingFaceFW/fineweb-2": ["0.parquet"],
+        "wikimedia/wikipedia": ["0.parquet"],
+        "tokyotech-llm/lmsys-chat-1m-synth": ["a.jsonl.gz", "b.jsonl.gz.gpg"],
+        "lmsys/lmsys-chat-1m": ["a.parquet"],
+        "tokyotech-llm/swallow-magpie-ultra-v0.1": ["train_ja.jsonl"],
+        "tokyotech-llm/swallow-gemma-magpie-v0.1": ["train.jsonl"],
     }
     _lock(tmp_path, {name: (len(names) * 10**9, names) for name, names in files.items()})
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
@@ -176,12 +180,23 @@ def test_what_a_lock_lists_is_packed_whole(tmp_path: Path) -> None:
 
 
 def _lock(folder: Path, sets: Mapping[str, tuple[int, list[str]]]) -> None:
-    """A lock in which sets have a size in bytes and files."""
-    sources = {
-        name: {"from": "hub", "files": {"name": "a/b", "revision": "0" * 40, "bytes": size, "files": files}}
-        for name, (size, files) in sets.items()
-    }
-    (folder / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": sources}))
+    """The lock of a build that has asked the hub for the release's sets: their bytes and files, by name."""
+    entries: dict[str, Any] = {}
+
+    def found(dataset: HubDataset, *, max_files: int | None = None) -> HubFiles:
+        size, names = sets[dataset.name]
+        files = HubFiles(name=dataset.name, config=dataset.config, revision="0" * 40, bytes=size, files=tuple(names))
+        entries[_entry_name(dataset, max_files)] = {"from": "hub", "files": asdict(files)}
+        return files
+
+    recipe: Any = tinyswallow()
+    for source in recipe.corpus.sources:
+        if source.files.name in sets:
+            found(source.files, max_files=source.max_files)
+    for source in recipe.conversations.sources:
+        if source.files.name in sets:
+            published_source(source.files, sources=None, find=found)
+    (folder / "sources.lock.json").write_text(json.dumps({"version": 1, "sources": entries}))
 
 
 def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
@@ -197,7 +212,7 @@ def test_texts_of_sources_are_measured(tmp_path: Path) -> None:
 def test_exports_of_the_true_size(tmp_path: Path) -> None:
     plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
     gguf, coreml = _stage(plan, "gguf"), _stage(plan, "coreml")
-    sizes = {part.what: part.bytes for part in gguf.kept}
+    sizes = gguf.kept
     # https://huggingface.co/SakanaAI/TinySwallow-1.5B-Instruct-GGUF/tree/main: 1.65 and 1.13 GB, of this shape.
     assert sizes["Q8_0.gguf"] == pytest.approx(1.65e9, rel=0.01)
     assert sizes["Q5_K_M.gguf"] == pytest.approx(1.13e9, rel=0.01)
@@ -210,7 +225,7 @@ def test_exports_of_the_true_size(tmp_path: Path) -> None:
 def test_an_encoding_without_rules_counts_as_much_as_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(BASE_TYPES, "Q8_0")
     plan = plan_of(rehearsal(), build_folder=tmp_path, sources=None)
-    sizes = {part.what: part.bytes for part in _stage(plan, "gguf").kept}
+    sizes = _stage(plan, "gguf").kept
     assert sizes["Q8_0.gguf (at most)"] == sizes["F16.gguf"]
 
 
@@ -234,9 +249,9 @@ def test_downloads_gates_and_terms(release: Plan) -> None:
 
 def test_sizes_of_sets_come_from_the_lock(tmp_path: Path) -> None:
     sets = {
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan first 1 files": (9 * 10**9, ["0.parquet"]),
-        "dataset HuggingFaceFW/fineweb-2:jpn_Jpan": (300 * 10**9, ["of another recipe.parquet"]),
-        "dataset lmsys/lmsys-chat-1m **/*.parquet": (1_480_000_000, ["a.parquet"]),
+        "HuggingFaceFW/fineweb-2": (9 * 10**9, ["0.parquet"]),
+        "tokyotech-llm/lmsys-chat-1m-synth": (10**9, ["a.jsonl.gz"]),
+        "lmsys/lmsys-chat-1m": (1_480_000_000, ["a.parquet"]),
     }
     _lock(tmp_path, sets)
     plan = plan_of(tinyswallow(), build_folder=tmp_path, sources=None)
@@ -303,10 +318,8 @@ def test_a_rehearsal_is_exports_alone(tmp_path: Path) -> None:
 def test_qwen3_is_planned_too(tmp_path: Path) -> None:
     plan = plan_of(qwen3(), build_folder=tmp_path, sources=None)
     assert plan.gates == () and plan.needs.gpu
-    assert (
-        gpu_parts(plan.runs[0])[0].bytes
-        == 2 * ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"]).parameters()
-    )
+    teacher = ModelShape.of(KNOWN["tokyotech-llm/Qwen3-Swallow-32B-SFT-v0.2"])
+    assert next(iter(gpu_parts(plan.runs[0]).values())) == 2 * teacher.parameters()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -377,16 +390,16 @@ def test_models_of_sources_are_what_their_config_says(tmp_path: Path) -> None:
 def test_a_model_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     other, student = HubModel(name="org/other"), HubModel(name="Qwen/Qwen2.5-1.5B-Instruct")
-    with pytest.raises(UserError, match=r"the shapes of org/other.*got (offline mode|no answer).*say SOURCES=DIR"):
+    with refuses("not-found", wanted="org/other", next_step="SOURCES=DIR"):
         shape_of(other, sources=None)
-    with pytest.raises(UserError, match=r"the shapes of org/other.*got no .*config\.json"):
+    with refuses("not-found", wanted="org/other", got="config.json"):
         shape_of(other, sources=tmp_path)
     assert shape_of(HubModel(name="Qwen/Qwen3-1.7B"), sources=tmp_path) == ModelShape.of(KNOWN["Qwen/Qwen3-1.7B"])
     _sources(tmp_path, TINY | {"model_type": "bert"})
-    with pytest.raises(UserError, match="got bert"):
+    with refuses("unsupported", got="bert"):
         shape_of(student, sources=tmp_path)
     (tmp_path / student.name / "config.json").write_text("{")
-    with pytest.raises(UserError, match="one that does not read"):
+    with refuses("wrong-format", wanted=student.name):
         shape_of(student, sources=tmp_path)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.store.keys import readable
-from eval.report.choices import differences
+from eval.report.stage import differences
 from export.card import CardConfig
 from recipes.japanese_teacher import japanese_teacher
 from recipes.qwen3 import CHAT_STEPS, qwen3

@@ -3,6 +3,7 @@
 The long run is here in the shortest form that has every part of it; nothing but sizes differs from the release.
 """
 
+import contextlib
 import errno
 import io
 import json
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,21 +116,40 @@ def test_nothing_but_sizes_differs() -> None:
     assert "steps" in SIZES
 
 
-def test_what_the_release_reads_can_be_looked_at_before_it_trains(
-    tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment.setattr(inspect, "load", lambda name, **where: resized(tinyswallow(), SMALL))
-    inspect.main(["tinyswallow", "--build", str(tmp_path), "--rows", "1"])
-    printed = capsys.readouterr().out
-    assert re.findall(r"== (\w+), row", printed) == ["corpus", "conversations"]
-    assert "<|im_start|>assistant" in printed and "missing" not in printed and "FLOPs" not in printed
-    assert not list(tmp_path.glob("teacher-*")) and list(tmp_path.glob("student_before-*"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspected:
+    """What `python -m recipes.inspect` printed, its build folder, and the folders that were in it then."""
+
+    printed: str
+    build: Path
+    names: tuple[str, ...]
 
 
-def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environment: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Inspected:
+    """The data of the release, which the whole build below finds built."""
+    folder, printed = tmp_path_factory.mktemp("inspected") / "build", io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
+        for name, value in (("SOURCES", str(sources)), (VARIABLE, SECRET), ("HF_TOKEN", TOKEN)):
+            patched.setenv(name, value)
+        patched.setattr(inspect, "load", lambda name, **where: resized(tinyswallow(), SMALL))
+        inspect.main(["tinyswallow", "--build", str(folder), "--rows", "1"])
+    names = tuple(path.name for path in folder.iterdir())
+    return Inspected(printed=printed.getvalue(), build=folder, names=names)
+
+
+def test_what_the_release_reads_can_be_looked_at_before_it_trains(inspected: Inspected) -> None:
+    assert re.findall(r"== (\w+), row", inspected.printed) == ["corpus", "conversations"]
+    assert "<|im_start|>assistant" in inspected.printed
+    assert "missing" not in inspected.printed and "FLOPs" not in inspected.printed
+    artifacts = {name.split("-")[0] for name in inspected.names}
+    assert "teacher" not in artifacts and "student_before" in artifacts
+
+
+def test_the_release_from_names_to_files(inspected: Inspected, sources: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HF_TOKEN", TOKEN)
     recipe = resized(tinyswallow(), SMALL)
-    done = built(recipe, Store(tmp_path / "build"))
+    done = built(recipe, Store(inspected.build))
     names = [stage.name for stage in pipeline(recipe)]
     assert list(done) == [name for name in names if name != "benchmarks"], "SOURCES has the benchmark files"
     release = done["dist"].folder
@@ -148,15 +168,15 @@ def test_the_release_from_names_to_files(tmp_path: Path, sources: Path, environm
     assert (release / "licences" / MAGPIE.replace("/", "--") / "USE_POLICY.md").is_file()
     card = (release / "README.md").read_text(encoding="utf-8")
     assert "zero-shot" in card and "Built with Llama" in card
-    for folder in (release, tmp_path / "build"):
+    for folder in (release, inspected.build):
         for path in folder.rglob("*"):
             if path.suffix in (".md", ".json", ".html", ".jsonl"):
                 text = path.read_text(encoding="utf-8", errors="replace")
                 assert SECRET not in text and str(sources) not in text, path
 
-    assert not holding(TOKEN, tmp_path / "build")
+    assert not holding(TOKEN, inspected.build)
 
-    lock = json.loads((tmp_path / "build" / LOCK_FILE).read_text(encoding="utf-8"))["sources"]
+    lock = json.loads((inspected.build / LOCK_FILE).read_text(encoding="utf-8"))["sources"]
     assert {entry.split()[1].partition(":")[0] for entry in lock} >= {
         TEACHER,
         STUDENT,

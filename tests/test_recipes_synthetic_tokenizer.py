@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Toke
 
 from common.model_shape import ModelShape
 from common.tokenizer import Tokenizer
-from distill.chatml import CHAT_TEMPLATE
+from distill.train_tokenizer import CHAT_TEMPLATE
 from export.gguf import PROBE
 from export.gguf_file import write_f16
 from export.model_folder import Checkpoint

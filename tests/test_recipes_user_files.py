@@ -19,7 +19,7 @@ from common.store import Workspace, artifact_key
 from eval.tasks.question_rows import CHOICE_SHAPES, TASK_FOLDER
 from instruct.conversations.counts import RuleCounts
 from instruct.conversations.layouts import files_of, read_chat
-from instruct.conversations.lmsys_rows import LmsysConfig
+from instruct.conversations.rules import LmsysConfig
 from recipes.mini import mini
 from recipes.stages.user_files import UserFilesConfig, user_files
 

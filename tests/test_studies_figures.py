@@ -17,6 +17,7 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
+from errors_tiny import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
@@ -25,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from common.errors import UserError
 from distill.taid import TaidConfig
 from studies import figure_curves as curves
 from studies import figures
@@ -293,7 +293,7 @@ def test_a_study_without_curves_counts_as_not_measured(tmp_path: Path, changes: 
 def test_a_broken_study_is_one_clear_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "compare.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"wanted the JSON of make compare in .*compare\.json"):
+    with refuses("wrong-format", wanted=str(path)):
         figures.read_study(path)
 
 

@@ -71,7 +71,7 @@ class _GrowingArray:
     """An .npy file [R, columns] to which rows are appended; its header is rewritten with R at the end."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], columns: int, *, rows: int) -> None:
-        """Opens the file behind its first `rows` rows, those of an earlier start; what lies behind them is cut off."""
+        """Open the file behind its first `rows` rows, which an earlier start wrote; the rest is cut off."""
         self._file: BinaryIO = path.open("rb+" if rows else "wb+")
         self._dtype, self._columns, self.rows = dtype, columns, rows
         self._write_header()
@@ -107,10 +107,10 @@ def write_packed(
     sequence_tokens: int,
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-    """Packs documents into `folder`: tokens.npy, doc_ids.npy, weights.npy and meta.json.
+    """Pack documents into `folder`: tokens.npy, doc_ids.npy, weights.npy and meta.json.
 
     Rows keep the order of the documents from window to window and are shuffled inside a window, so that any prefix of
-    the rows is a fair sample of the lengths. What a killed start wrote in whole windows is kept.
+    the rows is a fair sample of the lengths. Complete windows of a killed start are kept.
 
     Args:
         folder: the split's folder, made if absent.

@@ -8,8 +8,8 @@
 With SOURCES=DIR, `DIR/<org>/<name>/` replaces the hub, and `resolve` returns the paths of local files instead.
 
 `names`: what a recipe or a command line calls a repository. `select`: which of its files are meant. `hub`: asks the hub
-or the local folder, and explains the hub's refusals. `download`: fetches files. `integrity`: finds truncated files.
-`lockfile`: keeps a build at the commits and checksums that it began with.
+or the local folder, and explains the hub's refusals. `download`: fetches files and finds truncated ones. `lockfile`:
+keeps a build at the commits and checksums that it began with.
 """
 
 from common.sources.download import fetch, fetched

@@ -1,23 +1,27 @@
 """Downloads files of the hub and checks them; files of a data set one at a time, removed after use.
 
 A data set may be larger than the disk, so nothing goes into the hub's cache. A broken connection or a killed run leaves
-a `.part` file, and the next try resumes at its end; the library's own download would start again. Independent of
-formats: a file is bytes with a size and, if the hub lists one, a sha256.
+a `.part` file, and the next try resumes at its end; the library's own download would start again. `require_whole` finds
+truncated local files by their format: otherwise a stage would notice them hours later.
 """
 
 import contextlib
+import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
 
 from common.disk import free_bytes, sha256_of
-from common.errors import UserError
+from common.errors import UserError, damaged
 from common.metrics import progress
 from common.sources import hub
 from common.sources.names import HubFiles
@@ -29,7 +33,7 @@ PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 @contextlib.contextmanager
-def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, None]:
+def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path]:
     """One of `files`, downloaded into a folder under `scratch`, which is deleted when the context ends.
 
     The path keeps the file's own name. After a kill, the same call resumes the download or finds it done.
@@ -39,8 +43,7 @@ def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, 
     """
     if file not in files.files:
         raise ValueError(f"{file} is none of the files of {files.name}")
-    key = hashlib.sha256(f"{files.name} {files.revision} {file}".encode()).hexdigest()[:16]
-    folder = scratch / key
+    folder = scratch / hashlib.sha256(f"{files.name} {files.revision} {file}".encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / PurePosixPath(file).name
     if whole.exists():
@@ -53,11 +56,7 @@ def fetched(files: HubFiles, file: str, scratch: Path) -> Generator[Path, None, 
 
 
 def fetch(files: HubFiles, file: str, target: Path) -> None:
-    """Makes `target` one of `files`, complete and checked; resumes a killed or broken download of it.
-
-    Raises:
-        UserError: as `fetched`.
-    """
+    """Makes `target` one of `files`, complete and checked; resumes a broken download of it. Errors as `fetched`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with hub.explained(files.name, files.revision, files.kind, is_resolved=True):
         _download(files, file, _part(target))
@@ -84,12 +83,8 @@ def _download(files: HubFiles, file: str, part: Path) -> None:
         if difference is None:
             return
         part.unlink()
-    raise UserError(
-        "damaged",
-        wanted=f"the file {file} of {files.name} as the hub lists it",
-        got=str(difference),
-        next_step="start again to repeat the download; if the error stays, take another revision",
-    )
+    next_step = "start again to repeat the download; if the error stays, take another revision"
+    raise damaged(f"the file {file} of {files.name} as the hub lists it", difference, next_step=next_step)
 
 
 def _difference(part: Path, listed: _Listed) -> str | None:
@@ -107,7 +102,7 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
         had_bytes = _size_bytes(part)
         try:
             listed = _listed(files, file)
-            _require_room(part, listed, file)
+            _require_room(part, listed.size_bytes - had_bytes, file)
             _stream(files, file, part, listed)
             if _size_bytes(part) >= listed.size_bytes:
                 return listed
@@ -121,12 +116,10 @@ def _bring(files: HubFiles, file: str, part: Path) -> _Listed:
             waits_s = iter(WAITS_S)
         wait_s = next(waits_s, None)
         if wait_s is None:
-            raise UserError(
-                "no-network",
-                wanted=f"the whole file {file} of {files.name}",
-                got=f"{_size_bytes(part):,} bytes of it, then {failure}, {len(WAITS_S) + 1} times in a row",
-                next_step="check the network and start again; the download resumes",
-            )
+            wanted = f"the whole file {file} of {files.name}"
+            got = f"{_size_bytes(part):,} bytes of it, then {failure}, {len(WAITS_S) + 1} times in a row"
+            next_step = "check the network and start again; the download resumes"
+            raise UserError("no-network", wanted=wanted, got=got, next_step=next_step)
         print(f"{file}: {failure}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)
         time.sleep(wait_s)
 
@@ -147,15 +140,11 @@ def _listed(files: HubFiles, file: str) -> _Listed:
     return _Listed(size_bytes=metadata.size, sha256=tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None)
 
 
-def _require_room(part: Path, listed: _Listed, file: str) -> None:
-    missing_bytes = listed.size_bytes - _size_bytes(part)
+def _require_room(part: Path, missing_bytes: int, file: str) -> None:
     if missing_bytes > (free := free_bytes(part.parent)):
-        raise UserError(
-            "no-space",
-            wanted=f"{missing_bytes:,} bytes on the disk of {part.parent} for {file}",
-            got=f"{free:,} bytes free",
-            next_step="free some space and start again; finished artifacts are kept",
-        )
+        wanted = f"{missing_bytes:,} bytes on the disk of {part.parent} for {file}"
+        next_step = "free some space and start again; finished artifacts are kept"
+        raise UserError("no-space", wanted=wanted, got=f"{free:,} bytes free", next_step=next_step)
 
 
 def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
@@ -169,14 +158,9 @@ def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
     headers = hub.request_headers()
     if start_bytes > 0:
         headers["Range"] = f"bytes={start_bytes}-"
+    url, timeout = hub.file_url(files.name, files.revision, file, files.kind), constants.HF_HUB_DOWNLOAD_TIMEOUT
     # The HTTP client drops the authorization header when the hub redirects to the host of large files.
-    request = get_session().stream(
-        "GET",
-        hub.file_url(files.name, files.revision, file, files.kind),
-        headers=headers,
-        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-    )
-    with request as response:
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
         hf_raise_for_status(response)
         resumes = response.status_code == 206  # with 200 the whole file comes once more
         with (
@@ -193,3 +177,101 @@ def _stream(files: HubFiles, file: str, part: Path, listed: _Listed) -> None:
 
 def _size_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def require_whole(path: Path) -> None:
+    """UserError ("damaged") for a safetensors, Parquet, gzip or gpg file that is truncated or something else.
+
+    A gzip file is read to its end, where its checksum is: callers read all of it anyway, for its sha256. Of the others
+    little is read. Truncated files of other kinds are detected by their readers.
+    """
+    checks = {".safetensors": _safetensors_fault, ".parquet": _parquet_fault, ".gz": _gzip_fault, ".gpg": _gpg_fault}
+    fault = checks[path.suffix](path) if path.suffix in checks else None
+    if fault is not None:
+        raise damaged(f"a whole {path.suffix.removeprefix('.')} file {path}", fault)
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a safetensors file, by name, from its header alone."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(_length(file, 8, "little")))
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def unpack_to_its_end(packed: Path | BinaryIO) -> None:
+    """Reads a gzip file to its checksum; EOFError, OSError or zlib.error if it is damaged."""
+    with gzip.open(packed) as file:
+        while file.read(2**20):
+            pass
+
+
+def _safetensors_fault(path: Path) -> str | None:
+    """A header's length (8 bytes, little-endian), the header as JSON, then the tensors' bytes up to the last offset."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = _length(file, 8, "little")
+        if size_bytes < 8 or header_bytes > size_bytes - 8:
+            return f"{size_bytes:,} bytes, which end inside its header"
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return "an invalid header"
+    wanted_bytes = 8 + header_bytes + max(ends, default=0)
+    return None if size_bytes == wanted_bytes else f"{size_bytes:,} bytes and not the {wanted_bytes:,} of its header"
+
+
+def _parquet_fault(path: Path) -> str | None:
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, size_bytes - 4))
+        whole = size_bytes >= 12 and start == file.read(4) == b"PAR1"
+    return None if whole else f"{size_bytes:,} bytes without the mark that closes such a file"
+
+
+def _gzip_fault(path: Path) -> str | None:
+    try:
+        return unpack_to_its_end(path)
+    except (EOFError, OSError, zlib.error) as error:
+        return f"{path.stat().st_size:,} bytes that do not unpack ({type(error).__name__})"
+
+
+def _gpg_fault(path: Path) -> str | None:
+    """Packets of OpenPGP (RFC 4880, section 4.2), one after the other: the last one must end with the file."""
+    size_bytes, armour = path.stat().st_size, b"-----BEGIN PGP"
+    with path.open("rb") as file:
+        if file.read(len(armour)) == armour:
+            file.seek(max(0, size_bytes - 200))
+            return None if b"-----END PGP" in file.read() else f"{size_bytes:,} bytes without the line that closes them"
+        file.seek(0)
+        while file.tell() < size_bytes:
+            if not _skip_packet(file, size_bytes) or file.tell() > size_bytes:
+                return f"{size_bytes:,} bytes, which end inside a packet or are not packets"
+    return None if size_bytes else "0 bytes"
+
+
+def _skip_packet(file: BinaryIO, size_bytes: int) -> bool:
+    """Seeks to the end of a packet, which may be beyond the file's end; False if there is no packet."""
+    tag = _length(file, 1)
+    if not tag & 0x80:
+        return False
+    if not tag & 0x40:  # the old form: the length in 1, 2 or 4 bytes, or up to the end of the file
+        length_bytes = {0: 1, 1: 2, 2: 4}.get(tag & 3)
+        file.seek(size_bytes if length_bytes is None else _length(file, length_bytes), 0 if length_bytes is None else 1)
+        return True
+    partial = True
+    while partial and file.tell() < size_bytes:
+        first = _length(file, 1)
+        partial = 224 <= first < 255
+        if partial:
+            file.seek(1 << (first & 0x1F), 1)
+        elif first < 192:
+            file.seek(first, 1)
+        else:
+            file.seek(_length(file, 4) if first == 255 else ((first - 192) << 8) + _length(file, 1) + 192, 1)
+    return not partial
+
+
+def _length(file: BinaryIO, count: int, order: Literal["big", "little"] = "big") -> int:
+    return int.from_bytes(file.read(count), order)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from common.disk import files_under
-from common.errors import Code, UserError
+from common.errors import Code, UserError, not_found
 from common.sources.names import LOCK_FILE, NOUNS, HubDataset, HubFiles, HubModel, Kind
 from common.sources.select import Repository, choose, choose_model, is_licence_text
 
@@ -27,31 +27,21 @@ Found = HubFiles | tuple[Path, ...]
 
 
 def found_files(files: Found | HubDataset | HubModel) -> Found:
-    """`files` where they are resolved.
-
-    Raises:
-        UserError: only a name is known.
-    """
+    """`files` where they are resolved; UserError ("not-found") for a name alone."""
     if isinstance(files, HubDataset | HubModel):
-        raise UserError(
-            "not-found",
-            wanted=f"the files of {files.name}",
-            got="its name alone",
-            next_step="resolve the recipe's sources first: recipes.resolve.resolve(recipe, build_folder)",
-        )
+        next_step = "resolve the recipe's sources first: recipes.resolve.resolve(recipe, build_folder)"
+        raise not_found(f"the files of {files.name}", "its name alone", next_step=next_step)
     return files
 
 
 def resolve(wanted: HubDataset | HubModel, *, sources: Path | None, max_files: int | None = None) -> Found:
-    """The files that a name means.
+    """The files that a name means, sorted: those at the present commit of its revision, or local files.
 
     Args:
+        wanted: the name.
         sources: the folder DIR of SOURCES=DIR: `DIR/<org>/<name>/` then replaces the hub, whatever the revision, and no
             request is made. None asks the hub, once.
         max_files: only the first N files, by path; None takes all.
-
-    Returns:
-        The files at the present commit of the revision; with `sources`, the paths of the local files, sorted.
 
     Raises:
         UserError: no such repository, config, split or revision, no access, no network; no such folder in `sources`; a
@@ -70,12 +60,9 @@ def resolve(wanted: HubDataset | HubModel, *, sources: Path | None, max_files: i
         )
     folder = sources / wanted.name
     if not folder.is_dir():
-        raise UserError(
-            "not-found",
-            wanted=f"the files of the {NOUNS[wanted.kind]} {wanted.name} in a folder of SOURCES",
-            got=f"no folder {folder}",
-            next_step="put them there, or correct SOURCES, or leave it out to ask the hub",
-        )
+        what = f"the files of the {NOUNS[wanted.kind]} {wanted.name} in a folder of SOURCES"
+        next_step = "put them there, or correct SOURCES, or leave it out to ask the hub"
+        raise not_found(what, f"no folder {folder}", next_step=next_step)
     return tuple(folder / name for name in islice(_chosen(wanted, _Folder(folder)), max_files))
 
 
@@ -85,8 +72,7 @@ def licence_files(dataset: HubDataset, found: Found, *, sources: Path | None) ->
         sizes = _licence_sizes(HubRepository(dataset.name, found.revision, is_resolved=True))
         return replace(found, files=tuple(sizes), bytes=sum(sizes.values()))
     assert sources is not None
-    folder = sources / dataset.name
-    return tuple(folder / name for name in _licence_sizes(_Folder(folder)))
+    return tuple(sources / dataset.name / name for name in _licence_sizes(_Folder(sources / dataset.name)))
 
 
 def _licence_sizes(repository: Repository) -> dict[str, int]:
@@ -116,7 +102,7 @@ class _Folder:
 
 
 class HubRepository:
-    """A data set or a model on the hub at one commit, which is looked up by the constructor."""
+    """A data set or a model on the hub at one commit, which the constructor looks up."""
 
     def __init__(self, name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False) -> None:
         """The arguments are those of `explained`."""
@@ -142,13 +128,10 @@ class HubRepository:
         from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
+        url, timeout = file_url(self.name, self.commit, name, self.kind), constants.HF_HUB_DOWNLOAD_TIMEOUT
         with explained(self.name, self.commit, self.kind):
             try:
-                response = get_session().get(
-                    file_url(self.name, self.commit, name, self.kind),
-                    headers=request_headers(),
-                    timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                )
+                response = get_session().get(url, headers=request_headers(), timeout=timeout)
                 hf_raise_for_status(response)
             except EntryNotFoundError:
                 return ""
@@ -159,17 +142,16 @@ class HubRepository:
         from huggingface_hub.hf_api import RepoFile
 
         # The list in repo_info may be truncated for a large repository; this one is paged and complete.
-        with explained(self.name, self.commit, self.kind):
-            try:
-                entries = self._api.list_repo_tree(
-                    self.name, folder or None, recursive=True, revision=self.commit, repo_type=self.kind
-                )
-                return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
-            except EntryNotFoundError:
-                return {}
+        with explained(self.name, self.commit, self.kind), contextlib.suppress(EntryNotFoundError):
+            entries = self._api.list_repo_tree(
+                self.name, folder or None, recursive=True, revision=self.commit, repo_type=self.kind
+            )
+            return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+        return {}
 
 
 def hub() -> "HfApi":
+    """The hub's client, at HF_ENDPOINT and with the token of HF_TOKEN."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=_endpoint(), token=_token())
@@ -202,9 +184,7 @@ def status_of(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(
-    name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False
-) -> Generator[None, None, None]:
+def explained(name: str, revision: str | None, kind: Kind = "dataset", *, is_resolved: bool = False) -> Generator[None]:
     """Turns what the hub's library raises inside into a UserError about the data set or model `name`.
 
     Args:
@@ -227,12 +207,9 @@ def explained(
 
 def no_hub(name: str, kind: Kind = "dataset") -> UserError:
     """Something else answers: a proxy's page, a wrong HF_ENDPOINT."""
-    return UserError(
-        "no-network",
-        wanted=f"the hub's answer about the {NOUNS[kind]} {name}",
-        got=f"an answer of {_host()} that is not the hub's",
-        next_step=f"check proxy, firewall and HF_ENDPOINT, or {_instead(name)}",
-    )
+    wanted, got = f"the hub's answer about the {NOUNS[kind]} {name}", f"an answer of {_host()} that is not the hub's"
+    next_step = f"check proxy, firewall and HF_ENDPOINT, or {_instead(name)}"
+    return UserError("no-network", wanted=wanted, got=got, next_step=next_step)
 
 
 def _explain(error: Exception, name: str, kind: Kind, *, is_resolved: bool) -> tuple[Code, str, str]:
@@ -240,14 +217,14 @@ def _explain(error: Exception, name: str, kind: Kind, *, is_resolved: bool) -> t
     from huggingface_hub import errors
 
     noun, status = NOUNS[kind], status_of(error)
-    token = "there is no HF_TOKEN" if _token() is False else "there is an HF_TOKEN"
+    token = f"there is {'no' if _token() is False else 'an'} HF_TOKEN in the environment"
     page = f"{_public_address()}/{'datasets/' if kind == 'dataset' else ''}{name}"
     match error:
         case errors.OfflineModeIsEnabled():
             got = "offline mode, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
             return "no-network", got, f"unset it, or {_instead(name)}"
         case errors.GatedRepoError():
-            got = f"a refusal: its terms are not accepted; {token} in the environment"
+            got = f"a refusal: its terms are not accepted; {token}"
             return "no-access", got, f"accept the terms at {page} and set HF_TOKEN to a token of that account"
         case errors.RevisionNotFoundError() if is_resolved:
             lock = f'delete the entries of "{kind} {name}" from {LOCK_FILE} in the build folder and start again'
@@ -258,18 +235,17 @@ def _explain(error: Exception, name: str, kind: Kind, *, is_resolved: bool) -> t
         case errors.EntryNotFoundError():
             return "not-found", "a file that is not there", f"resolve the {noun} again"
         case errors.RepositoryNotFoundError():
-            got = f"no such {noun}, or a private one; {token} in the environment"
+            got = f"no such {noun}, or a private one; {token}"
             return "not-found", got, f"correct the name; if {page} exists, set HF_TOKEN to a token that may read it"
         case errors.DisabledRepoError():
             return "no-access", f"a {noun} that the hub has disabled", "take another one"
         case errors.HFValidationError():
             return "wrong-format", "a name that the hub does not allow", "correct the name"
         case errors.HfHubHTTPError() if status in (401, 403):
-            got = f"a refusal (status {status}); {token} in the environment"
+            got = f"a refusal (status {status}); {token}"
             return "no-access", got, f"set HF_TOKEN to a valid token that may read {page}"
         case errors.HfHubHTTPError() if status == 429:
-            next_step = "wait some minutes and start again; with HF_TOKEN set, more are allowed"
-            return "no-network", "too many requests", next_step
+            return "no-network", "too many requests", "start again in some minutes; with HF_TOKEN set, more are allowed"
         case errors.HfHubHTTPError():
             return "no-network", f"status {status} from {_host()}", f"start again later, or {_instead(name)}"
         case _:
@@ -301,13 +277,8 @@ def _host() -> str:
 def _token() -> str | Literal[False]:
     """The token to send; False sends none, not even one that the library finds in a file."""
     token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
-        return False
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(
-            "no-access",
-            wanted="a token of the hub in the environment variable HF_TOKEN",
-            got="a value with blanks or characters that no token has",
-            next_step="set it again, or unset it",
-        )
-    return token
+    if token and (not token.isascii() or not token.isprintable() or " " in token):
+        wanted = "a token of the hub in the environment variable HF_TOKEN"
+        got = "a value with blanks or characters that no token has"
+        raise UserError("no-access", wanted=wanted, got=got, next_step="set it again, or unset it")
+    return token or False

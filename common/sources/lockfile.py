@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import remember_sha256, replace_text, sha256_of
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 from common.metrics import progress
-from common.sources.download import fetch
+from common.sources.download import fetch, require_whole
 from common.sources.hub import Found, HubRepository, licence_files, resolve
-from common.sources.integrity import require_whole
 from common.sources.names import LOCK_FILE, HubDataset, HubFiles, HubModel
 
 KEPT_FOLDER = "sources.kept"
@@ -29,15 +28,10 @@ class SourcesLock:
     """The lock of one build folder."""
 
     def __init__(self, path: Path, *, sources: Path | None, ask: bool = True) -> None:
-        """Reads `path`, which need not exist yet.
+        """Reads `path`, which need not exist yet; UserError ("damaged") where it is no lock.
 
-        Args:
-            path: the lock.
-            sources: the folder that replaces the hub, or None.
-            ask: False refuses what is not in the lock, and makes no request.
-
-        Raises:
-            UserError: the file is not a lock.
+        `sources` is the folder that replaces the hub, or None. Without `ask`, what is not in the lock is refused
+        ("not-found") and no request is made.
         """
         self._path, self._sources, self._ask = path, sources, ask
         self._entries: _Entries = {}
@@ -45,34 +39,25 @@ class SourcesLock:
             try:
                 self._entries = _read(path.read_text(encoding="utf-8"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    "damaged",
-                    wanted=f"the list of resolved sources in {path}",
-                    got=str(error),
-                    next_step="restore the file, or delete it to resolve the sources again",
-                ) from error
+                next_step = "restore the file, or delete it to resolve the sources again"
+                raise damaged(f"the list of resolved sources in {path}", error, next_step=next_step) from error
 
     def find(self, wanted: HubDataset | HubModel, *, max_files: int | None = None) -> Found:
         """The files that a name means in this build: as first resolved, or resolved and recorded now.
 
-        Args:
-            wanted: the name.
-            max_files: only the first N files, by path; the others are neither listed nor read.
+        Of more than `max_files` files only the first, by path, are listed and read.
 
         Raises:
             UserError: as `resolve`; a file of SOURCES is incomplete or has changed; SOURCES was set then and is not
                 now, or the other way round.
         """
-        name = entry_name(wanted, max_files=max_files)
+        name = _entry_name(wanted, max_files)
         known = self._entries.get(name)
         if known is not None and (known["from"] == "hub") != (self._sources is None):
             now, action = ("the hub", "set") if self._sources is None else ("SOURCES", "unset")
-            raise UserError(
-                "contradiction",
-                wanted=f"{wanted.name} from {known['from']}, as this build has it in {self._path}",
-                got=f"{now} instead",
-                next_step=f"{action} SOURCES, or build in another folder",
-            )
+            place = f"{wanted.name} from {known['from']}, as this build has it in {self._path}"
+            next_step = f"{action} SOURCES, or build in another folder"
+            raise UserError("contradiction", wanted=place, got=f"{now} instead", next_step=next_step)
         if self._sources is None:
             return self._on_hub(name, wanted.name, lambda: resolve(wanted, sources=None, max_files=max_files))
         if known is None:
@@ -80,11 +65,7 @@ class SourcesLock:
         return self._in_folder(name, resolve(wanted, sources=self._sources, max_files=max_files), wanted.name)
 
     def licences(self, dataset: HubDataset, found: Found) -> Found:
-        """The licence texts in the repository of `found`: resolved once at its commit, then known.
-
-        Raises:
-            UserError: as `resolve`.
-        """
+        """The licence texts in the repository of `found`: resolved once at its commit, then known."""
         if not isinstance(found, HubFiles):
             return licence_files(dataset, found, sources=self._sources)
         name = f"licences of dataset {dataset.name}@{found.revision}"
@@ -92,13 +73,12 @@ class SourcesLock:
 
     def known(self, wanted: HubDataset | HubModel, *, max_files: int | None = None) -> HubFiles | None:
         """What a name was resolved to on the hub before; None if it was not. Makes no request."""
-        entry = self._entries.get(entry_name(wanted, max_files=max_files))
+        entry = self._entries.get(_entry_name(wanted, max_files))
         return _hub_files(entry) if entry is not None and entry["from"] == "hub" else None
 
     def _require_asking(self, name: str) -> None:
         if not self._ask:
-            wanted = f"what {name} was resolved to, in {self._path}"
-            raise UserError("not-found", wanted=wanted, got="nothing", next_step="start the build")
+            raise not_found(f"what {name} was resolved to, in {self._path}", "nothing", next_step="start the build")
 
     def _on_hub(self, name: str, repository: str, ask: Callable[[], Found]) -> HubFiles:
         if name not in self._entries:
@@ -132,12 +112,8 @@ class SourcesLock:
                 got = f"other bytes, sha256 {now[file]['sha256'][:12]} and not {before[file]['sha256'][:12]}"
             else:
                 continue
-            raise UserError(
-                "damaged",
-                wanted=f"{file} of {repository} in SOURCES as this build began with it",
-                got=got,
-                next_step=f"restore it, or delete {self._path} to build from the present files",
-            )
+            next_step = f"restore it, or delete {self._path} to build from the present files"
+            raise damaged(f"{file} of {repository} in SOURCES as this build began with it", got, next_step=next_step)
 
     def _write(self, name: str, entry: dict[str, Any]) -> None:
         self._entries[name] = entry
@@ -147,11 +123,7 @@ class SourcesLock:
 
 
 def kept_file(files: HubFiles, file: str, *, build_folder: Path) -> Path:
-    """One of `files`, downloaded if it is not there yet.
-
-    Raises:
-        UserError: as `fetch`.
-    """
+    """One of `files`, downloaded if it is not there yet; errors as `fetch`."""
     path = _kept_path(files, file, build_folder)
     if not path.is_file():
         fetch(files, file, path)
@@ -161,10 +133,7 @@ def kept_file(files: HubFiles, file: str, *, build_folder: Path) -> Path:
 def small_text(wanted: HubModel, file: str, *, build_folder: Path | None) -> str:
     """The content of a small file of a model of the hub, at the commit of the build's lock if there is one.
 
-    Writes nothing: a plan leaves no trace.
-
-    Raises:
-        UserError: no network, no such model or file, no access.
+    Writes nothing: a plan leaves no trace. UserError without network or access, or if there is no such model or file.
     """
     found: HubFiles | None = None
     if build_folder is not None:
@@ -180,7 +149,7 @@ def _kept_path(files: HubFiles, file: str, build_folder: Path) -> Path:
     return build_folder / KEPT_FOLDER / f"{files.name.replace('/', '--')}@{files.revision[:12]}" / file
 
 
-def entry_name(wanted: HubDataset | HubModel, *, max_files: int | None = None) -> str:
+def _entry_name(wanted: HubDataset | HubModel, max_files: int | None) -> str:
     """The name of an entry: everything that decides which files it has."""
     revision = "" if wanted.revision is None else f"@{wanted.revision}"
     if isinstance(wanted, HubModel):

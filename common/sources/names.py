@@ -19,7 +19,6 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
 _WORD = r"[^\s:@/]+"
 _ARGUMENT = re.compile(rf"(?P<name>[^\s:@]+)(?::(?P<config>{_WORD}))?(?:@(?P<revision>[^\s:@]+))?")
 _RELATIVE = re.compile(r"(?!/|(.*/)?\.\.(/|$)).+")  # a path that does not begin with / and has no part ..
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +44,7 @@ class HubDataset:
         for field in ("config", "revision", "split"):
             _require(r"\S(.*\S)?", getattr(self, field), f"a {field} of the data set {self.name} without outer blanks")
         for pattern in self.files:
-            wanted = f"patterns of paths inside the repository {self.name}, such as data/*.parquet"
-            _require(_RELATIVE, pattern, wanted)
+            _require(_RELATIVE, pattern, f"patterns of paths inside {self.name}, such as data/*.parquet")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +80,7 @@ class HubFiles:
     """Of all files."""
 
     def __post_init__(self) -> None:
-        _require(_COMMIT, self.revision, f"a commit of {self.name}, 40 hex digits")
+        _require(r"[0-9a-f]{40}", self.revision, f"a commit of {self.name}, 40 hex digits")
 
 
 def _require(pattern: str | re.Pattern[str], value: str | None, wanted: str) -> None:
@@ -98,20 +96,15 @@ def local_mirror(given: Path | None) -> Path | None:
 def require_weights(names: Sequence[str], weights: Sequence[float] | None) -> None:
     """UserError if a command line gives weights, but not one for each file and set."""
     if weights is not None and len(weights) != len(names):
-        raise UserError(
-            "mismatch",
-            wanted=f"{len(names)} weights, one for each FILE_OR_SET",
-            got=str(len(weights)),
-            next_step="give --weights one number for each file and set",
-        )
+        wanted = f"{len(names)} weights, one for each FILE_OR_SET"
+        raise UserError("mismatch", wanted=wanted, got=str(len(weights)), next_step="correct --weights")
 
 
 def parse_name(text: str) -> HubDataset | None:
     """The data set that an argument names: `org/name`, `org/name:config`, `org/name:config@revision`.
 
-    Returns:
-        None for a path that exists, for a mistyped path (it ends like a text file, or begins with an existing folder),
-        and for anything that is not such a name.
+    None for a path that exists, for a mistyped path (it ends like a text file, or begins with an existing folder), and
+    for anything that is not such a name.
     """
     parts = _ARGUMENT.fullmatch(text)
     if parts is None or not _NAME.fullmatch(parts["name"]):

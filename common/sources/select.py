@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 from common.rows import SUFFIXES
 from common.sources.names import HubDataset
 
@@ -56,8 +56,7 @@ class Repository(Protocol):
 def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
     """The files that `dataset` means, sorted by path, with their sizes in bytes.
 
-    Raises:
-        UserError: none, or an ambiguous choice; lists what the repository has instead.
+    UserError for none or an ambiguous choice; it lists what the repository has instead.
     """
     if dataset.files:
         return _by_recipe(dataset, repository)
@@ -73,38 +72,29 @@ def choose(dataset: HubDataset, repository: Repository) -> dict[str, int]:
         sizes = _readable(repository.sizes_bytes(_common_folder(patterns))) if patterns else {}
         found = [name for name in sizes if any(matches(name, pattern) for pattern in patterns)]
     if not found:
-        raise UserError(
-            "not-found",
-            wanted=f"files of {_label(dataset)} in {repository.place}, named {', '.join(SUFFIXES)}",
-            got=f"none; there are the {f'configs {_few(configs)}' if configs else f'data files {_few(sizes)}'}",
-            next_step=f"correct config or split, or {_NAME_FILES}",
-        )
+        what = f"files of {_label(dataset)} in {repository.place}, named {', '.join(SUFFIXES)}"
+        got = f"none; there are the {f'configs {_few(configs)}' if configs else f'data files {_few(sizes)}'}"
+        raise not_found(what, got, next_step=f"correct config or split, or {_NAME_FILES}")
     return {name: sizes[name] for name in _of_one_kind(sorted(found), dataset, repository.place)}
 
 
 def choose_model(repository: Repository) -> dict[str, int]:
     """The files of a model folder (config, safetensors, tokenizer, licence texts), with their sizes in bytes.
 
-    Weights in other formats, and further copies of the weights in subfolders, are left out.
-
-    Raises:
-        UserError: config, weights or tokenizer are missing, or a shard of the weights or their index.
+    Weights in other formats, and further copies of the weights in subfolders, are left out. UserError ("not-found")
+    without config, weights or tokenizer, or without a shard of the weights or their index.
     """
     sizes = {name: size for name, size in _visible(repository.sizes_bytes("")).items() if "/" not in name}
     weights = {name: size for name, size in sizes.items() if name.endswith(".safetensors")}
     missing = [name for name in ("config.json", "tokenizer.json") if name not in sizes]
     missing += [] if weights else ["*.safetensors"]
     if missing:
-        raise UserError(
-            "not-found",
-            wanted=f"a model folder with config.json, safetensors and tokenizer.json in {repository.place}",
-            got=f"none of {', '.join(missing)}; there are {_few(sizes)}",
-            next_step="name a model in this form",
-        )
+        what = f"a model folder with config.json, safetensors and tokenizer.json in {repository.place}"
+        got = f"none of {', '.join(missing)}; there are {_few(sizes)}"
+        raise not_found(what, got, next_step="name a model in this form")
     _require_all_shards(weights, repository.text(INDEX_FILE) if INDEX_FILE in sizes else None, repository.place)
-    return {
-        name: sizes[name] for name in sorted(sizes) if name in weights or name in _MODEL_FILES or is_licence_text(name)
-    }
+    chosen = (name for name in sorted(sizes) if name in weights or name in _MODEL_FILES or is_licence_text(name))
+    return {name: sizes[name] for name in chosen}
 
 
 def is_licence_text(name: str) -> bool:
@@ -119,40 +109,26 @@ def matches(name: str, pattern: str) -> bool:
     try:
         return re.match(glob_translate(pattern), name) is not None
     except ValueError as error:
-        raise UserError(
-            "wrong-format",
-            wanted="`**` as a whole folder of a pattern, such as data/**/*.parquet",
-            got=repr(pattern),
-            next_step="correct the pattern",
-        ) from error
+        wanted = "`**` as a whole folder of a pattern, such as data/**/*.parquet"
+        raise UserError("wrong-format", wanted=wanted, got=repr(pattern), next_step="correct the pattern") from error
 
 
 def _require_all_shards(weights: Collection[str], index: str | None, place: str) -> None:
     """The index names each shard, and a shard's name has their number: checked before any is downloaded."""
     shards = [match for match in map(_SHARD.fullmatch, weights) if match is not None]
-    wanted = {
-        f"{match[0][: match.start(1)]}{number:05d}-of-{match[2]}.safetensors"
-        for match in shards
-        for number in range(1, int(match[2]) + 1)
-    }
+    numbered = ((match, number) for match in shards for number in range(1, int(match[2]) + 1))
+    wanted = {f"{match[0][: match.start(1)]}{number:05d}-of-{match[2]}.safetensors" for match, number in numbered}
     if index is not None:
         try:
             wanted |= set(json.loads(index)["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                "damaged",
-                wanted=f"an {INDEX_FILE} with `weight_map` in {place}",
-                got=f"one that cannot be parsed ({type(error).__name__})",
-                next_step="copy it again, or name another model",
-            ) from error
+            got = f"one that cannot be parsed ({type(error).__name__})"
+            next_step = "copy it again, or name another model"
+            raise damaged(f"an {INDEX_FILE} with `weight_map` in {place}", got, next_step=next_step) from error
     missing = sorted(wanted - set(weights)) + ([INDEX_FILE] if shards and index is None else [])
     if missing:
-        raise UserError(
-            "not-found",
-            wanted=f"all shards of the model in {place}, and their index",
-            got=f"no {_few(missing)}",
-            next_step="copy what is missing, or name another model",
-        )
+        what, next_step = f"all shards of the model in {place}, and their index", "copy it, or name another model"
+        raise not_found(what, f"no {_few(missing)}", next_step=next_step)
 
 
 def _by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, int]:
@@ -161,21 +137,12 @@ def _by_recipe(dataset: HubDataset, repository: Repository) -> dict[str, int]:
     for pattern in dataset.files:
         found = [name for name in sizes if matches(name, pattern)]
         if not found:
-            raise UserError(
-                "not-found",
-                wanted=f"files {pattern} in {repository.place}",
-                got=f"none; there are {_few(sizes)}",
-                next_step="correct `files`",
-            )
+            what, got = f"files {pattern} in {repository.place}", f"none; there are {_few(sizes)}"
+            raise not_found(what, got, next_step="correct `files`")
         chosen.update(found)
-    unreadable = [name for name in sorted(chosen) if not name.endswith((*SUFFIXES, _ENCRYPTED_SUFFIX))]
-    if unreadable:
-        raise UserError(
-            "wrong-format",
-            wanted=f"files named {', '.join(SUFFIXES)}",
-            got=f"{_few(unreadable)} in {repository.place}",
-            next_step="narrow `files` to the data",
-        )
+    if unreadable := [name for name in sorted(chosen) if not name.endswith((*SUFFIXES, _ENCRYPTED_SUFFIX))]:
+        wanted, got = f"files named {', '.join(SUFFIXES)}", f"{_few(unreadable)} in {repository.place}"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step="narrow `files` to the data")
     return {name: sizes[name] for name in sorted(chosen)}
 
 
@@ -189,12 +156,9 @@ def _card_configs(repository: Repository) -> Configs:
         read: Any = (safe_load(header[2]) or {}) if header else {}
         return {str(entry["config_name"]): dict(entry) for entry in read.get("configs") or []}
     except (YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(
-            "wrong-format",
-            wanted=f"a {CARD_FILE} whose YAML header lists `configs`, each with a `config_name`, in {repository.place}",
-            got=f"one that cannot be read so ({type(error).__name__})",
-            next_step=_NAME_FILES,
-        ) from error
+        wanted = f"a {CARD_FILE} whose YAML header lists `configs`, each with a `config_name`, in {repository.place}"
+        got = f"one that cannot be read so ({type(error).__name__})"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step=_NAME_FILES) from error
 
 
 def _pick_config(dataset: HubDataset, configs: Configs, place: str) -> dict[str, Any]:
@@ -202,20 +166,16 @@ def _pick_config(dataset: HubDataset, configs: Configs, place: str) -> dict[str,
     if not configs:
         return {}
     if dataset.config is None:
-        default = [name for name, entry in configs.items() if entry.get("default")]
-        default += [name for name in configs if name == "default" or len(configs) == 1]
-        wanted = default[0] if default else None
+        what, got = f"a config of {place}", "none named"
+        found = [name for name, entry in configs.items() if entry.get("default")]
+        found += [name for name in configs if name == "default" or len(configs) == 1]
     else:
-        wanted = dataset.config if dataset.config in configs else None
-    if wanted is None:
-        raise UserError(
-            "unknown-name",
-            wanted=f"a config of {place}" if dataset.config is None else f"the config {dataset.config} of {place}",
-            got=f"{'none named' if dataset.config is None else 'no such config'}; "
-            f"there are {_few(configs, dataset.config)}",
-            next_step="name one of its configs",
-        )
-    return configs[wanted]
+        what, got = f"the config {dataset.config} of {place}", "no such config"
+        found = [name for name in configs if name == dataset.config]
+    if not found:
+        got += f"; there are {_few(configs, dataset.config)}"
+        raise UserError("unknown-name", wanted=what, got=got, next_step="name one of its configs")
+    return configs[found[0]]
 
 
 def _split_patterns(data_files: Any, split: str, place: str) -> list[str] | None:
@@ -234,12 +194,8 @@ def _split_patterns(data_files: Any, split: str, place: str) -> list[str] | None
             pairs = [_split_and_paths(data_files)]
     listed = [(str(name), path) for name, paths in pairs for path in (paths if isinstance(paths, list) else [paths])]
     if not all(isinstance(path, str) and "://" not in path for _, path in listed):
-        raise UserError(
-            "wrong-format",
-            wanted=f"`data_files` of the card of {place} as patterns, or as entries of split and path",
-            got=repr(data_files)[:200],
-            next_step=_NAME_FILES,
-        )
+        wanted = f"`data_files` of the card of {place} as patterns, or as entries of split and path"
+        raise UserError("wrong-format", wanted=wanted, got=repr(data_files)[:200], next_step=_NAME_FILES)
     return [path for name, path in listed if name == split]
 
 
@@ -283,12 +239,11 @@ def _of_one_kind(names: list[str], dataset: HubDataset, place: str) -> list[str]
     if len(kinds) > 1:
         kinds.discard(".txt")  # a licence or a list next to the data
     if len(kinds) > 1:
-        raise UserError(
-            "contradiction",
-            wanted=f"files of one kind for {_label(dataset)} in {place}",
-            got=f"{' and '.join(sorted(kinds))}: {_few(names)}",
-            next_step=_NAME_FILES,
+        wanted, got = (
+            f"files of one kind for {_label(dataset)} in {place}",
+            f"{' and '.join(sorted(kinds))}: {_few(names)}",
         )
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=_NAME_FILES)
     return [name for name in names if name.endswith(tuple(kinds))]
 
 

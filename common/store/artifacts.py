@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import files_under, sha256_of
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 from common.store.keys import FORMAT, reason_key
 
 MANIFEST_FILE = "manifest.json"
@@ -60,27 +60,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            "not-found",
-            wanted=f"a finished artifact in {folder}",
-            got=f"no {MANIFEST_FILE} there",
-            next_step="delete that folder and start again",
-        ) from error
+        next_step = "delete that folder and start again"
+        raise not_found(f"a finished artifact in {folder}", f"no {MANIFEST_FILE} there", next_step=next_step) from error
     except ValueError as error:
-        raise _broken(path, str(error)) from error
+        raise _damaged(folder, f"a whole manifest in {path}", error) from error
     if not isinstance(manifest, dict):
-        raise _broken(path, "no JSON object")
+        raise _damaged(folder, f"a whole manifest in {path}", "no JSON object")
     found = manifest.get("format")
     if found != FORMAT:
-        raise UserError(
-            "unsupported",
-            wanted=f"an artifact of format {FORMAT} in {folder}",
-            got="one of an older format, without a number" if found is None else f"one of format {found}",
-            next_step="build the folder again with this version",
-        )
-    missing = [field for field in _FIELDS if field not in manifest]
-    if missing:
-        raise _broken(path, f"no {', '.join(missing)}")
+        wanted = f"an artifact of format {FORMAT} in {folder}"
+        got = "one of an older format, without a number" if found is None else f"one of format {found}"
+        raise UserError("unsupported", wanted=wanted, got=got, next_step="build the folder again with this version")
+    if missing := [field for field in _FIELDS if field not in manifest]:
+        raise _damaged(folder, f"a whole manifest in {path}", f"no {', '.join(missing)}")
     return manifest
 
 
@@ -92,25 +84,20 @@ def key_of(manifest: dict[str, Any]) -> str:
 def open_artifact(folder: Path, *, key: str | None = None) -> Artifact:
     """The finished artifact in `folder`, after a check that every file exists with its size.
 
-    Args:
-        key: what the manifest's `key` must be; None takes any.
-
     Raises:
-        UserError: as `read_manifest`; "mismatch" for another key; "damaged" for a missing file or another size.
+        UserError: as `read_manifest`; "mismatch" where its key is not `key`; "damaged" for a missing file or another
+            size.
     """
     manifest = read_manifest(folder)
     if key not in (None, manifest["key"]):
-        raise UserError(
-            "mismatch",
-            wanted=f"the artifact {key} in {folder}",
-            got=f"another one, {manifest['key']}",
-            next_step="delete that folder, or build in another one, and start again",
-        )
+        wanted, got = f"the artifact {key} in {folder}", f"another one, {manifest['key']}"
+        next_step = "delete that folder, or build in another one, and start again"
+        raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
     for name, listed in manifest["files"].items():
         path = folder / name
         got = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
         if got != (wanted := f"{listed['bytes']:,} bytes"):
-            raise _damaged(path, wanted=wanted, got=got, folder=folder)
+            raise _damaged(folder, f"{wanted} in {path}, as its manifest lists", got)
     return Artifact(name=manifest["name"], key=key_of(manifest), folder=folder, manifest=manifest)
 
 
@@ -119,7 +106,7 @@ def check_checksums(folder: Path) -> None:
     for name, listed in open_artifact(folder).manifest["files"].items():
         found = sha256_of(folder / name)
         if found != listed["sha256"]:
-            raise _damaged(folder / name, wanted=f"sha256 {listed['sha256']}", got=found, folder=folder)
+            raise _damaged(folder, f"sha256 {listed['sha256']} in {folder / name}, as its manifest lists", found)
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -132,16 +119,5 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _damaged(path: Path, *, wanted: str, got: str, folder: Path) -> UserError:
-    return UserError(
-        "damaged",
-        wanted=f"{wanted} in {path}, as its manifest lists",
-        got=got,
-        next_step=f"delete {folder} and start again",
-    )
-
-
-def _broken(path: Path, why: str) -> UserError:
-    return UserError(
-        "damaged", wanted=f"a whole manifest in {path}", got=why, next_step=f"delete {path.parent} and start again"
-    )
+def _damaged(folder: Path, wanted: str, got: object) -> UserError:
+    return damaged(wanted, got, next_step=f"delete {folder} and start again")

@@ -3,8 +3,7 @@
 A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are flushed to disk, then the
 manifest is written, `scratch/` is deleted and the folder gets its final name: at every moment there is the whole
 artifact or none. A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it
-can reuse of it. A stage that refuses its input or settings (InputError) leaves nothing, nor does one that has written
-nothing yet.
+can reuse. One that refuses its input or settings (InputError), or has written nothing yet, leaves nothing.
 
 A stage that cannot run on this machine returns `not_here(reason)`, and its artifact holds that reason and no files.
 Such an artifact is reused only while the stage's own test, `@stage(version=.., can_run=test)`, still gives a reason; on
@@ -45,7 +44,6 @@ from common.store.artifacts import (
 from common.store.keys import FORMAT, artifact_key, content_hash, readable, reason_key
 
 _MACHINE_FILE = "machine.json"
-_WAITING = "another process ({}) is at it; waiting for its result"
 
 StageFunction = Callable[..., dict[str, Any]]
 """`f(config, workspace, *input_folders)`; the folder of an omitted input is None. Returns facts: JSON for the manifest,
@@ -65,12 +63,10 @@ class Workspace:
 
 
 def stage(*, version: int, can_run: Callable[[Any], str | None] | None = None) -> Callable[[Function], Function]:
-    """Mark a top-level function as a stage.
+    """Mark a top-level function as a stage; raise `version` when its output changes: all that it made is built again.
 
-    Args:
-        version: raise it when the output changes; a new version rebuilds everything that the stage made.
-        can_run: for stages that may return `not_here`: takes the stage's config and returns the reason why this machine
-            cannot run it, or None if it can.
+    `can_run`, for stages that may return `not_here`, takes the stage's config and returns the reason why this machine
+    cannot run it, or None if it can.
     """
 
     def mark(function: Function) -> Function:
@@ -105,23 +101,21 @@ class Store:
     def build(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """The artifact that `function` makes of `config` and `inputs`: reused if it is finished, else made now.
 
-        Raises:
-            UserError: a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
-                after an InputError, the work of the refused stage are kept.
+        UserError for a damaged artifact, a full disk, or what the stage itself refuses. Finished artifacts and, except
+        after an InputError, the work of the refused stage are kept.
         """
         return self._job(name, function, config, inputs).obtain(lambda: self.machine)
 
     def expected(self, name: str, function: StageFunction, config: Any, *inputs: Artifact | None) -> Artifact:
         """What `build` would return, without building: the finished artifact, or its key and folder with no manifest.
 
-        Raises:
-            UserError: a damaged artifact, or a library that should be installed (from the stage's `can_run`).
+        UserError for a damaged artifact, or a library that should be installed (from the stage's `can_run`).
         """
         return self._job(name, function, config, inputs).expected()
 
     def _job(self, name: str, function: StageFunction, config: Any, inputs: Sequence[Artifact | None]) -> "_Job":
-        keys = [None if artifact is None else artifact.key for artifact in inputs]
-        folders = [None if artifact is None else artifact.folder for artifact in inputs]
+        keys = [artifact and artifact.key for artifact in inputs]
+        folders = [artifact and artifact.folder for artifact in inputs]
         key = _key(name, function, config, keys)
         return _Job(name, function, config, key, keys, folders, self.root / f"{name}-{key[:8]}", self._report)
 
@@ -131,14 +125,14 @@ def run_alone(
 ) -> Artifact:
     """One stage by itself, into exactly `out`: the rules of `Store.build`, for `python -m distill ...` and the like.
 
-    Args:
-        inputs: folders (or files) that the stage reads; an artifact counts by its key, anything else by its content.
-
-    Raises:
-        UserError: as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
+    Of `inputs`, folders or files that the stage reads, an artifact counts by its key, anything else by its content.
+    UserError as `Store.build`, and "exists" when `out` holds anything else: no result is ever overwritten.
     """
     out = Path(os.path.abspath(out))  # "." and ".." have no name that a partial folder could be derived from
-    keys = [None if path is None else _input_key(path) for path in inputs]
+    keys = [
+        path and (key_of(read_manifest(path)) if is_artifact(path) else content_hash(path, where="an input"))
+        for path in inputs
+    ]
     key = _key(function.__name__, function, config, keys)
     _refuse_other_content(out, key)
     job = _Job(function.__name__, function, config, key, keys, inputs, out, report)
@@ -166,18 +160,17 @@ class _Job:
 
     def obtain(self, machine: Callable[[], Machine]) -> Artifact:
         if num_processes() > 1:
-            raise UserError(
-                "contradiction",
-                wanted="one process for a stage: its folder has one owner",
-                got=f"WORLD_SIZE {num_processes()} in the environment",
-                next_step="start it without torchrun or accelerate launch",
-            )
+            wanted, got = "one process for a stage: its folder has one owner", f"WORLD_SIZE {num_processes()}"
+            next_step = "start it without torchrun or accelerate launch"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
         lock = self.folder.with_name(self.folder.name + ".lock")
         if not self.partial.exists() and not lock.exists() and (finished := self._finished()):
             return self._reported(finished, "done before")
         with _full_disk_named(self.partial):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(lock, on_wait=lambda holder: self._say(_WAITING.format(holder))):
+            with exclusive(
+                lock, on_wait=lambda by: self._say(f"another process ({by}) is at it; waiting for its result")
+            ):
                 # Checked again under the lock: another process may have made it in the meantime.
                 if finished := self._finished():
                     shutil.rmtree(self.partial, ignore_errors=True)
@@ -207,10 +200,8 @@ class _Job:
 
     def _finished(self) -> Artifact | None:
         """The artifact, if it is finished and no outdated reason."""
-        if not _holds_something(self.folder):
-            return None
-        artifact = open_artifact(self.folder, key=self.key)
-        return None if self._is_outdated(artifact) else artifact
+        artifact = open_artifact(self.folder, key=self.key) if _holds_something(self.folder) else None
+        return None if artifact is None or self._is_outdated(artifact) else artifact
 
     def _is_outdated(self, artifact: Artifact) -> bool:
         """Whether it holds a reason that is not true here."""
@@ -270,11 +261,9 @@ class _Job:
         flush_one(self.partial)
         os.rename(self.partial, self.folder)
         flush_one(self.folder.parent)
-        manifest = artifact.manifest
-        speed = manifest["facts"].get("tokens_per_s")
+        manifest, speed = artifact.manifest, artifact.manifest["facts"].get("tokens_per_s")
         said = f"{manifest['seconds']:8.1f} s  peak {manifest['peak_bytes'] / 2**30:5.2f} GiB"
-        said += f"  {speed:,.0f} tok/s" if speed else ""
-        return self._reported(replace(artifact, folder=self.folder), said)
+        return self._reported(replace(artifact, folder=self.folder), said + (f"  {speed:,.0f} tok/s" if speed else ""))
 
     def _reported(self, artifact: Artifact, said: str) -> Artifact:
         self._say(said if artifact.reason is None else f"not here: {artifact.reason}")
@@ -293,20 +282,16 @@ def _function_name(function: StageFunction) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _input_key(path: Path) -> str:
-    return key_of(read_manifest(path)) if is_artifact(path) else content_hash(path, where="an input")
-
-
 def _holds_something(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _remove_files(partial: Path) -> None:
     for path in partial.iterdir():
-        if path.is_dir() and path.name != SCRATCH_FOLDER:
-            shutil.rmtree(path)
-        elif not path.is_dir():
+        if not path.is_dir():
             path.unlink()
+        elif path.name != SCRATCH_FOLDER:
+            shutil.rmtree(path)
 
 
 def _refuse_other_content(out: Path, key: str) -> None:
@@ -315,22 +300,17 @@ def _refuse_other_content(out: Path, key: str) -> None:
     with contextlib.suppress(UserError):  # no artifact, a damaged one or one of another version: not ours to replace
         if read_manifest(out)["key"] == key:
             return
-    raise UserError(
-        "exists",
-        wanted=f"a new or empty folder at {out}, or the same result from before",
-        got="one that holds something else, or was made with other inputs or settings",
-        next_step="choose another --out, or delete it",
-    )
+    wanted = f"a new or empty folder at {out}, or the same result from before"
+    got = "one that holds something else, or was made with other inputs or settings"
+    raise UserError("exists", wanted=wanted, got=got, next_step="choose another --out, or delete it")
 
 
 @contextlib.contextmanager
 def _full_disk_named(path: Path) -> Generator[None]:
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        explained = full_disk_error(error, path)
+        explained = None if isinstance(error, UserError) else full_disk_error(error, path)
         if explained is None:
             raise
         raise explained from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from common.disk import files_under, sha256_of
-from common.errors import UserError
+from common.errors import UserError, not_found
 
 FORMAT = 2
 """Layout of artifacts and manifests, part of every key. A new number makes the artifacts of older versions unreachable:
@@ -56,7 +56,10 @@ def canonical(value: Any, *, where: str = "config") -> Any:
         case None | bool() | int() | str():
             return value
         case float():
-            return ["float", repr(_finite(value, where))]
+            if not math.isfinite(value):
+                wanted = f"a finite number for {where}"
+                raise UserError("not-finite", wanted=wanted, got=repr(value), next_step="correct the recipe")
+            return ["float", repr(value)]
         case Path():
             return ["path", content_hash(value, where=where)]
         case list() | tuple():
@@ -99,22 +102,11 @@ def readable(value: Any) -> Any:
 def content_hash(path: Path, *, where: str = "path") -> str:
     """Hex sha256 of a file's bytes, or of a folder's sorted list of (relative path, file hash), without its own name.
 
-    Raises:
-        UserError: `path` does not exist; `where` names the field that holds it.
+    UserError ("not-found") with `where`, the field that holds `path`, if nothing is there.
     """
     if path.is_file():
         return sha256_of(path)
     if not path.is_dir():
-        raise UserError(
-            "not-found", wanted=f"a file or folder for {where}", got=f"nothing at {path}", next_step="correct the path"
-        )
+        raise not_found(f"a file or folder for {where}", f"nothing at {path}")
     listing = [[file.relative_to(path).as_posix(), sha256_of(file)] for file in files_under(path)]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _finite(value: float, where: str) -> float:
-    if not math.isfinite(value):
-        raise UserError(
-            "not-finite", wanted=f"a finite number for {where}", got=repr(value), next_step="correct the recipe"
-        )
-    return value

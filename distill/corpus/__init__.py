@@ -2,8 +2,7 @@
 
 - `stage`: the config, and the passes in order
 - `shards`: the first pass, cleans the sources in resumable shards (`distill.text` has the rules)
-- `dedup`: the second pass, finds exact and near-duplicates
-- `splitting`: the third pass, writes the kept documents by split
+- `kept`: the second and third pass, finds duplicates and writes the kept documents by split
 - `data_card`: rows in, removed by rule and out, by source
 - `engine`: the same passes on a cluster
 - `cli`: the verb `python -m distill corpus`

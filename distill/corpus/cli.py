@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
-from common.data_options import Add, add_input_options, add_packing_options, packing_settings
+from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
 from common.known_sets import terms_of
@@ -13,8 +12,8 @@ from common.provenance import Terms
 from common.rows import SUFFIXES, data_files
 from common.sources import local_mirror, parse_name, require_weights, resolve
 from common.store import run_alone
-from distill.corpus.shards import TextSource
-from distill.corpus.stage import CorpusConfig, corpus, name_of
+from distill.corpus import CorpusConfig, TextSource, corpus
+from distill.corpus.stage import name_of
 from distill.text.cleaning import CleaningConfig
 from distill.text.quality import QualityConfig
 
@@ -58,13 +57,10 @@ def _add_rules(add: Add) -> None:
 def _corpus(parsed: argparse.Namespace) -> None:
     sources, inputs = _sources(parsed)
     quality = None if parsed.no_quality else QualityConfig()
-    config = CorpusConfig(
-        sources=sources,
-        cleaning=CleaningConfig(normalise=not parsed.no_normalise, quality=quality, redact=parsed.redact),
-        near_duplicates=None if parsed.no_near_duplicates else NearDuplicatesConfig(similarity=parsed.similarity),
-        prompt_weight=parsed.prompt_weight,
-        **packing_settings(parsed),
-    )
+    cleaning = CleaningConfig(normalise=not parsed.no_normalise, quality=quality, redact=parsed.redact)
+    near = None if parsed.no_near_duplicates else NearDuplicatesConfig(similarity=parsed.similarity)
+    more: dict[str, Any] = {"prompt_weight": parsed.prompt_weight, **packing_settings(parsed)}
+    config = CorpusConfig(sources=sources, cleaning=cleaning, near_duplicates=near, **more)
     made = run_alone(corpus, config, parsed.out, *inputs, parsed.tokenizer)
     print(*kept_lines(made.manifest["facts"]), sep="\n")
 

@@ -8,13 +8,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.corpus.dedup import KEPT, RULES
+from distill.corpus.kept import KEPT, RULES
 from distill.corpus.shards import Shard, TextSource
 from distill.text.cleaning import SAMPLE_CHARACTERS, SAMPLES, CleaningCounts
 
@@ -28,16 +28,10 @@ def card_of_cleaning(
 ) -> dict[str, Any]:
     """The card without the tokens, which are known after packing.
 
-    Args:
-        steps: entries with `step`, `on`, `reason` and `settings`.
-        sources: all sources.
-        shards: their cleaned documents.
-        status: from `find_duplicates` [documents].
-        benchmarks: from `Cleaner.benchmarks`.
+    `steps` have `step`, `on`, `reason` and `settings`. `status` [documents] is from `find_duplicates`.
     """
     by_source = [_source(number, source, shards, status) for number, source in enumerate(sources)]
-    totals = Counter[str]()
-    contamination = Counter[str]()
+    totals, contamination = Counter[str](), Counter[str]()
     for one in by_source:
         totals.update(one["removed"])
     for shard in shards:
@@ -70,17 +64,21 @@ def with_tokens(card: Mapping[str, Any], metas: Mapping[str, Mapping[str, Any]])
     return {**card, "sources": sources}
 
 
+def _with_status(shards: Sequence[Shard], status: NDArray[np.uint8]) -> Iterator[tuple[Shard, NDArray[np.uint8]]]:
+    """Each shard, and the status of its documents."""
+    ends = list(accumulate(shard.documents for shard in shards))
+    return zip(shards, np.split(status, ends), strict=False)  # what is after the last end is empty
+
+
 def _source(number: int, source: TextSource, shards: Sequence[Shard], status: NDArray[np.uint8]) -> dict[str, Any]:
     counts = CleaningCounts()
     by_status = Counter[int]()
-    characters_out = start = 0
-    for shard in shards:
-        end = start + shard.documents
+    characters_out = 0
+    for shard, mine in _with_status(shards, status):
         if shard.source == number:
             counts.merge(shard.counts)
-            by_status.update(status[start:end].tolist())
-            characters_out += int(np.asarray(shard.array("characters"), np.int64)[status[start:end] == KEPT].sum())
-        start = end
+            by_status.update(mine.tolist())
+            characters_out += int(np.asarray(shard.array("characters"), np.int64)[mine == KEPT].sum())
     removed = dict(sorted(counts.rows.bad.items())) | dict(sorted(counts.removed.items()))
     removed |= {rule: by_status[code] for code, rule in RULES.items() if by_status[code]}
     return {
@@ -102,24 +100,25 @@ def _samples(
 ) -> dict[str, list[dict[str, str]]]:
     """A few documents kept and a few removed by each rule: those with the lowest digests, which are a random choice."""
     found: dict[str, list[tuple[int, dict[str, str]]]] = {}
+
+    def offer(rule: str, samples: Sequence[tuple[int, dict[str, str]]]) -> None:
+        rows = [*found.get(rule, []), *samples]
+        found[rule] = heapq.nsmallest(SAMPLES, rows, key=lambda sample: (sample[0], sample[1]["id"]))
+
     for shard in shards:
         name = sources[shard.source].terms.name
         for rule, samples in shard.counts.samples.items():
-            rows = [(rank, {"source": name, "id": row, "text": text}) for rank, row, text in samples]
-            found[rule] = _lowest([*found.get(rule, []), *rows])
+            offer(rule, [(rank, {"source": name, "id": row, "text": text}) for rank, row, text in samples])
     for rule, rank, row in _lowest_digests(shards, status):
         shown = {"source": row["source"], "id": str(row["id"]), "text": row["text"][:SAMPLE_CHARACTERS]}
-        found[rule] = _lowest([*found.get(rule, []), (rank, shown)])
-    order = ["kept", *sorted(found.keys() - {"kept"})]
-    return {rule: [sample for _, sample in found[rule]] for rule in order if rule in found}
+        offer(rule, [(rank, shown)])
+    order = sorted(found, key=lambda rule: (rule != "kept", rule))
+    return {rule: [sample for _, sample in found[rule]] for rule in order}
 
 
 def _lowest_digests(shards: Sequence[Shard], status: NDArray[np.uint8]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield (rule or `kept`, digest, row) of the documents of each shard and status that have the lowest digests."""
-    start = 0
-    for shard in shards:
-        mine = status[start : start + shard.documents]
-        start += shard.documents
+    for shard, mine in _with_status(shards, status):
         digests = np.asarray(shard.array("digests"))[:, 0]
         chosen: dict[int, tuple[str, int]] = {}
         for code, rule in ((KEPT, "kept"), *RULES.items()):
@@ -130,7 +129,3 @@ def _lowest_digests(shards: Sequence[Shard], status: NDArray[np.uint8]) -> Itera
             for place, line in enumerate(islice(shard.lines(), max(chosen) + 1)):
                 if place in chosen:
                     yield *chosen[place], json.loads(line)
-
-
-def _lowest(samples: Sequence[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
-    return heapq.nsmallest(SAMPLES, samples, key=lambda sample: (sample[0], sample[1]["id"]))

@@ -20,12 +20,11 @@ from datatrove.pipeline.base import PipelineStep
 
 from common.disk import replace_text
 from common.documents import compressed
-from common.errors import UserError, require_at_least
+from common.errors import UserError, not_found, require_at_least
 from common.provenance import CARD_FILE
 from distill.corpus.data_card import card_of_cleaning
-from distill.corpus.dedup import find_duplicates
-from distill.corpus.shards import Shard, TextSource, all_files, finished_shards, write_shards
-from distill.corpus.splitting import in_order
+from distill.corpus.kept import find_duplicates, in_order
+from distill.corpus.shards import Shard, all_files, finished_shards, write_shards
 from distill.corpus.stage import CorpusConfig, cleaner_of, open_sources, steps_of
 
 _STATUS_FILE = "status.npy"
@@ -38,19 +37,18 @@ def pipelines(
 ) -> tuple[list[PipelineStep], list[PipelineStep], list[PipelineStep]]:
     """The steps of the three pipelines: run the first and the last with `tasks` tasks, the second with one.
 
-    Args:
-        config: as for the stage `corpus`; all tasks can read the files of its `sources`.
-        folder: output folder, on a disk that all tasks share.
-        tasks: tasks of the first and of the last pipeline.
+    The config is that of the stage `corpus`; all tasks can read the files of its `sources`, and share the disk of the
+    output folder.
 
     Raises:
         UserError: no sources, or sources with weights, which only the stage that packs can apply.
     """
     require_at_least(1, tasks=tasks)
-    if not config.sources or any(source.weight is not None for source in config.sources):
-        got = f"{len(config.sources)} sources, weights {[source.weight for source in config.sources]}"
+    weights = [source.weight for source in config.sources]
+    if not weights or any(weights):
+        wanted, got = "a config with sources, without weights", f"{len(weights)} sources, weights {weights}"
         next_step = "name the sources in the config; give weights to `python -m distill corpus`, which packs"
-        raise UserError(wanted="a config with sources, without weights", got=got, next_step=next_step)
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
     shared: dict[str, Any] = {"config": config, "folder": folder, "tasks": tasks}
     return [CleanShards(**shared)], [FindDuplicates(**shared)], [WriteKept(**shared)]
 
@@ -63,9 +61,7 @@ class _Step(PipelineStep):
     def __init__(self, config: CorpusConfig, folder: Path, tasks: int) -> None:
         super().__init__()
         self._config, self._folder, self._tasks = config, folder, tasks
-
-    def _sources(self) -> list[TextSource]:
-        return open_sources(self._config, ())
+        self._sources = open_sources(config, ())
 
     def _shard_folder(self, rank: int) -> Path:
         return self._folder / "shards" / f"{rank:05d}"
@@ -79,12 +75,12 @@ class _Step(PipelineStep):
         """Raise UserError unless `file` says that this run wrote its folder."""
         found = file.read_text(encoding="utf-8") if file.is_file() else None
         if found != self._identity():
-            raise UserError(
-                "not-found" if found is None else "mismatch",
-                wanted=f"the output of {self._tasks} finished tasks of this run in {self._folder}",
-                got="a task that is not finished" if found is None else "another config or number of tasks",
-                next_step="run the pipeline before this one to its end, or start with another folder",
-            )
+            wanted = f"the output of {self._tasks} finished tasks of this run in {self._folder}"
+            next_step = "run the pipeline before this one to its end, or start with another folder"
+            if found is None:
+                raise not_found(wanted, "a task that is not finished", next_step=next_step)
+            got = "another config or number of tasks"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
 
     def _all_shards(self) -> list[Shard]:
         """The shards of all tasks, in order."""
@@ -101,7 +97,7 @@ class CleanShards(_Step):
     def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Read files, not `data`; yield nothing."""
         assert world_size == self._tasks, "run it with as many tasks as the pipelines were made for"
-        sources, folder = self._sources(), self._shard_folder(rank)
+        sources, folder = self._sources, self._shard_folder(rank)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / _STARTED_FILE).exists() or any(folder.iterdir()):
             self._require(folder / _STARTED_FILE)
@@ -129,7 +125,7 @@ class FindDuplicates(_Step):
         with self.track_time("task"):
             status = find_duplicates(shards, self._config.near_duplicates, folders=folders)
         benchmarks = cleaner_of(self._config).benchmarks
-        card = card_of_cleaning(steps_of(self._config), self._sources(), shards, status, benchmarks)
+        card = card_of_cleaning(steps_of(self._config), self._sources, shards, status, benchmarks)
         np.save(self._folder / _STATUS_FILE, status)
         replace_text(self._folder / _FOUND_FILE, self._identity())
         replace_text(self._folder / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
@@ -147,16 +143,15 @@ class WriteKept(_Step):
         names = sorted(path.name for path in (self._folder / "documents").glob("*.jsonl.gz"))
         foreign = [name for name in names if int(name[:5]) >= self._tasks]
         if foreign:
-            wanted = f"the documents of {self._tasks} tasks in {self._folder}"
-            next_step = "start with another folder"
-            raise UserError("exists", wanted=wanted, got=f"{foreign[0]} of another run", next_step=next_step)
+            wanted, got = f"the documents of {self._tasks} tasks in {self._folder}", f"{foreign[0]} of another run"
+            raise UserError("exists", wanted=wanted, got=got, next_step="start with another folder")
         before = sum(shard.documents for task in range(rank) for shard in finished_shards(self._shard_folder(task)))
         shards = finished_shards(self._shard_folder(rank))
         status = np.load(self._folder / _STATUS_FILE)[before:]
         written = self._folder / "documents" / f"{rank:05d}.jsonl.gz"
         partial = written.with_name(written.name + ".partial")
         with self.track_time("task"), compressed(partial) as file:
-            for _, line in in_order(self._sources(), shards, status):
+            for _, line in in_order(self._sources, shards, status):
                 file.write(line)
                 self.stat_update("documents")
         partial.rename(written)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.disk import replace_text
-from common.errors import UserError, require_at_least
+from common.errors import require_above, require_at_least, require_below
 from common.metrics import progress
 from common.provenance import Terms
 from common.rows import Raw, RowCounts, printable, raw_rows
@@ -60,19 +61,13 @@ class TextSource:
 
     def __post_init__(self) -> None:
         require_at_least(1, max_files=self.max_files)
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            wanted = f"a weight above 0 for {self.terms.name}"
-            raise UserError("out-of-range", wanted=wanted, got=str(self.weight), next_step="correct the weight")
+        require_above(0, weight=self.weight, next_step=f"correct the weight of {self.terms.name}")
+        require_below(math.inf, weight=self.weight, next_step=f"correct the weight of {self.terms.name}")
 
     @property
     def found(self) -> Found:
         """Its files; UserError where only the name of the data set is known."""
         return found_files(self.files)
-
-    @property
-    def num_files(self) -> int:
-        """How many files it has."""
-        return len(self.found.files if isinstance(self.found, HubFiles) else self.found)
 
     @property
     def revision(self) -> str | None:
@@ -127,11 +122,11 @@ def write_shards(
     max_bad_share: float,
     files: Sequence[tuple[int, int]] | None = None,
 ) -> list[Shard]:
-    """Clean all sources into `folder`; the shards of an earlier start are kept.
+    """Clean all sources, in their order, into `folder`; the shards of an earlier start are kept.
 
     Args:
         folder: made if absent.
-        sources: read in this order.
+        sources: of `files`.
         cleaner: cleans each batch of rows.
         workers: processes; small sources use one.
         max_bad_share: bad rows allowed, as a share of all rows of `files`.
@@ -143,7 +138,10 @@ def write_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = finished_shards(folder)
-    _truncate_checks(folder, sum(shard.documents for shard in shards) * cleaner.permutations)
+    checks = folder / _CHECKS_FILE
+    if checks.is_file():  # without the check values of a shard that was not completed
+        values = sum(shard.documents for shard in shards) * cleaner.permutations
+        os.truncate(checks, values * np.dtype(np.uint16).itemsize)
     rows = RowCounts()
     for shard in shards:
         rows.merge(shard.counts.rows)
@@ -201,7 +199,9 @@ class CheckValues:
 
 def all_files(sources: Sequence[TextSource]) -> list[tuple[int, int]]:
     """Every file as (index of its source, index in the source), in order."""
-    return [(number, place) for number, source in enumerate(sources) for place in range(source.num_files)]
+    found = [source.found for source in sources]
+    counts = [len(files.files if isinstance(files, HubFiles) else files) for files in found]
+    return [(number, place) for number, count in enumerate(counts) for place in range(count)]
 
 
 def _text_batches(
@@ -227,30 +227,24 @@ def _text_batches(
             if isinstance(found, HubFiles)
             else nullcontext(found[place])
         ) as path:
+            named = {"source": source.terms.name, "file": printable(path.name), "text_field": source.text_field}
             rows = raw_rows(path, after=after)
             for batch, total in batches(rows, size, max_size=_BATCH_BYTES, max_items=_BATCH_ROWS):
                 places.append(((number, place, batch[-1][0]), total))
-                yield TextBatch(
-                    source=source.terms.name,
-                    file=printable(path.name),
-                    rows=batch,
-                    japanese=source.japanese,
-                    text_field=source.text_field,
-                )
+                yield TextBatch(rows=batch, japanese=source.japanese, **named)
 
 
 def _write(folder: Path, number: int, shard: _OpenShard) -> Shard:
-    stem = folder / f"{number:05d}"
+    stem, cleaned = folder / f"{number:05d}", shard.cleaned
     counts = CleaningCounts()
-    for result in shard.cleaned:
+    for result in cleaned:
         counts.merge(result.counts)
     with stem.with_suffix(".jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for result in shard.cleaned:
-            file.writelines(result.lines)
-    np.save(stem.with_suffix(".digests.npy"), np.concatenate([result.digests for result in shard.cleaned]))
-    np.save(stem.with_suffix(".characters.npy"), np.concatenate([result.characters for result in shard.cleaned]))
-    keys = [result.band_keys for result in shard.cleaned if result.band_keys is not None]
-    checks = [result.checks for result in shard.cleaned if result.checks is not None]
+        file.writelines(chain.from_iterable(result.lines for result in cleaned))
+    np.save(stem.with_suffix(".digests.npy"), np.concatenate([result.digests for result in cleaned]))
+    np.save(stem.with_suffix(".characters.npy"), np.concatenate([result.characters for result in cleaned]))
+    keys = [result.band_keys for result in cleaned if result.band_keys is not None]
+    checks = [result.checks for result in cleaned if result.checks is not None]
     if keys:
         np.save(stem.with_suffix(".band_keys.npy"), np.ascontiguousarray(np.concatenate(keys).T))
     if checks:
@@ -258,25 +252,14 @@ def _write(folder: Path, number: int, shard: _OpenShard) -> Shard:
             file.write(np.concatenate(checks).tobytes())
             file.flush()
             os.fsync(file.fileno())
-    documents = sum(len(result.lines) for result in shard.cleaned)
+    documents = sum(len(result.lines) for result in cleaned)
     values: dict[str, Any] = {"source": shard.source, "documents": documents, "next": shard.next}
     replace_text(stem.with_suffix(".json"), json.dumps(values | {"counts": counts.to_json()}, ensure_ascii=False))
     return Shard(stem=stem, **values, counts=counts)
 
 
-def _truncate_checks(folder: Path, values: int) -> None:
-    """Drop the check values of a shard that was not completed."""
-    path = folder / _CHECKS_FILE
-    if path.is_file():
-        os.truncate(path, values * np.dtype(np.uint16).itemsize)
-
-
 def _are_small(sources: Sequence[TextSource]) -> bool:
     """Whether all files are local, and small together."""
-    size = 0
-    for source in sources:
-        found = source.found
-        if isinstance(found, HubFiles):
-            return False
-        size += sum(path.stat().st_size for path in found if path.is_file())
-    return size < _FEW_BYTES
+    local = [source.found for source in sources if not isinstance(source.found, HubFiles)]
+    size = sum(path.stat().st_size for files in local for path in files if path.is_file())
+    return len(local) == len(sources) and size < _FEW_BYTES

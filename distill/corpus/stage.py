@@ -13,25 +13,23 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.documents import SPLIT_FILE, Encoded, finish_documents, kept_line
+from common.documents import SPLIT_FILE, Encoded, Shares, finish_documents, kept_line
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError, require_at_least, require_between
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, read_terms
 from common.rows import MAX_BAD_SHARE, Row, data_files, printable
-from common.splits import Shares
 from common.store import Workspace, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer
 from distill.corpus.data_card import card_of_cleaning, with_tokens
-from distill.corpus.dedup import find_duplicates
+from distill.corpus.kept import find_duplicates, write_kept
 from distill.corpus.shards import TextSource, write_shards
-from distill.corpus.splitting import write_kept
 from distill.text.cleaning import Cleaner, CleaningConfig, Spans
 from eval.decontamination import DecontaminationConfig, Decontaminator
 
@@ -75,20 +73,16 @@ class CorpusConfig:
         require_at_least(0, seed=self.seed)
         weighted = [source.weight is not None for source in self.sources]
         if any(weighted) and not all(weighted):
-            got = f"{sum(weighted)} of {len(weighted)} sources with a weight"
-            next_step = "give the other sources a weight"
-            raise UserError(wanted="a weight for every source, or for none", got=got, next_step=next_step)
+            wanted, got = "a weight for every source, or for none", f"{sum(weighted)} of {len(weighted)} with one"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step="give the other sources a weight")
 
 
 @stage(version=3)
 def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
-    Args:
-        config: see CorpusConfig.
-        workspace: the folder; the threads of its machine are the number of worker processes.
-        inputs: text files, or folders with `text.jsonl`, read before the sources of the config; last the folder of the
-            tokenizer.
+    The inputs are text files, or folders with `text.jsonl`, read before the sources of the config, and last the folder
+    of the tokenizer. The threads of the machine are the number of worker processes.
 
     Raises:
         UserError: a file is missing, a download fails, or a worker is killed; InputError: a file is damaged, too many
@@ -101,10 +95,8 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
     def encode(split: str, batch: Sequence[Row]) -> list[Encoded]:
         return _encode(tokenizer, batch, prompt_weight=config.prompt_weight if split == "train" else FULL_WEIGHT)
 
-    finish = partial(with_tokens, card)
-    return finish_documents(
-        workspace.folder, encode, finish, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer
-    )
+    folder, finish = workspace.folder, partial(with_tokens, card)
+    return finish_documents(folder, encode, finish, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer)
 
 
 def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSource]:
@@ -115,25 +107,23 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSourc
     """
     weighted = [source.terms.name for source in config.sources if source.weight is not None]
     if len(config.terms) > len(inputs) or (inputs and weighted):
-        raise UserError(
-            wanted="no more terms than inputs, and a weight for every source or for none",
-            got=f"{len(inputs)} inputs, {len(config.terms)} terms, weights for {', '.join(weighted) or 'none'}",
-            next_step="give inputs as sources with weights, or leave the weights out",
-        )
+        wanted = "no more terms than inputs, and a weight for every source or for none"
+        got = f"{len(inputs)} inputs, {len(config.terms)} terms, weights for {', '.join(weighted) or 'none'}"
+        next_step = "give inputs as sources with weights, or leave the weights out"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
     given: list[TextSource] = []
-    for place, path in enumerate(inputs):
+    for path, known in zip_longest(inputs, config.terms):
         files = data_files(path, "text")
-        named = [source.terms.name for source in given]
-        terms = config.terms[place] if place < len(config.terms) else read_terms(path)
         # Several files of a folder are one source, named as if the folder had one file.
-        terms = terms or Terms(name=name_of(Path("text") if path.is_dir() else files[0], named))
+        named = Path("text") if path.is_dir() else files[0]
+        terms = known or read_terms(path) or Terms(name=name_of(named, [source.terms.name for source in given]))
         given.append(TextSource(terms=terms, files=tuple(files)))
     given += config.sources
     names = [source.terms.name for source in given]
     if not given or len(set(names)) < len(names):
         wanted = "at least one source of text, and sources of different names"
         next_step = "name files or sources; `terms` gives inputs of one name different ones"
-        raise UserError(wanted=wanted, got=", ".join(names) or "none", next_step=next_step)
+        raise UserError("contradiction", wanted=wanted, got=", ".join(names) or "none", next_step=next_step)
     return given
 
 
@@ -205,23 +195,18 @@ def _encode(tokenizer: Tokenizer, rows: Sequence[Row], *, prompt_weight: int) ->
     """Ids with the document end, and weights."""
     encoded: list[Encoded] = []
     for row, encoding in zip(rows, tokenizer.encode_batch([row["text"] for row in rows]), strict=True):
-        ids = encoding.ids
-        answers = row.get("answers")
-        if answers and prompt_weight < FULL_WEIGHT:
-            weights = answer_weights(encoding.offsets, answers, prompt_weight=prompt_weight)
-        else:
-            weights = [FULL_WEIGHT] * len(ids)
-        encoded.append(([*ids, tokenizer.document_end_id], [*weights, FULL_WEIGHT]))
+        weights = [FULL_WEIGHT] * len(encoding.ids)
+        if row.get("answers") and prompt_weight < FULL_WEIGHT:
+            weights = answer_weights(encoding.offsets, row["answers"], prompt_weight=prompt_weight)
+        encoded.append(([*encoding.ids, tokenizer.document_end_id], [*weights, FULL_WEIGHT]))
     return encoded
 
 
 def answer_weights(offsets: Sequence[tuple[int, int]], answers: Spans, *, prompt_weight: int) -> list[int]:
     """Loss weights in hundredths: full on every token that holds a part of an answer, and on the token after it.
 
-    Args:
-        offsets: character spans [start, end) of the tokens, in order.
-        answers: character spans [start, end) of the answers.
-        prompt_weight: weight of all other tokens.
+    `offsets` are the character spans [start, end) of the tokens, in order, `answers` those of the answers;
+    `prompt_weight` is the weight of all other tokens.
     """
     weights = [prompt_weight] * len(offsets)
     ends = [end for _, end in offsets]

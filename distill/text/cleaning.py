@@ -16,8 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from common.duplicates import NearDuplicatesConfig, digest
-from common.duplicates.near import signatures
+from common.duplicates import NearDuplicatesConfig, digest, signatures
 from common.errors import require_at_least
 from common.rows import Raw, Row, RowCounts, parse
 from distill.text.normalise import normalise
@@ -90,14 +89,16 @@ class CleaningCounts:
         self.changed += later.changed
         self.contamination += later.contamination
         for rule, samples in later.samples.items():
-            self.samples[rule] = sorted([*self.samples.get(rule, []), *samples])[:SAMPLES]
+            self._offer(rule, samples)
 
     def remove(self, rule: str, row: Row, text: str) -> None:
         """Count one document as removed, and keep a sample."""
         self.removed[rule] += 1
         start = text[:SAMPLE_CHARACTERS]
-        sample = (zlib.crc32(start.encode("utf-8", "surrogatepass")), str(row["id"]), start)
-        self.samples[rule] = sorted([*self.samples.get(rule, []), sample])[:SAMPLES]
+        self._offer(rule, [(zlib.crc32(start.encode("utf-8", "surrogatepass")), str(row["id"]), start)])
+
+    def _offer(self, rule: str, samples: list[tuple[int, str, str]]) -> None:
+        self.samples[rule] = sorted([*self.samples.get(rule, []), *samples])[:SAMPLES]
 
     def to_json(self) -> dict[str, Any]:
         """The counts as JSON."""
@@ -143,11 +144,8 @@ class Cleaner:
     ) -> None:
         self._config, self._near, self._seed = config, near_duplicates, seed
         self._decontaminator = decontaminator
-        self._changes: list[tuple[str, Callable[[str], str]]] = []
-        if config.normalise:
-            self._changes.append(("normalised", normalise))
-        if config.redact:
-            self._changes.append(("personal data replaced", _redacted))
+        changes = (config.normalise, "normalised", normalise), (config.redact, "personal data replaced", _redacted)
+        self._changes = [(name, change) for is_on, name, change in changes if is_on]
 
     @property
     def permutations(self) -> int:
@@ -160,23 +158,15 @@ class Cleaner:
         return {} if self._decontaminator is None else self._decontaminator.card()
 
     def __call__(self, batch: TextBatch) -> CleanedBatch:
-        """Clean a batch.
-
-        Raises:
-            InputError: the file ends in the middle of a row.
-        """
+        """Clean a batch; InputError if the file ends in the middle of a row."""
         counts = CleaningCounts()
-        texts: list[str] = []
-        lines: list[str] = []
-        for number, raw in batch.rows:
-            document = self._document(raw, number, batch, counts)
-            if document is not None:
-                texts.append(document["text"])
-                lines.append(json.dumps(document, ensure_ascii=False) + "\n")
+        rows = (self._document(raw, number, batch, counts) for number, raw in batch.rows)
+        documents = [document for document in rows if document is not None]
+        texts = [document["text"] for document in documents]
         digests = b"".join(digest(text, seed=self._seed) for text in texts)
         keys, checks = (None, None) if self._near is None else signatures(texts, self._near)
         return CleanedBatch(
-            lines=lines,
+            lines=[json.dumps(document, ensure_ascii=False) + "\n" for document in documents],
             digests=np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2),
             characters=np.array([len(text) for text in texts], np.uint32),
             band_keys=keys,
@@ -187,10 +177,7 @@ class Cleaner:
     def clean(self, row: Row, *, japanese: bool, counts: CleaningCounts) -> Row | None:
         """The document of one good row, or None if a rule, which is counted, removes it.
 
-        Args:
-            row: with `id`, `text` and optionally `answers`.
-            japanese: whether the quality rules apply.
-            counts: updated.
+        The row has `id`, `text` and optionally `answers`; `japanese` says whether the quality rules apply.
         """
         text, answers = row["text"], row.get("answers")
         for name, change in self._changes:
@@ -224,11 +211,10 @@ class Cleaner:
         if isinstance(answers, list) and answers and all(isinstance(answer, str | dict) for answer in answers):
             answers = None  # many sets have the answers of a question as text: these are not spans
         counts.characters_in += len(text)
-        if len(text) > self._config.max_characters:
-            rows.add_bad(f"more than {self._config.max_characters:,} characters")
-            return None
-        if answers is not None and not are_spans(answers, len(text)):
-            rows.add_bad("answers are no spans of the text")
+        is_long = len(text) > self._config.max_characters
+        if is_long or (answers is not None and not are_spans(answers, len(text))):
+            longest = f"more than {self._config.max_characters:,} characters"
+            rows.add_bad(longest if is_long else "answers are no spans of the text")
             return None
         document = self.clean(row | {"text": text, "answers": answers}, japanese=batch.japanese, counts=counts)
         return None if document is None else document | {"source": batch.source}

@@ -58,11 +58,9 @@ _CUT_SHORT = re.compile(
     rf"[\])\uff3d\uff09]?(?:.{{0,3}}(?:{'|'.join(map(re.escape, _WORDS['read_more']))}))?\Z"
 )
 _CUT_SHORT_CHARACTERS = 7 + max(map(len, _WORDS["read_more"]))
-_CLAUSE_CHARACTERS = 20
-_CLAUSE_HIRAGANA_SHARE = 0.35
+_CLAUSE_CHARACTERS, _CLAUSE_HIRAGANA_SHARE = 20, 0.35
 # Fewer matches are not evidence, whatever their share of a short text.
 _LEAST_MATCHES = 3
-
 
 _LONGEST_FIRST = sorted({*_WORDS["boilerplate"], *_WORDS["unwanted"]}, key=lambda word: (-len(word), word))
 _ANY_WORD = re.compile("|".join(map(re.escape, _LONGEST_FIRST)))

@@ -61,9 +61,8 @@ _SERVICE_CODES = ("0120", "0800", "0570", "0990", "0180", "0170")
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?<![0-9A-Za-z_])(?<![0-9.][.-])(?<!\.){_OCTET}(?:\.{_OCTET}){{3}}(?![0-9A-Za-z_])(?!\.[0-9])")
-# Before four numbers that are a version or a section.
+# Before four numbers that are a version or a section; these numbers are small.
 _NUMBERED = re.compile(r"(?:[Vv]er(?:sion)?\.?|[Vv]|バージョン|版|第|節|章|項|§|[Ss]ection|[Rr]elease) ?\Z")
-# The numbers of versions and sections are small.
 _SMALL_OCTET = 32
 
 _CARD_NUMBER = re.compile(
@@ -88,19 +87,17 @@ def redact(text: str) -> tuple[str, int]:
     plain = _PROLONGED.sub("-", text.translate(_PLAIN | _PLAIN_HYPHENS))
     pieces: list[str] = []
     done = 0
-    for start, stop, placeholder in _found(plain):
+    spans = (
+        (*match.span(group), placeholder)
+        for pattern, group, holds, placeholder in _RULES
+        for match in pattern.finditer(plain)
+        if holds(match)
+    )
+    for start, stop, placeholder in sorted(spans):  # they can overlap
         if start >= done:
             pieces += (text[done:start], placeholder)
             done = stop
     return "".join((*pieces, text[done:])), len(pieces) // 2
-
-
-def _found(plain: str) -> list[tuple[int, int, str]]:
-    """(start, end, placeholder) of every match, in the order of the text; matches can overlap."""
-    spans: list[tuple[int, int, str]] = []
-    for pattern, group, holds, placeholder in _RULES:
-        spans += [(*match.span(group), placeholder) for match in pattern.finditer(plain) if holds(match)]
-    return sorted(spans)
 
 
 def _is_national(match: re.Match[str]) -> bool:
@@ -117,22 +114,14 @@ def _is_national(match: re.Match[str]) -> bool:
     return shape in _SHAPES or (shape == _MOBILE_SHAPE and first in _MOBILE_CODES)
 
 
-def _is_international(match: re.Match[str]) -> bool:
-    return sum(map(str.isdigit, match[1])) in (9, 10)
-
-
 def _is_public_address(match: re.Match[str]) -> bool:
     """Whether it is a public address: manuals are full of loopback, private and mask addresses."""
     octets = [int(octet) for octet in match[0].split(".")]
     if max(octets) < _SMALL_OCTET or octets[0] in (0, 255) or _NUMBERED.search(match.string[: match.start()][-10:]):
         return False
-    address = ipaddress.IPv4Address(match[0])
-    return not (address.is_loopback or address.is_link_local or address.is_multicast or _is_private(octets))
-
-
-def _is_private(octets: list[int]) -> bool:
-    first, second = octets[:2]
-    return first == 10 or (first == 172 and 16 <= second < 32) or (first, second) == (192, 168)
+    address, (first, second) = ipaddress.IPv4Address(match[0]), octets[:2]
+    is_private = first == 10 or (first == 172 and 16 <= second < 32) or (first, second) == (192, 168)
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or is_private)
 
 
 def _is_card(match: re.Match[str]) -> bool:
@@ -169,7 +158,7 @@ _RULES: tuple[tuple[re.Pattern[str], int | str, Callable[[re.Match[str]], bool],
     (_MAIL, 0, lambda match: True, _EMAIL),
     (_CARD_NUMBER, 0, _is_card, _CARD),
     (_NATIONAL, 0, _is_national, _PHONE),
-    (_INTERNATIONAL, 0, _is_international, _PHONE),
+    (_INTERNATIONAL, 0, lambda match: sum(map(str.isdigit, match[1])) in (9, 10), _PHONE),
     (_LABELLED, "number", lambda match: True, _PHONE),
     (_TWELVE, 0, _is_individual, _INDIVIDUAL),
     (_IPV4, 0, _is_public_address, _ADDRESS),

@@ -81,8 +81,8 @@ class QualityConfig:
                 sound = value is None or 0 <= value <= (1 if name.endswith("share") else value)
             if not sound:
                 wanted = "shares from 0 to 1, lengths of at least 0, n-grams as pairs of a length and a share"
-                next_step = f"correct {name} of the quality rules"
-                raise UserError("out-of-range", wanted=wanted, got=f"{name} = {value}", next_step=next_step)
+                got, next_step = f"{name} = {value}", f"correct {name} of the quality rules"
+                raise UserError("out-of-range", wanted=wanted, got=got, next_step=next_step)
 
 
 def fault(text: str, config: QualityConfig) -> str | None:

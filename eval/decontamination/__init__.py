@@ -16,18 +16,16 @@ punctuation therefore make no difference. A document holds an item when it holds
 
 Answers alone are not searched for: most of them are one word. Independent of file formats and training stages.
 
-`normal_form` is the one form, `long_texts` finds texts by their n-grams, `short_questions` finds the rest; this module
-has the settings and puts the two searches together.
+`normal_form` is the one form, `search` has the two searches, and this module the settings.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError, require_at_least, require_between
-from eval.decontamination.long_texts import LongTexts, is_long
+from common.errors import require_above, require_at_least, require_between
 from eval.decontamination.normal_form import document_of, is_marked, normal_form
-from eval.decontamination.short_questions import SHORTEST, ShortQuestion, ShortQuestions
+from eval.decontamination.search import SHORTEST, LongTexts, ShortQuestion, ShortQuestions, is_long
 from eval.tasks.items import TURN_BREAK, Item, read_benchmarks
 
 __all__ = ["DecontaminationConfig", "Decontaminator", "normal_form"]
@@ -52,13 +50,8 @@ class DecontaminationConfig:
         require_between(1, self.min_characters, ngram_characters=self.ngram_characters)
         require_between(SHORTEST, self.min_characters, min_alone_characters=self.min_alone_characters)
         require_at_least(1, near_characters=self.near_characters)
-        if not 0 < self.min_overlap <= 1:
-            raise UserError(
-                "out-of-range",
-                wanted="min_overlap above 0 and at most 1",
-                got=f"{self.min_overlap:g}",
-                next_step="correct the setting",
-            )
+        require_above(0, min_overlap=self.min_overlap)
+        require_between(0, 1, min_overlap=self.min_overlap)
 
 
 class Decontaminator:

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from common.errors import UserError
 from common.metrics import read_metrics
-from common.store import read_manifest
 from eval.report.plots import thin
 
 CURVE_POINTS = 240
@@ -33,60 +32,40 @@ _SHAPE_FIELDS = {
 _MACHINE_FIELDS = ("cpu", "gpu", "memory_bytes", "os", "device", "compute_dtype", "threads")
 
 
-def load_manifests(folders: Mapping[str, Path | None]) -> dict[str, dict[str, Any]]:
-    """Manifests by artifact name, in the given order, without the inputs that the recipe leaves out."""
-    return {name: read_manifest(folder) for name, folder in folders.items() if folder is not None}
-
-
 def machines(manifests: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The machine of this stage, then each other machine that an artifact was made on, with `stages`, their names.
 
     Only named fields are taken: no host, user or path, whatever else a manifest holds.
     """
-    found = [{**_allowed(here), "stages": ["report"]}]
-    for name, manifest in manifests.items():
-        machine = _allowed(manifest["machine"])
-        for known in found:
-            if {**known, "stages": None} == {**machine, "stages": None}:
-                known["stages"].append(name)
-                break
-        else:
-            found.append({**machine, "stages": [name]})
-    return found
+    stages: dict[tuple[Any, ...], list[str]] = {}
+    for name, machine in (("report", here), *((name, manifest["machine"]) for name, manifest in manifests.items())):
+        stages.setdefault(tuple(machine.get(field) for field in _MACHINE_FIELDS), []).append(name)
+    return [dict(zip(_MACHINE_FIELDS, key, strict=True)) | {"stages": names} for key, names in stages.items()]
 
 
-def _allowed(machine: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: machine.get(field) for field in _MACHINE_FIELDS}
-
-
-def built_from(folders: Mapping[str, Path | None], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def built_from(folders: Mapping[str, Path], manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each stage: {stage, key, parameters, geometry, tokens, seconds, resumed, peak_bytes}, or null.
 
     `seconds` and `peak_bytes` are those of the stage's last start, which is not the whole stage where `resumed`.
     """
-    rows: list[dict[str, Any]] = []
-    for name, manifest in manifests.items():
-        facts = manifest["facts"]
-        rows.append(
-            {
-                "stage": name,
-                "key": manifest["key"],
-                "parameters": facts.get("parameters"),
-                "geometry": _geometry(folders[name]) if name in TRAINED else None,
-                "tokens": facts.get("tokens"),
-                "seconds": manifest["seconds"],
-                "resumed": manifest["resumed"],
-                "peak_bytes": manifest["peak_bytes"],
-            }
-        )
-    return rows
+    return [
+        {
+            "stage": name,
+            "key": manifest["key"],
+            "parameters": manifest["facts"].get("parameters"),
+            "geometry": _geometry(folders[name] / "config.json") if name in TRAINED else None,
+            "tokens": manifest["facts"].get("tokens"),
+            **{field: manifest[field] for field in ("seconds", "resumed", "peak_bytes")},
+        }
+        for name, manifest in manifests.items()
+    ]
 
 
-def _geometry(folder: Path | None) -> dict[str, Any] | None:
+def _geometry(config_file: Path) -> dict[str, Any] | None:
     """The shape of a model as its config.json states it, of any family; null where a field is absent."""
-    if folder is None or not (folder / "config.json").is_file():
+    if not config_file.is_file():
         return None
-    config = read_json(folder / "config.json")
+    config = read_json(config_file)
     return {ours: config.get(theirs) for ours, theirs in _SHAPE_FIELDS.items()}
 
 
@@ -106,12 +85,11 @@ def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
     ]
 
 
-def curves(folders: Mapping[str, Path | None]) -> list[dict[str, Any]]:
+def curves(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """A row for each training stage: {stage, loss, t, validation_loss}, lists of [step, value], thinned by means."""
     rows: list[dict[str, Any]] = []
     for name in TRAINED:
-        folder = folders.get(name)
-        records = [] if folder is None else read_metrics(folder)
+        records = read_metrics(folders[name]) if name in folders else []
         if not records:
             continue
         row: dict[str, Any] = {"stage": name}
@@ -130,19 +108,10 @@ def artifacts(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
     `grep PACKAGE/ SHA256SUMS | sha256sum`.
     """
     rows: list[dict[str, Any]] = []
-    if "gguf" in manifests:
-        listed = manifests["gguf"]["files"]
-        rows += [
-            {
-                "path": file["file"],
-                "format": "GGUF",
-                "encoding": file["encoding"],
-                "bytes": listed[file["file"]]["bytes"],
-                "sha256": listed[file["file"]]["sha256"],
-                "bits_per_weight": file["bits_per_weight"],
-            }
-            for file in manifests["gguf"]["facts"]["files"]
-        ]
+    for file in manifests["gguf"]["facts"]["files"] if "gguf" in manifests else ():
+        listed = manifests["gguf"]["files"][file["file"]]
+        row = {"path": file["file"], "format": "GGUF", "encoding": file["encoding"], "bytes": listed["bytes"]}
+        rows.append(row | {"sha256": listed["sha256"], "bits_per_weight": file["bits_per_weight"]})
     if "coreml" in manifests and "skipped" not in manifests["coreml"]["facts"]:
         rows.append(_package(manifests["coreml"]))
     return rows
@@ -186,15 +155,10 @@ def cut_paths(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: the file is absent or broken.
-    """
+    """The content of a JSON file; UserError if it is absent or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
         code = "not-found" if isinstance(error, FileNotFoundError) else "damaged"
-        raise UserError(
-            code, wanted=f"a JSON file at {path}", got=str(error), next_step=f"delete {path.parent} and build it again"
-        ) from error
+        next_step = f"delete {path.parent} and build it again"
+        raise UserError(code, wanted=f"a JSON file at {path}", got=str(error), next_step=next_step) from error

@@ -25,21 +25,19 @@ _SHARED_BY = ("tokens_out", "characters_out", "rows_out")
 _REVISION_CHARACTERS = 12
 
 
-def data_cards(folders: Mapping[str, Path | None]) -> dict[str, Any]:
-    """The cards of the corpus and the conversations, null where one is absent."""
-    return {name: _card(folders.get(name)) for name in ("corpus", "conversations")}
+def data_cards(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """The cards of the corpus and the conversations, null where one is absent.
 
-
-def _card(folder: Path | None) -> dict[str, Any] | None:
-    """{rows_in, removed, rows_out, splits, tokens, sources, steps, contamination, samples}; the last four may be empty.
-
-    A source has its terms, its counts and `share`, its part of the tokens that were kept (of the characters or the rows
-    where tokens are not counted), 0 to 1.
+    Each is {rows_in, removed, rows_out, splits, tokens, sources, steps, contamination, samples}; the last four may be
+    empty. A source has its terms, its counts and `share`, its part of the tokens that were kept (of the characters or
+    the rows where tokens are not counted), 0 to 1.
     """
-    path = None if folder is None else folder / "data_card.json"
-    if path is None or not path.is_file():
-        return None
-    card: Row = read_json(path)
+    paths = {name: folders[name] / "data_card.json" for name in ("corpus", "conversations") if name in folders}
+    there = {name: _card(read_json(path)) for name, path in paths.items() if path.is_file()}
+    return {"corpus": None, "conversations": None} | there
+
+
+def _card(card: Row) -> dict[str, Any]:
     sources: Sequence[Row] = card.get("sources") or []
     samples: Mapping[str, Sequence[Row]] = card.get("samples") or {}
     return {
@@ -121,7 +119,7 @@ def notes(source: Row) -> str:
     """The small print below a source's name: its weight, its revision."""
     weight, revision = source.get("weight"), source.get("revision")
     parts = [f"weight {wording.number(weight)}"] if weight is not None else []
-    return ", ".join([*parts, *([f"revision {revision[:_REVISION_CHARACTERS]}"] if revision else [])])
+    return ", ".join(parts + ([f"revision {revision[:_REVISION_CHARACTERS]}"] if revision else []))
 
 
 def _part(name: str, card: Row) -> DataPart:
@@ -130,7 +128,6 @@ def _part(name: str, card: Row) -> DataPart:
     removed: Counts = card.get("removed") or {}
     changes = [{**(source.get("changed") or {}), **(source.get("truncated") or {})} for source in sources]
     changed = {rule: sum(change.get(rule, 0) for change in changes) for change in changes for rule in change}
-    samples: Mapping[str, Sequence[Row]] = card.get("samples") or {}
     return DataPart(
         name=name,
         card=card,
@@ -141,9 +138,9 @@ def _part(name: str, card: Row) -> DataPart:
         steps=tuple(_steps(card.get("steps") or [])),
         contamination=tuple((card.get("contamination") or {}).items()),
         samples=tuple(
-            (f"Removed: {rule}" if rule in removed else wording.sentence(rule), rows)
-            for rule, rows in samples.items()
-            if rows
+            (f"Removed: {rule}" if rule in removed else wording.sentence(rule), texts)
+            for rule, texts in (card.get("samples") or {}).items()
+            if texts
         ),
     )
 
@@ -162,10 +159,6 @@ def _steps(steps: Sequence[Row]) -> Iterator[tuple[str, str]]:
         detail = step.get("reason")
         if step.get("on"):
             settings: Row = step.get("settings") or {}
-            plain = {name: value for name, value in settings.items() if name != "class" and _is_plain(value)}
-            detail = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain.items())
+            plain = [each for each in settings.items() if each[0] != "class" and isinstance(each[1], str | int | float)]
+            detail = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plain if value != "")
         yield step["step"], ("on" if step.get("on") else "off") + (f": {detail}" if detail else "")
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float) and value != ""

@@ -1,14 +1,17 @@
-"""The geometry of the report's plots: curves and ticks as numbers, relative to the plot area.
+"""The report's plots of losses, and their geometry: curves and ticks as numbers, relative to the plot area.
 
 `plot_of` turns points into SVG path strings in a box of 1000 by 1000 units, origin at the top left, and ticks into
 percent. The template stretches that box over the available width and sets the tick labels as ordinary text, so that
-they keep their size on a phone. Independent of stages, colours and markup.
+they keep their size on a phone. Independent of colours and markup.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eval.report.view import STAGE_LABELS
 
 BOX_UNITS = 1000
 Point = tuple[float, float]
@@ -59,6 +62,35 @@ class Plot:
     """Whether it is larger than the other plots where there is space."""
 
 
+def loss_plots(report: Mapping[str, Any]) -> list[Plot]:
+    """Distillation first and larger, with its loss and t over steps; then the loss of each other training stage."""
+    plots: list[Plot] = []
+    for curve in sorted(report["curves"], key=lambda curve: not curve["t"]):
+        name = STAGE_LABELS[curve["stage"]]
+        loss, validation, t = ([(x, y) for x, y in curve[field]] for field in ("loss", "validation_loss", "t"))
+        if loss:
+            plots.append(_loss_plot(name, loss, validation, wide=bool(t)))
+        if t:
+            shares = Curve(label="share of the teacher in the target", points=t)
+            summary = f"t goes from {t[0][1]:.2f} to {t[-1][1]:.2f} over {t[-1][0]:,.0f} steps."
+            title = f"{name}: interpolation coefficient t"
+            plots.append(plot_of(title, [shares], summary=summary, y_range=(0.0, 1.0), wide=True))
+    return plots
+
+
+def _loss_plot(name: str, loss: Sequence[Point], validation: Sequence[Point], *, wide: bool) -> Plot:
+    smoothed = smooth(loss, window=max(1, len(loss) // 24))
+    summary = f"The loss goes from {loss[0][1]:.2f} to {smoothed[-1][1]:.2f} over {loss[-1][0]:,.0f} steps"
+    if validation:
+        summary += f"; on validation text it is {min(value for _, value in validation):.2f} at best"
+    curves = [
+        Curve(label="", points=loss, kind="faint"),
+        Curve(label="training", points=smoothed),
+        Curve(label="validation", points=validation, kind="dots"),
+    ]
+    return plot_of(f"{name}: loss", curves, summary=summary + ".", wide=wide)
+
+
 def plot_of(
     title: str,
     curves: Iterable[Curve],
@@ -68,10 +100,7 @@ def plot_of(
     wide: bool = False,
 ) -> Plot:
     """Places curves on common axes; `y_range` replaces the range of the data. At least one point is needed."""
-    finite = [
-        Curve(label=curve.label, points=[point for point in curve.points if math.isfinite(point[1])], kind=curve.kind)
-        for curve in curves
-    ]
+    finite = [replace(curve, points=[point for point in curve.points if math.isfinite(point[1])]) for curve in curves]
     xs = [x for curve in finite for x, _ in curve.points]
     ys = [y for curve in finite for _, y in curve.points]
     assert xs, f"no point to plot in {title!r}"
@@ -102,9 +131,7 @@ def nice_ticks(low: float, high: float, *, count: int) -> list[float]:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    gap = min(
-        (factor * power for factor in (1.0, 2.0, 5.0, 10.0)), key=lambda candidate: abs(math.log(candidate / raw))
-    )
+    gap = min((factor * power for factor in (1.0, 2.0, 5.0, 10.0)), key=lambda gap: abs(math.log(gap / raw)))
     first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
     return [round(index * gap, 12) for index in range(first, last + 1)]
 

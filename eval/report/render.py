@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from common.cli import run
 from common.disk import replace_text
+from common.known_benchmarks import asked_in
 from eval.report import data, view, wording
-from eval.report.choices import asked_in
 from eval.report.collect import read_json
-from eval.report.headlines import headlines
+from eval.report.plots import loss_plots
 
 TEMPLATES = Path(__file__).parent / "templates"
 HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
@@ -45,13 +45,12 @@ def _context(report: view.Report) -> dict[str, object]:
         "report": report,
         "label": view.label,
         "method_labels": view.METHOD_LABELS,
-        "has_benchmarks": view.has_benchmarks,
         "benchmarks": asked_in(report["tasks"]),
         "differing": view.differing,
         "lead": view.lead(report),
-        "headlines": headlines(report),
+        "headlines": view.headlines(report),
         "scores": view.score_table(report),
-        "plots": view.loss_plots(report),
+        "plots": loss_plots(report),
         "phones": view.phone_table(report),
         "samples": view.samples(report),
         "comparisons": view.comparisons(report),

@@ -5,19 +5,24 @@ and `report.md` from it. It measures nothing: what the evaluation did not measur
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common.disk import replace_text
+from common.errors import UserError, unknown_name
+from common.known_benchmarks import BENCHMARKS
 from common.store import Workspace, read_manifest, stage
 from eval.report import collect
-from eval.report.choices import BENCHMARKS, Choice, differences
 from eval.report.data import data_cards
 from eval.report.render import write_pages
 
-Rows = Sequence[Mapping[str, Any]]
+Scalar = int | float | str
+Manifests = Mapping[str, Mapping[str, Any]]
+"""By artifact."""
 MEASURED = ("tasks", "fidelity", "phones", "samples", "paired", "held_out")
 """Files of the evaluation, `<name>.json`, and the sections of report.json that they become."""
 _GAPS = (
@@ -29,7 +34,6 @@ _GAPS = (
     ("whether it fits", "phones", "limit_bytes", "phone", "limit_source"),
 )
 """(what is not measured, section, field that is null then, field of what it is about, field of the reason)."""
-
 _NO_SPEED = {"prefill_tok_per_s": None, "decode_tok_per_s": None, "reason": "this build measures no speed"}
 
 
@@ -41,6 +45,38 @@ class Licence:
     """The part: texts, a model, the code."""
     licence: str
     """Name of the licence, or the terms in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One number of the recipe: published for the model that is reproduced, or chosen here.
+
+    A number from the code or the script of another model counts as chosen, with that code as its source.
+    """
+
+    what: str
+    """What the number is, such as "peak learning rate of the distillation"."""
+    value: str
+    """The number with its unit, as text."""
+    published: bool = False
+    """Whether its publishers state it for the model that is reproduced; otherwise it was chosen here."""
+    source: str | None = None
+    """Where it is published; for a chosen number, what it was taken from, such as another model's script."""
+    reason: str | None = None
+    """Why it was chosen."""
+    fields: tuple[tuple[str, Scalar], ...] = ()
+    """Fields that `value` describes, as `artifact.field`, with their values: ("base.steps", 8000), since the text does
+    not follow a number that a user changes. The value of a list is its length."""
+
+    def __post_init__(self) -> None:
+        if self.published and not self.source:
+            wanted, got = f"a source of {self.what}, which is called published", "none"
+        elif not self.published and not self.reason:
+            wanted = f"the reason why {self.what} was chosen, or published=True with a source"
+            got = "a source alone" if self.source else "neither"
+        else:
+            return
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="complete this choice in the recipe")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,15 +133,22 @@ def assemble(
         machine: what this stage computes on, from `Machine.to_json`.
         left_out: published benchmarks that were there and could not be asked, with the reasons.
     """
-    manifests = collect.load_manifests(folders)
+    manifests = {name: read_manifest(folder) for name, folder in folders.items()}
     here, *others = collect.machines(manifests, machine)
-    evaluation = folders["evaluation"]
     files = collect.artifacts(manifests)
-    order = [*collect.TRAINED, *(file["path"] for file in files)]
-    measured = {name: _in_order(collect.read_json(evaluation / f"{name}.json"), order) for name in MEASURED}
+    places = {name: place for place, name in enumerate([*collect.TRAINED, *(file["path"] for file in files)])}
+    measured = {
+        name: sorted(  # the artifacts in the order of the build, whatever the evaluation's
+            collect.read_json(folders["evaluation"] / f"{name}.json"),
+            key=lambda row: places.get(row["artifact"], len(places)),
+        )
+        for name in MEASURED
+    }
+    # The GGUF files' names begin with BaseName-SizeLabel-FineTune, and end with the encoding.
+    stems = (file["path"].removesuffix(f"-{file['encoding']}.gguf") for file in files if file["format"] == "GGUF")
     content: dict[str, Any] = {
         "recipe": config.recipe,
-        "title": config.title or _stem(files) or config.recipe or "A model",
+        "title": config.title or next(stems, None) or config.recipe or "A model",
         "machine": {field: value for field, value in here.items() if field != "stages"},
         "other_machines": others,
         "built_from": collect.built_from(folders, manifests),
@@ -116,28 +159,14 @@ def assemble(
         "task_average": [row for row in measured["tasks"] if row["task"] == "average"],
         "speed": [{"artifact": file["path"], **_NO_SPEED} for file in files],
         "data": data_cards(folders),
-        "licences": [{"what": each.what, "licence": each.licence} for each in config.licences],
+        "licences": [asdict(each) for each in config.licences],
         "choices": [_choice(choice, manifests) for choice in config.choices],
     }
     content["not_measured"] = list(_gaps(content, manifests, left_out or {}))
     return collect.without_paths(content)
 
 
-def _choice(choice: Choice, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A choice, and in `differs` where this build has another value: a recipe of another size keeps the text."""
-    fields = ("what", "value", "published", "source", "reason")
-    return {field: getattr(choice, field) for field in fields} | {"differs": differences(choice, manifests)}
-
-
-def _stem(files: Rows) -> str | None:
-    """The common beginning of the GGUF files' names: BaseName-SizeLabel-FineTune, without the encoding."""
-    ggufs = [file for file in files if file["format"] == "GGUF"]
-    return ggufs[0]["path"].removesuffix(f"-{ggufs[0]['encoding']}.gguf") if ggufs else None
-
-
-def _gaps(
-    content: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str]
-) -> Iterator[dict[str, Any]]:
+def _gaps(content: Mapping[str, Any], manifests: Manifests, left_out: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """What is null in the report: {what, of: artifacts or phones, reason}, one for each kind of number and reason."""
     for task, why in left_out.items():
         yield {"what": f"scores in {BENCHMARKS[task].name}", "of": [], "reason": why}
@@ -153,7 +182,50 @@ def _gaps(
             yield {"what": what, "of": list(names), "reason": why}
 
 
-def _in_order(rows: Any, names: Sequence[str]) -> Any:
-    """Rows of an evaluation file with their artifacts in the order of `names`; others come last."""
-    place = {name: index for index, name in enumerate(names)}
-    return sorted(rows, key=lambda row: place.get(row["artifact"], len(place)))
+def read_choices(file: Path) -> tuple[Choice, ...]:
+    """The choices of a TOML file: `[[choice]]` tables with the fields of `Choice`."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["choice"]
+    return tuple(Choice(**entry | {"fields": tuple(map(tuple, entry.get("fields", ())))}) for entry in entries)
+
+
+def revised(choices: Iterable[Choice], *changed: Choice, without: Sequence[str] = ()) -> tuple[Choice, ...]:
+    """The choices of a recipe that derives from another: some replaced by their `what`, some left out.
+
+    Raises:
+        UserError: no choice has that name, so that nothing would be replaced.
+    """
+    choices, new = tuple(choices), {choice.what: choice for choice in changed}
+    known = {choice.what for choice in choices}
+    for what in (*new, *without):
+        if what not in known:
+            raise unknown_name("the name of a choice", what, sorted(known))
+    return tuple(new.get(choice.what, choice) for choice in choices if choice.what not in without)
+
+
+def differences(choice: Choice, manifests: Manifests) -> list[dict[str, Scalar]]:
+    """Where a build differs from the choice's `fields`: {field, says, built}. What no manifest holds is left out."""
+    found: list[dict[str, Scalar]] = []
+    for field, said in choice.fields:
+        artifact, _, name = field.partition(".")
+        built = _value(manifests.get(artifact, {}).get("config"), name)
+        if built is not None and built != said:
+            found.append({"field": field, "says": said, "built": built})
+    return found
+
+
+def _choice(choice: Choice, manifests: Manifests) -> dict[str, Any]:
+    """A choice, and in `differs` where this build has another value: a recipe of another size keeps the text."""
+    fields = {name: value for name, value in asdict(choice).items() if name != "fields"}
+    return fields | {"differs": differences(choice, manifests)}
+
+
+def _value(config: Any, name: str) -> Scalar | None:
+    """A number or a word of a manifest's config by its dotted name, None for anything else, such as a path."""
+    for part in re.findall(r"[^.\[\]]+", name):
+        if isinstance(config, list):
+            config = dict(enumerate(cast(list[Any], config))).get(int(part) if part.isdigit() else -1)
+        else:
+            config = cast(Mapping[str, Any], config).get(part) if isinstance(config, Mapping) else None
+    if isinstance(config, list):
+        return len(cast(list[Any], config))
+    return config if isinstance(config, Scalar) else None

@@ -1,16 +1,15 @@
-"""From report.json to what a page shows: score table, plots, phones, samples; shared by all templates.
+"""From report.json to what a page shows: headlines, score table, phones, samples, comparisons; for all templates.
 
 Pure functions of the content of report.json, from which the page can be drawn again.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.known_benchmarks import BENCHMARKS
 from eval.report import wording
-from eval.report.choices import BENCHMARKS
-from eval.report.plots import Curve, Plot, Point, plot_of, smooth
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -35,6 +34,7 @@ TASK_AVERAGE = "task average"
 TASK_LABELS = {task: benchmark.name for task, benchmark in BENCHMARKS.items()}
 """Published benchmarks by the names of their tasks."""
 METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
+_NOT_MEASURED = "not measured"
 METHOD_LABELS = {"taid": "TAID", "forward_kl": "forward KL", "cross_entropy": "cross-entropy", "instruct": "tuning"}
 
 
@@ -69,12 +69,22 @@ class PhoneTable:
     """(part of a prediction, its source)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One main result, at the top of the page."""
+
+    label: str
+    value: str
+    unit: str
+    note: str
+
+
 def label(report: Report, artifact: str) -> str:
     """A short name: a stage's label (its own name where a recipe added it), or a file's encoding."""
-    files = {file["path"]: file for file in report["artifacts"]}
-    if artifact in files:
-        return files[artifact]["encoding"] if files[artifact]["format"] == "GGUF" else files[artifact]["format"]
-    return STAGE_LABELS.get(artifact, artifact)
+    file = next((file for file in report["artifacts"] if file["path"] == artifact), None)
+    if file is None:
+        return STAGE_LABELS.get(artifact, artifact)
+    return file["encoding"] if file["format"] == "GGUF" else file["format"]
 
 
 def stage(report: Report, name: str) -> Row:
@@ -99,9 +109,52 @@ def lead(report: Report) -> str:
     )
 
 
-def has_benchmarks(report: Report) -> bool:
-    """Whether a task is a published benchmark, which is asked here in an unpublished form."""
-    return any(row["task"] in TASK_LABELS for row in report["tasks"])
+def headlines(report: Report) -> list[Headline]:
+    """The six numbers at the top of the page, each from a section below it; one that was not measured says so."""
+    files = [file for file in report["artifacts"] if file["bytes"]]
+    smallest: Row = min(files, key=lambda file: file["bytes"], default={})
+    size, _, size_unit = wording.size(smallest.get("bytes")).partition(" ")
+    near: Row = next((row for row in report["fidelity"] if row["artifact"] == smallest.get("path")), {})
+    is_near = near.get("kl") is not None
+    pair = (TASK_AVERAGE, "chat", "base")
+    paired = (row for row in report["paired"] if (row["quantity"], row["artifact"], row["against"]) == pair)
+    kept = next(paired, {}).get("ratio")
+    rows = report["built_from"]
+    seconds = wording.duration(sum(row["seconds"] for row in rows))
+    first, last = (label(report, rows[index]["stage"]).lower() for index in (0, -1))
+    return [
+        _of_the_base("Task average of the base", "%", report["task_average"], "value", wording.percent),
+        _of_the_base("Held-out loss of the base", "nats", report["held_out"], "loss", wording.number),
+        Headline(
+            "Kept by the chat model",
+            wording.percent(kept, decimals=0),
+            "%",
+            _NOT_MEASURED if kept is None else "of the base\u2019s task average",
+        ),
+        Headline(
+            "Same next token as the checkpoint",
+            wording.percent(near.get("top1_agreement")),
+            "%",
+            f"{smallest['encoding']}, KL {wording.number(near['kl'])} nats" if is_near else _NOT_MEASURED,
+        ),
+        Headline("Smallest file", size, size_unit, smallest.get("encoding", "no file written")),
+        Headline(
+            "Time to build",
+            f"at least {seconds}" if any(row["resumed"] for row in rows) else seconds,
+            "",
+            f"{first} to {last}; peak memory {wording.size(max(row['peak_bytes'] for row in rows))}",
+        ),
+    ]
+
+
+def _of_the_base(
+    name: str, unit: str, rows: Sequence[Row], field: str, write: Callable[[float | None], str]
+) -> Headline:
+    """A number of the base, with that of the student before distillation."""
+    values = {row["artifact"]: row.get(field) for row in rows}
+    base, before = values.get("base"), values.get("student_before")
+    note = _NOT_MEASURED if base is None else f"{write(before)} {unit} before distillation"
+    return Headline(name, write(base), unit, note)
 
 
 def differing(choice: Row) -> str:
@@ -163,48 +216,6 @@ def _words(name: str) -> str:
     """A task's or a group's name as words; translation directions stay codes."""
     words = name.replace("_", " ")
     return words if re.fullmatch("[a-z]{2}-[a-z]{2}", words) else wording.sentence(words)
-
-
-def loss_plots(report: Report) -> list[Plot]:
-    """Distillation first and larger, with its loss and t over steps; then the loss of each other training stage."""
-    plots: list[Plot] = []
-    for curve in sorted(report["curves"], key=lambda curve: not curve["t"]):
-        name = STAGE_LABELS[curve["stage"]]
-        if curve["loss"]:
-            plots.append(_loss_plot(name, _points(curve["loss"]), _points(curve["validation_loss"]), bool(curve["t"])))
-        if curve["t"]:
-            t = _points(curve["t"])
-            plots.append(
-                plot_of(
-                    f"{name}: interpolation coefficient t",
-                    [Curve(label="share of the teacher in the target", points=t)],
-                    summary=f"t goes from {t[0][1]:.2f} to {t[-1][1]:.2f} over {t[-1][0]:,.0f} steps.",
-                    y_range=(0.0, 1.0),
-                    wide=True,
-                )
-            )
-    return plots
-
-
-def _points(pairs: Sequence[Sequence[float]]) -> list[Point]:
-    return [(step, value) for step, value in pairs]
-
-
-def _loss_plot(name: str, loss: list[Point], validation: list[Point], wide: bool) -> Plot:
-    smoothed = smooth(loss, window=max(1, len(loss) // 24))
-    summary = f"The loss goes from {loss[0][1]:.2f} to {smoothed[-1][1]:.2f} over {loss[-1][0]:,.0f} steps"
-    if validation:
-        summary += f"; on validation text it is {min(value for _, value in validation):.2f} at best"
-    return plot_of(
-        f"{name}: loss",
-        [
-            Curve(label="", points=loss, kind="faint"),
-            Curve(label="training", points=smoothed),
-            Curve(label="validation", points=validation, kind="dots"),
-        ],
-        summary=summary + ".",
-        wide=wide,
-    )
 
 
 def phone_table(report: Report) -> PhoneTable:

@@ -1,8 +1,13 @@
-"""One protocol for whatever can be measured: a checkpoint folder, a GGUF file, later a Core ML package.
+"""One protocol for all that can be measured: encode, render, logprobs, score, generate.
 
 Each runtime brings its own tokenizer and chat template, so that a shipped file is measured as a phone would run it.
-`open_runtime` picks the runtime by what the path is; the libraries behind a runtime load only when it is picked. This
-module knows no task and no metric.
+`open_runtime` picks the runtime by what the path is; the libraries behind it load only then. Independent of tasks and
+metrics. The modules:
+
+- `batches`: the layout of items: shared contexts, waves, where an answer ends;
+- `torch_runtime`: a checkpoint folder through transformers;
+- `llama_process`: a GGUF file through llama.cpp in a child process, also for quantising and chat;
+- `llama_engine`, `llama_text`: what runs in that child: numbers, and the file's tokenizer and template.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,31 +37,23 @@ class Generation:
     text: str
     """Without special tokens, cut before the first stop string."""
     ids: list[int]
-    """Every generated id, the end token not among them."""
+    """Every generated id but the end token."""
     stopped: bool
-    """True when the model ended by itself: it gave an end token before the limit, and no stop string cut it."""
+    """The model gave an end token before the limit, and no stop string cut the text."""
 
 
 class Runtime(Protocol):
-    """What every artifact can do. Ids are those of the artifact's own tokenizer."""
+    """What every artifact can do; ids are those of its own tokenizer."""
 
-    @property
-    def context_tokens(self) -> int:
-        """The longest sequence that the model was made for."""
-        ...
-
-    @property
-    def vocabulary(self) -> int:
-        """Ids that its tokenizer can produce; rows of `logprobs` are this wide."""
-        ...
-
-    @property
-    def document_end_id(self) -> int:
-        """The id that closes a document: what stands before a text that has no context."""
-        ...
+    context_tokens: int
+    """The longest sequence that the model was made for, or less where that was asked for."""
+    vocabulary: int
+    """Ids that its tokenizer can produce; rows of `logprobs` are this wide."""
+    document_end_id: int
+    """The id that closes a document, the context of a text that has none."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text: no token is added, and special tokens written in it are plain text."""
+        """Ids of plain text: no token is added, and control tokens spelt in it stay plain text."""
         ...
 
     def render(self, messages: Sequence[Message]) -> list[int]:
@@ -81,7 +78,7 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees the model; the runtime is of no use afterwards."""
+        """Frees the model; no call is possible afterwards."""
         ...
 
 
@@ -100,17 +97,14 @@ def open_runtime(
         machine: where a checkpoint runs; without it where this machine is fastest. A GGUF always runs on the CPU.
         kv: type of llama.cpp's KV cache, "f16" as on a phone or "f32" as in a float32 checkpoint.
         context_tokens: the longest sequence that will be asked for; default is the model's own.
-        exact: a checkpoint computes in float32 on an accelerator too, as the reference of what is compared with it.
+        exact: a checkpoint computes in float32 on an accelerator too, as a reference.
 
     Raises:
         UserError: no such artifact, a broken one, or one that this platform cannot run.
     """
     if artifact.suffix == ".mlpackage":
-        raise UserError(
-            wanted="an artifact that runs here",
-            got=f"{artifact.name}: {NOT_RUN}",
-            next_step="measure the checkpoint or a GGUF file of the same model.",
-        )
+        got, next_step = f"{artifact.name}: {NOT_RUN}", "measure the checkpoint or a GGUF file of the same model"
+        raise UserError("unsupported", wanted="an artifact that runs here", got=got, next_step=next_step)
     if artifact.suffix == ".gguf" and artifact.is_file():
         from eval.runtimes.llama_process import LlamaCppRuntime
 
@@ -120,7 +114,8 @@ def open_runtime(
 
         return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens, exact=exact)
     raise UserError(
+        "not-found",
         wanted="a checkpoint folder with config.json, a .gguf file or a .mlpackage",
         got=f"{artifact.name}, which {'holds no config.json' if artifact.is_dir() else 'does not exist'}",
-        next_step="give the path of one of these.",
+        next_step="give the path of one of these",
     )

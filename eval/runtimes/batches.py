@@ -5,7 +5,7 @@ Pure functions of ids and texts. `score_rows` is the layout of the checkpoint ru
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from common.errors import UserError
 from eval.runtimes import Generation, Pair
@@ -81,22 +81,20 @@ def by_context(pairs: Sequence[Pair], *, most: int | None = None) -> list[list[i
 
 def score_rows(pairs: Sequence[Pair]) -> list[ScoreRow]:
     """One row for each distinct context."""
-    return [_score_row(pairs, members) for members in by_context(pairs)]
-
-
-def _score_row(pairs: Sequence[Pair], members: Sequence[int]) -> ScoreRow:
-    context = pairs[members[0]][0]
-    ids, positions, parts = list(context), list(range(len(context))), [0] * len(context)
-    targets: list[Target] = []
-    for part, pair in enumerate(members, start=1):
-        before = len(context) - 1
-        for offset, token in enumerate(pairs[pair][1]):
-            targets.append(Target(pair=pair, position=before, token=token))
-            before = len(ids)
-            ids.append(token)
-            positions.append(len(context) + offset)
-            parts.append(part)
-    return ScoreRow(ids=ids, positions=positions, parts=parts, targets=targets)
+    rows: list[ScoreRow] = []
+    for members in by_context(pairs):
+        context = pairs[members[0]][0]
+        row = ScoreRow(ids=list(context), positions=list(range(len(context))), parts=[0] * len(context), targets=[])
+        for part, pair in enumerate(members, start=1):
+            before = len(context) - 1
+            for position, token in enumerate(pairs[pair][1], start=len(context)):
+                row.targets.append(Target(pair=pair, position=before, token=token))
+                before = len(row.ids)
+                row.ids.append(token)
+                row.positions.append(position)
+                row.parts.append(part)
+        rows.append(row)
+    return rows
 
 
 def score_waves(
@@ -158,15 +156,17 @@ def by_budget(lengths: Sequence[int], *, tokens: int, rows: int) -> Iterator[lis
         order = order[count:]
 
 
+def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of equal ids at the start of both."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
 def check_lengths(lengths: Sequence[int], context_tokens: int) -> None:
     """UserError when an item is longer than the model's context: cutting it would change what is measured."""
     if lengths and max(lengths) > context_tokens:
-        raise UserError(
-            "out-of-range",
-            wanted=f"items of at most {context_tokens} tokens, the model's context",
-            got=f"one of {max(lengths)} tokens",
-            next_step="measure a model with a longer context, or leave out the task with these items",
-        )
+        wanted = f"items of at most {context_tokens} tokens, the model's context"
+        next_step = "measure a model with a longer context, or leave out the task with these items"
+        raise UserError("out-of-range", wanted=wanted, got=f"one of {max(lengths)} tokens", next_step=next_step)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
@@ -176,22 +176,11 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
 
 
 def extend(
-    ids: list[int],
-    token: int,
-    *,
-    ends: bool,
-    decode: Callable[[list[int]], str],
-    max_tokens: int,
-    stop: Sequence[str],
+    ids: list[int], token: int, *, ends: bool, decode: Callable[[list[int]], str], max_tokens: int, stop: Sequence[str]
 ) -> Generation | None:
-    """Adds one token to the ids of an answer; the answer itself when that completes it.
+    """Appends one token to the ids of an answer, unless the model `ends` it with this token; the answer when complete.
 
-    Args:
-        ids: the answer so far; `token` is appended unless it `ends` the answer.
-        token: the next id.
-        ends: whether the model ends its answer with this token.
-        decode: text of ids.
-        max_tokens, stop: as in `Runtime.generate`.
+    `decode` gives the text of ids; `max_tokens` and `stop` are those of `Runtime.generate`.
     """
     if ends:
         return Generation(text=decode(ids), ids=ids, stopped=True)

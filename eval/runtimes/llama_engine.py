@@ -9,16 +9,15 @@ Legend: N positions with logits, V vocabulary.
 import codecs
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import llama_cpp
 import numpy as np
 
 from eval.runtimes import Generation, LogProbs, Pair
-from eval.runtimes.batches import Position, Step, by_budget, by_context, extend, score_waves
+from eval.runtimes.batches import Position, Step, by_budget, by_context, extend, score_waves, shared_prefix
 from eval.runtimes.llama_process import LlamaError
 from eval.runtimes.llama_text import FileText
 
@@ -86,7 +85,7 @@ class Engine(FileText):
         self._context: Any = None
         self._shape = (0, 0)
         self._cached: list[int] = []  # ids of sequence 0 that `stream` has computed
-        self._batch = _Batch(BATCH_TOKENS)
+        self._batch: Any = llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -162,11 +161,10 @@ class Engine(FileText):
         return done
 
     def stream(self, prompt: Sequence[int], max_tokens: int, temperature: float, *, room_tokens: int) -> Iterator[str]:
-        """See `LlamaCppRuntime.stream`; the cache has room for `room_tokens`, and pieces are whole characters."""
+        """See `LlamaCppRuntime.stream`; the cache has room for `room_tokens`."""
         if room_tokens > self._shape[0]:
             self._prepare(room_tokens, 1)
-        pairs = zip(self._cached, prompt[:-1], strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        same = shared_prefix(self._cached, prompt[:-1])
         memory: Any = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_seq_rm(memory, 0, same, -1)
         del self._cached[same:]
@@ -222,7 +220,7 @@ class Engine(FileText):
         found: list[LogProbs] = []
         for start in range(0, len(positions), BATCH_TOKENS):
             part = positions[start : start + BATCH_TOKENS]
-            code = llama_cpp.llama_decode(self._context, self._batch.fill(part))
+            code = llama_cpp.llama_decode(self._context, self._filled(part))
             if code != 0:
                 raise LlamaError("failed", f"llama_decode fails with code {code}")
             count = sum(position.wants_logits for position in part)
@@ -234,31 +232,15 @@ class Engine(FileText):
             raise LlamaError("not-finite", "its logits are not numbers")
         return rows_NV
 
-
-class _Batch:
-    """A llama_batch over numpy arrays, filled again and again."""
-
-    def __init__(self, room: int) -> None:
-        self._arrays = np.zeros((4, room), dtype=np.int32)
-        self._arrays[2] = 1  # each token belongs to one sequence
-        self._wanted = np.zeros(room, dtype=np.int8)
-        address = self._arrays[3].ctypes.data
-        pointer = ctypes.POINTER(ctypes.c_int32)
-        self._sequences = (pointer * room)(*(ctypes.cast(address + 4 * i, pointer) for i in range(room)))
-        self._batch: Any = llama_cpp.llama_batch()
-        as_pointer: Callable[[int], Any] = lambda row: self._arrays[row].ctypes.data_as(pointer)  # noqa: E731
-        self._batch.token, self._batch.pos, self._batch.n_seq_id = as_pointer(0), as_pointer(1), as_pointer(2)
-        self._batch.seq_id = ctypes.cast(self._sequences, ctypes.POINTER(pointer))
-        self._batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-
-    def fill(self, positions: Sequence[Position]) -> Any:
-        count = len(positions)
-        self._arrays[0, :count] = [position.token for position in positions]
-        self._arrays[1, :count] = [position.pos for position in positions]
-        self._arrays[3, :count] = [position.sequence for position in positions]
-        self._wanted[:count] = [position.wants_logits for position in positions]
-        self._batch.n_tokens = count
-        return self._batch
+    def _filled(self, positions: Sequence[Position]) -> Any:
+        """The llama_batch of these positions, which is filled again and again."""
+        batch = self._batch
+        tokens, places, sequences, wanted = batch.token, batch.pos, batch.seq_id, batch.logits
+        for i, position in enumerate(positions):
+            tokens[i], places[i], wanted[i] = position.token, position.pos, position.wants_logits
+            batch.n_seq_id[i], sequences[i][0] = 1, position.sequence
+        batch.n_tokens = len(positions)
+        return batch
 
 
 def _sampler(temperature: float) -> Any:

@@ -38,7 +38,7 @@ _START = (
 
 
 class LlamaError(Exception):
-    """What fails inside the child; outside it is a UserError of this code."""
+    """A failure inside the child, of which the parent makes a UserError of this code."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -46,21 +46,10 @@ class LlamaError(Exception):
 
 
 class LlamaProcess:
-    """A child process in which llama.cpp works on one artifact.
+    """A child process in which llama.cpp works on one artifact, the one that errors name."""
 
-    Args:
-        artifact: the file that errors name.
-        wanted, next_step: of these errors.
-    """
-
-    def __init__(
-        self,
-        artifact: Path,
-        *,
-        wanted: str = "a GGUF file that llama.cpp runs",
-        next_step: str = "export the file again",
-    ) -> None:
-        self._name, self._wanted, self._next_step = artifact.name, wanted, next_step
+    def __init__(self, artifact: Path) -> None:
+        self._name = artifact.name
         self._is_busy, self._log_start = False, 0
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed in close)
         self._connection, theirs = multiprocessing.Pipe()
@@ -90,7 +79,7 @@ class LlamaProcess:
             watch(self._logged())
         return self._receive()[1]
 
-    def stream(self, function: str, *arguments: Any, **keywords: Any) -> Generator[Any]:
+    def iterate(self, function: str, *arguments: Any, **keywords: Any) -> Generator[Any]:
         """The values of a function that is a generator, as they come; raises as `call` does. Closing cancels it."""
         self._send((function, arguments, keywords))
         try:
@@ -142,8 +131,12 @@ class LlamaProcess:
         return self._error("failed", f"llama.cpp died with {cause}")
 
     def _error(self, code: Code, text: str) -> UserError:
-        got = f"{self._name}: {text}{self._telling_line()}"
-        return UserError(code, wanted=self._wanted, got=got, next_step=self._next_step)
+        return UserError(
+            code,
+            wanted="a GGUF file that llama.cpp can use",
+            got=f"{self._name}: {text}{self._telling_line()}",
+            next_step="export the file again; if that fails too, check free memory and disk",
+        )
 
     def _logged(self) -> str:
         self._log.seek(self._log_start)
@@ -157,13 +150,12 @@ class LlamaProcess:
         return f" ({re.sub(r'[^ ]*/', '', telling[0].strip())[:300]})" if telling else ""
 
 
-class LlamaCppRuntime:
+class LlamaCppRuntime(LlamaProcess):
     """A GGUF file with its own tokenizer and chat template, see `eval.runtimes.Runtime`.
 
     Args:
         path: the file.
-        kv: type of the KV cache, "f16" or "f32".
-        context_tokens: the longest sequence that will be asked for; default is the model's own.
+        kv, context_tokens: as in `open_runtime`.
         threads: threads to compute with; default is what fits the machine and the model.
         repack: hold a second copy of the weights in the layout that is fastest here; without it, loading is cheaper.
     """
@@ -178,12 +170,11 @@ class LlamaCppRuntime:
         repack: bool = True,
     ) -> None:
         if kv not in ("f16", "f32"):
-            raise UserError(
-                "unknown-name", wanted="a KV cache of type f16 or f32", got=kv, next_step="give one of these"
-            )
-        self.process = LlamaProcess(path)
+            wanted = "a KV cache of type f16 or f32"
+            raise UserError("unknown-name", wanted=wanted, got=kv, next_step="give one of these")
+        super().__init__(path)
         try:
-            facts = self.process.call("load", str(path.absolute()), kv=kv, threads=threads, repack=repack)
+            facts = self.call("load", str(path.absolute()), kv=kv, threads=threads, repack=repack)
         except BaseException:
             self.close()
             raise
@@ -192,37 +183,34 @@ class LlamaCppRuntime:
         self.document_end_id: int = facts["document_end_id"]
 
     def encode(self, text: str) -> list[int]:
-        return self.process.call("encode", text)
+        return self.call("encode", text)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        return self.process.call("render", list(messages))
+        return self.call("render", list(messages))
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        return self.process.call("decode", list(ids), skip_special=skip_special)
+        return self.call("decode", list(ids), skip_special=skip_special)
 
     def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
         check_lengths([len(ids)], self.context_tokens)
         for start in range(0, len(ids), _LOGIT_ROWS):
-            yield self.process.call("logprobs_chunk", list(ids[start : start + _LOGIT_ROWS]), start, len(ids))
+            yield self.call("logprobs_chunk", list(ids[start : start + _LOGIT_ROWS]), start, len(ids))
 
     def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         check_lengths([len(context) + len(continuation) for context, continuation in pairs], self.context_tokens)
-        return self.process.call("score", pairs)
+        return self.call("score", pairs)
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
         check_lengths([len(prompt) + max_tokens for prompt in prompts], self.context_tokens)
-        return self.process.call("generate", prompts, max_tokens, list(stop))
+        return self.call("generate", prompts, max_tokens, list(stop))
 
-    def stream(self, prompt: Sequence[int], *, max_tokens: int, temperature: float) -> Iterator[str]:
-        """Pieces of one continuation as they come; 0 as the temperature always takes the likeliest token.
+    def stream(self, prompt: Sequence[int], *, max_tokens: int, temperature: float) -> Generator[str]:
+        """Pieces of one continuation as they come, whole characters; temperature 0 takes the likeliest token.
 
         What was computed for the last prompt is reused, so that a conversation that goes on costs its new part only.
         """
         check_lengths([len(prompt) + max_tokens], self.context_tokens)
-        return self.process.stream("stream", list(prompt), max_tokens, temperature, room_tokens=self.context_tokens)
-
-    def close(self) -> None:
-        self.process.close()
+        return self.iterate("stream", list(prompt), max_tokens, temperature, room_tokens=self.context_tokens)
 
 
 def serve(socket: int) -> None:

@@ -7,6 +7,7 @@ llama.cpp, and only the template is rendered here, as llama.cpp's own server doe
 import ctypes
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import llama_cpp
@@ -30,8 +31,10 @@ class FileText:
         assert vocabulary is not None
         self._model, self._vocab = model, vocabulary
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(vocabulary)
-        self._control = self._control_tokens()
-        self._formatter: Jinja2ChatFormatter | None = None
+        ids = [i for i in range(self.vocabulary) if llama_cpp.llama_vocab_get_attr(vocabulary, i) & _CONTROL]
+        self._control = {text: i for i in ids if (text := self.decode([i], skip_special=False))}
+        # The longest first, so that none hides in another.
+        self._control_pattern = "|".join(map(re.escape, sorted(self._control, key=lambda text: -len(text)))) or r"(?!)"
 
     def facts(self) -> dict[str, int]:
         """`context_tokens`, `vocabulary` and `document_end_id` of the file."""
@@ -74,49 +77,31 @@ class FileText:
         return buffer.raw[: max(count, 0)]
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation by the file's template; control tokens inside a message are plain text."""
-        if self._formatter is None:
-            self._formatter = self._read_template()
-        brought = "".join(value for message in messages for value in message.values() if isinstance(value, str))
+        """Ids of a conversation by the file's template; control tokens that are spelt in a message are plain text."""
+        values = [value for message in messages for value in message.values() if isinstance(value, str)]
+        brought = "".join(values)
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in brought)
-        marks = {text: next(free) for text in self._control if text in brought}
-        safe = [
-            {key: _replace(value, marks) if isinstance(value, str) else value for key, value in message.items()}
-            for message in messages
-        ]
-        prompt = self._formatter(messages=safe).prompt  # pyright: ignore[reportArgumentType]
+        found = dict.fromkeys(text for value in values for text in re.findall(self._control_pattern, value))
+        marks = {text: next(free) for text in found}
+
+        def marked(value: Any) -> Any:
+            is_text = isinstance(value, str)
+            return re.sub(self._control_pattern, lambda spelling: marks[spelling[0]], value) if is_text else value
+
+        safe: Any = [{key: marked(value) for key, value in message.items()} for message in messages]
+        prompt = self._formatter(messages=safe).prompt
         if not marks:
             return self.encode(prompt, control=True)
-        ids: list[int] = []
-        for piece in re.split(f"({'|'.join(map(re.escape, self._control))})", prompt):
-            if piece in self._control:
-                ids.append(self._control[piece])
-            else:
-                ids += self.encode(_replace(piece, {mark: text for text, mark in marks.items()}))
+        spelt, ids = {ord(mark): text for text, mark in marks.items()}, list[int]()
+        for piece in re.split(f"({self._control_pattern})", prompt):
+            ids += [self._control[piece]] if piece in self._control else self.encode(piece.translate(spelt))
         return ids
 
-    def _read_template(self) -> Jinja2ChatFormatter:
+    @cached_property
+    def _formatter(self) -> Jinja2ChatFormatter:
         template = llama_cpp.llama_model_chat_template(self._model, None)
         if template is None:
             raise LlamaError("wrong-format", "it holds no chat template")
-
-        def text(token: Any) -> str:
-            return self.decode([token], skip_special=False) if token >= 0 else ""
-
-        return Jinja2ChatFormatter(
-            template=template.decode(),
-            eos_token=text(llama_cpp.llama_vocab_eos(self._vocab)),
-            bos_token=text(llama_cpp.llama_vocab_bos(self._vocab)),
-        )
-
-    def _control_tokens(self) -> dict[str, int]:
-        """Text and id of the control tokens, the longest first so that none hides in another."""
-        ids = [i for i in range(self.vocabulary) if llama_cpp.llama_vocab_get_attr(self._vocab, i) & _CONTROL]
-        texts = {text: i for i in ids if (text := self.decode([i], skip_special=False))}
-        return dict(sorted(texts.items(), key=lambda item: (-len(item[0]), item[1])))
-
-
-def _replace(text: str, replacements: dict[str, str]) -> str:
-    for old, new in replacements.items():
-        text = text.replace(old, new)
-    return text
+        ends: list[Any] = [llama_cpp.llama_vocab_eos(self._vocab), llama_cpp.llama_vocab_bos(self._vocab)]
+        eos, bos = (self.decode([token], skip_special=False) if token >= 0 else "" for token in ends)
+        return Jinja2ChatFormatter(template=template.decode(), eos_token=eos, bos_token=bos)

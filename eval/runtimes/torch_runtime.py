@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache
 
 from common.checkpoint import head_weight, load_model
@@ -44,13 +45,17 @@ def machine_here() -> Machine:
     )
 
 
-def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
-    """Loss of a checkpoint on each packed row: (sum over its tokens in nats, number of tokens), weighted as packed.
+def _padded(rows: Sequence[Sequence[int]], *, value: int = 0, side: str = "right") -> Tensor:
+    """Rows as one int64 tensor [B, T], padded with `value`."""
+    tensors = [torch.tensor(list(row), dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
-    Args:
-        model_folder: a Hugging Face folder.
-        packed_folder: one split, `<corpus>/packed/<split>`.
-        machine: where to compute.
+
+def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
+    """Loss of a checkpoint on each packed row of one split (`<corpus>/packed/<split>`), weighted as packed.
+
+    Returns:
+        (sum over the tokens of the row in nats, number of tokens), a pair a row.
 
     Raises:
         UserError: rows packed with another tokenizer, an unreadable model.
@@ -83,12 +88,9 @@ class CheckpointRuntime:
         self._device = machine.torch_device
         rows = head_weight(self.model).size(0)
         if rows < self.vocabulary:
-            raise UserError(
-                "mismatch",
-                wanted=f"a model with at least the tokenizer's {self.vocabulary} logits",
-                got=f"{rows} in {folder.name}",
-                next_step="put the model's own tokenizer into its folder",
-            )
+            wanted = f"a model with at least the tokenizer's {self.vocabulary} logits"
+            next_step = "put the model's own tokenizer into its folder"
+            raise UserError("mismatch", wanted=wanted, got=f"{rows} in {folder.name}", next_step=next_step)
         self._head_VD = head_weight(self.model)[: self.vocabulary].detach()
 
     def encode(self, text: str) -> list[int]:
@@ -121,24 +123,18 @@ class CheckpointRuntime:
 
     def _score_batch(self, rows: Sequence[ScoreRow], results: list[tuple[float, bool]]) -> None:
         """One forward pass over rows that hold a context and all its continuations side by side."""
-        width = max(len(row.ids) for row in rows)
-        ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-        positions_BT = torch.zeros(len(rows), width, dtype=torch.long)
+        ids_BT = _padded([row.ids for row in rows])
+        positions_BT = _padded([row.positions for row in rows])
         # 0 is the context, 1.. the continuations, -1 the padding, which nothing that is asked about attends to.
-        part_BT = torch.full((len(rows), width), -1)
-        for b, row in enumerate(rows):
-            ids_BT[b, : len(row.ids)] = torch.tensor(row.ids)
-            positions_BT[b, : len(row.ids)] = torch.tensor(row.positions)
-            part_BT[b, : len(row.ids)] = torch.tensor(row.parts)
-        causal_TT = torch.ones(width, width, dtype=torch.bool).tril()
+        part_BT = _padded([row.parts for row in rows], value=-1)
+        causal_TT = torch.ones(ids_BT.size(1), ids_BT.size(1), dtype=torch.bool).tril()
         same_BTT = (part_BT[:, None, :] == 0) | (part_BT[:, None, :] == part_BT[:, :, None])
         mask_B1TT = (same_BTT & causal_TT)[:, None].to(self._device)
         hidden_BTD = self._hidden(ids_BT.to(self._device), mask=mask_B1TT, positions=positions_BT.to(self._device))
 
         asked = [(b, target) for b, row in enumerate(rows) for target in row.targets]
-        b_N = torch.tensor([b for b, _ in asked], device=self._device)
-        from_N = torch.tensor([target.position for _, target in asked], device=self._device)
-        target_N = torch.tensor([target.token for _, target in asked], device=self._device)
+        numbers = [(b, target.position, target.token) for b, target in asked]
+        b_N, from_N, target_N = torch.tensor(numbers, device=self._device).unbind(1)
         for start in range(0, len(asked), LOGIT_ROWS):
             part = slice(start, start + LOGIT_ROWS)
             logprobs_CV = self._log_softmax(hidden_BTD[b_N[part], from_N[part]])
@@ -162,13 +158,8 @@ class CheckpointRuntime:
         self, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]
     ) -> list[Generation]:
         """Prompts padded on the left, decoded together; a row leaves the batch as soon as its answer is complete."""
-        width = max(map(len, prompts))
-        ids_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-        for b, prompt in enumerate(prompts):
-            ids_BT[b, width - len(prompt) :] = torch.tensor(list(prompt))
-            mask_BT[b, width - len(prompt) :] = 1
-        ids_BT, mask_BT = ids_BT.to(self._device), mask_BT.to(self._device)
+        ids_BT = _padded(prompts, side="left").to(self._device)
+        mask_BT = _padded([[1] * len(prompt) for prompt in prompts], side="left").to(self._device)
         positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)
         cache = DynamicCache(config=self.model.config)
         answers: list[list[int]] = [[] for _ in prompts]

@@ -1,9 +1,8 @@
-"""lm-evaluation-harness as the engine: our task files and any `Runtime`, nothing from the network.
+"""lm-evaluation-harness as the engine: our task files over `DIR/questions.jsonl` and any `Runtime`, no network.
 
-`Harness` loads the task files over `DIR/questions.jsonl` once and runs them on any number of artifacts. In the plain
-form a task's text is the prompt; in the chat form it is the user's message, and the artifact's own template makes the
-prompt. lm-eval builds the requests, filters the answers and scores each item; intervals and averages come from
-`eval.tasks.scores`, since lm-eval averages neither over groups nor over shapes.
+In the plain form a task's text is the prompt; in the chat form it is the user's message, and the artifact's own
+template makes the prompt. lm-eval builds the requests, filters the answers and scores each item; intervals and averages
+come from `eval.tasks.scores`, since lm-eval averages neither over groups nor over shapes.
 """
 
 import contextlib
@@ -13,43 +12,44 @@ import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from itertools import takewhile
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import datasets
 import datasets.config
 import lm_eval.api.task
 import lm_eval.utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from eval.runtimes import Runtime
+from eval.runtimes import Generation, Pair, Runtime
+from eval.runtimes.batches import cut_at_stop
 from eval.tasks import scores
-from eval.tasks.harness_model import HarnessModel
 from eval.tasks.question_rows import question_rows, task_files
 
 # lm-eval compiles a task's template again for each item, which takes longer than a small model's answer.
 lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
 AVERAGE = "average"
+DEFAULT_MAX_TOKENS = 256  # lm-eval's own
 _FIELDS: dict[str, Any] = {
     **dict.fromkeys(("id", "shape", "question", "context", "group", "direction")),
     **{"choices": [], "answers": []},
 }
+_LOGGED = ("id", "group", "prompt", "output", "score", "stopped", "extraction_failed")
 _NO_ANSWER = ("", "[invalid]")
 
 
 class Harness:
-    """The tasks over one data folder, loaded; a context manager that removes its temporary files.
+    """The tasks over one folder with `questions.jsonl`, loaded once for any number of artifacts.
 
-    Args:
-        data: folder with `questions.jsonl`.
-        tasks: names to run; None takes all that have questions.
-
-    Raises:
-        UserError: an unknown task, or no usable questions.
+    A context manager that removes its temporary files. It runs the named `tasks`; None takes all that have questions.
+    Raises UserError for an unknown task, or without usable questions.
     """
 
     def __init__(self, data: Path, *, tasks: Sequence[str] | None = None) -> None:
@@ -99,14 +99,14 @@ class Harness:
         """
         assert form in ("plain", "chat"), form
         model = HarnessModel(runtime, chat=form == "chat")
-        samples = None
+        chosen = None
         if limit is not None:
-            samples = {name: _first(task.task_docs, limit) for name, task in self._loaded.items()}
+            chosen = {name: _first(task.task_docs, limit) for name, task in self._loaded.items()}
         with _offline():
             results: Any = evaluate(
                 model,
                 self._tasks_and_groups,
-                samples=samples,
+                samples=chosen,
                 bootstrap_iters=0,
                 apply_chat_template=form == "chat",
                 fewshot_as_multiturn=True,
@@ -114,14 +114,20 @@ class Harness:
         assert results is not None
         rows: list[dict[str, Any]] = []
         by_task: dict[str, list[dict[str, Any]]] = {}
-        for name in self._loaded:
-            items = [self._item(name, i, sample, model) for i, sample in enumerate(_first_filter(results, name))]
-            by_task[name] = items
-            chosen = "acc" if self._loaded[name].OUTPUT_TYPE == "multiple_choice" else "exact_match"
-            rows += _rows(name, chosen, items)
+        for name, task in self._loaded.items():
+            samples: list[dict[str, Any]] = results["samples"][name]
+            first_filter = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+            items = by_task[name] = [self._item(name, i, sample, model) for i, sample in enumerate(first_filter)]
+            metric = "acc" if task.OUTPUT_TYPE == "multiple_choice" else "exact_match"
+            rows.append(scores.task_row(name, metric, {name: items}))
+            for group in dict.fromkeys(item["group"] for item in items if item["group"]):
+                of_group = [item for item in items if item["group"] == group]
+                rows.append(scores.task_row(f"{name}/{group}", metric, {name: of_group}))
             if log is not None:
-                _write_log(log / f"{name}.jsonl", items)
-        rows.append(_row(AVERAGE, "mean", by_task) | {"chance": None})
+                lines = [json.dumps({field: item[field] for field in _LOGGED}, ensure_ascii=False) for item in items]
+                log.mkdir(parents=True, exist_ok=True)
+                (log / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows.append(scores.task_row(AVERAGE, "mean", by_task) | {"chance": None})
         if form == "plain":  # a base model continues after its answer: the end of the line cuts it
             rows = [row | {"stopped_share": None} for row in rows]
         return [{"artifact": artifact, "task": row.pop("task"), "form": form} | row for row in rows]
@@ -134,13 +140,12 @@ class Harness:
             for index in _first(task.task_docs, count)
         ]
 
-    def _item(self, task: str, index: int, sample: dict[str, Any], model: HarnessModel) -> dict[str, Any]:
+    def _item(self, task: str, index: int, sample: dict[str, Any], model: "HarnessModel") -> dict[str, Any]:
         """One line of the log, with the additional fields that the rows need."""
         doc, answers = sample["doc"], sample["filtered_resps"]
         generation = model.generations.get((task, index))
         if generation is None:
-            likelihoods = [likelihood for likelihood, _ in answers]
-            output = doc["choices"][likelihoods.index(max(likelihoods))]
+            output = max(zip(answers, doc["choices"], strict=False), key=lambda each: each[0][0])[1]
         else:
             output = sample["resps"][0][0]
         return {
@@ -156,12 +161,99 @@ class Harness:
         }
 
 
+class HarnessModel(LM):
+    """Any runtime as a model of lm-eval, which passes strings, while a runtime takes ids of its own tokenizer.
+
+    Greedy decoding only. With `chat`, prompts come from `apply_chat_template`.
+    """
+
+    def __init__(self, runtime: Runtime, *, chat: bool) -> None:
+        super().__init__()
+        self._runtime, self._chat = runtime, chat
+        self._rendered: dict[str, list[int]] = {}
+        self.generations: dict[tuple[str | None, int | None], Generation] = {}
+        """Generated answers by task and number of the document."""
+
+    @property
+    def tokenizer_name(self) -> str:
+        return ""  # names lm-eval's request cache, which is off
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt as text; its ids are kept, since encoding the text would not restore them."""
+        assert add_generation_prompt, "tasks with gen_prefix are not for the chat form"
+        ids = self._runtime.render(chat_history)
+        text = self._runtime.decode(ids, skip_special=False)
+        self._rendered[text] = ids
+        return text
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return self._runtime.score(self._pairs([request.arguments for request in requests]))
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        results: list[float] = []
+        for request in requests:
+            windows = get_rolling_token_windows(
+                self._runtime.encode(request.args[0]),
+                prefix_token=self._runtime.document_end_id,
+                max_seq_len=self._runtime.context_tokens - 1,
+                context_len=1,
+            )
+            pairs = [make_disjoint_window(window) for window in windows]
+            results.append(sum(score for score, _ in self._runtime.score(pairs)))
+        return results
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for index, request in enumerate(requests):
+            options: Any = request.arguments[1]
+            until = options.get("until") or ()
+            until = (until,) if isinstance(until, str) else tuple(until)
+            groups.setdefault((int(options.get("max_gen_toks", DEFAULT_MAX_TOKENS)), until), []).append(index)
+        texts: dict[int, str] = {}
+        for (max_tokens, until), members in groups.items():
+            prompts = [self._prompt(requests[index].args[0]) for index in members]
+            # A chat answer must end by itself: it is decoded to its end and cut afterwards.
+            stop = () if self._chat else until
+            answers = self._runtime.generate(prompts, max_tokens=max_tokens, stop=stop)
+            for index, answer in zip(members, answers, strict=True):
+                self.generations[requests[index].task_name, requests[index].doc_id] = answer
+                cut = cut_at_stop(answer.text, until)
+                texts[index] = answer.text if cut is None else cut
+        return [texts[index] for index in range(len(requests))]
+
+    def _prompt(self, text: str) -> list[int]:
+        """Ids of a rendered conversation, or of a plain prompt; an empty prompt is the start of a document."""
+        if self._chat:
+            return self._rendered[text]
+        return self._runtime.encode(text) or [self._runtime.document_end_id]
+
+    def _pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
+        """Context and continuation ids.
+
+        A plain text is encoded whole, as in training. Where a token then crosses the boundary, the boundary moves back
+        to the last token that the context and all its continuations share, so that all are compared on the same
+        characters.
+        """
+        if self._chat:
+            return [(self._rendered[context], self._runtime.encode(text)) for context, text in texts]
+        wholes = [self._runtime.encode(context + text) for context, text in texts]
+        shared: dict[str, int] = {}
+        for (context, _), whole in zip(texts, wholes, strict=True):
+            both = zip(self._runtime.encode(context), whole[:-1], strict=False)
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
+            shared[context] = min(common, shared.get(context, common))
+        start = [self._runtime.document_end_id]
+        return [
+            (whole[: shared[context]] or start, whole[shared[context] :])
+            for (context, _), whole in zip(texts, wholes, strict=True)
+        ]
+
+
 def _candidates(row: dict[str, Any]) -> int | None:
     """Number of answers to guess among: the choices, or what the passage offers; None if any answer is possible."""
-    if row.get("choices"):
-        return len(row["choices"])
-    if row.get("candidates"):
-        return len(row["candidates"])
+    listed = row.get("choices") or row.get("candidates")
+    if listed:
+        return len(listed)
     if row.get("context"):
         # A passage states one fact a sentence, so a guess picks one of its sentences.
         return len([sentence for sentence in re.split(r"[。.!?\n]", row["context"]) if sentence.strip()])
@@ -178,67 +270,18 @@ def _first(docs: Any, limit: int) -> list[int]:
     return sorted(index for _, index in sorted(order)[:limit])
 
 
-def _first_filter(results: dict[str, Any], task: str) -> list[dict[str, Any]]:
-    samples: list[dict[str, Any]] = results["samples"][task]
-    return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-
-
-def _rows(task: str, metric: str, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The task's row, then one for each of its groups."""
-    yield _row(task, metric, {task: items})
-    for group in dict.fromkeys(item["group"] for item in items if item["group"]):
-        yield _row(f"{task}/{group}", metric, {task: [item for item in items if item["group"] == group]})
-
-
-def _row(task: str, metric: str, items_by_shape: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    cells = scores.by_cell(items_by_shape)
-    value, interval = scores.mean_with_interval({cell: [i["score"] for i in items] for cell, items in cells.items()})
-    items = [item for members in items_by_shape.values() for item in members]
-    stopped = [item["stopped"] for item in items if item["stopped"] is not None]
-    return {
-        "task": task,
-        "metric": metric,
-        "value": value,
-        "n": len(items),
-        "interval": list(interval),
-        "chance": _chance(items),
-        "extraction_failures": sum(item["extraction_failed"] for item in items),
-        "stopped_share": fmean(stopped) if stopped else None,
-    }
-
-
-def _chance(items: list[dict[str, Any]]) -> float | None:
-    """Score of guessing: one of the candidates, or always the most common number; None where neither applies."""
-    if all(item["candidates"] for item in items):
-        return fmean(1 / item["candidates"] for item in items)
-    if all(re.fullmatch(r"-?[0-9][0-9,.]*", answer) for item in items for answer in item["answers"]):
-        counts = Counter(answer for item in items for answer in set(item["answers"]))
-        return max(counts.values()) / len(items)
-    return None
-
-
-def _write_log(path: Path, items: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fields = ("id", "group", "prompt", "output", "score", "stopped", "extraction_failed")
-    lines = [json.dumps({field: item[field] for field in fields}, ensure_ascii=False) for item in items]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @contextlib.contextmanager
 def _offline() -> Generator[None]:
     """lm-eval and datasets without the network, which they use even for a local file, without bars and advice."""
-    logger = logging.getLogger("lm_eval")
-    level, bar = logger.level, lm_eval.api.task.tqdm
-    offline, no_bars = datasets.config.HF_HUB_OFFLINE, datasets.are_progress_bars_disabled()
-    datasets.config.HF_HUB_OFFLINE = True
+    logger, no_bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
+    level, bar, offline = logger.level, lm_eval.api.task.tqdm, datasets.config.HF_HUB_OFFLINE
     logger.setLevel(logging.ERROR)
-    lm_eval.api.task.tqdm = lambda iterable, **_: iterable
+    lm_eval.api.task.tqdm, datasets.config.HF_HUB_OFFLINE = lambda iterable, **_: iterable, True
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = offline
         logger.setLevel(level)
-        lm_eval.api.task.tqdm = bar
+        lm_eval.api.task.tqdm, datasets.config.HF_HUB_OFFLINE = bar, offline
         if not no_bars:
             datasets.enable_progress_bars()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.rows import Row, parse
 
 T = TypeVar("T")
@@ -54,13 +54,10 @@ class _Damage(Exception):
 
 
 def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
-    """The items of every known file in the folder and the folders below it.
+    """The items of every known file in the folder and the folders below it, by benchmark, train and test.
 
     Args:
         folder: holds the published files, each benchmark in a folder of its name, or is one of these folders.
-
-    Returns:
-        For each benchmark that is there, the items of all its files, train and test.
 
     Raises:
         UserError: no known file, or a damaged one.
@@ -76,12 +73,9 @@ def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
                 found.setdefault(name, []).extend(items)
                 break
     if not found:
-        raise UserError(
-            "not-found",
-            wanted=f"benchmark files in {folder}: any of {_LAYOUT}",
-            got="none of these" if folder.is_dir() else "no such folder",
-            next_step="name the folder that holds the benchmarks' folders, with the files as published",
-        )
+        got = "none of these" if folder.is_dir() else "no such folder"
+        next_step = "name the folder that holds the benchmarks' folders, with the files as published"
+        raise not_found(f"benchmark files in {folder}: any of {_LAYOUT}", got, next_step=next_step)
     return {name: found[name] for name in dict.fromkeys(name for _, name, _ in _KINDS) if name in found}
 
 
@@ -91,12 +85,8 @@ def _read(path: Path, reader: Reader) -> list[Item]:
         if not items:
             raise _Damage("no item")
     except (_Damage, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            "damaged",
-            wanted=f"the benchmark file {path} as published",
-            got=str(error),
-            next_step="copy or download the file again, or remove it",
-        ) from error
+        wanted, next_step = f"the benchmark file {path} as published", "copy or download the file again, or remove it"
+        raise UserError("damaged", wanted=wanted, got=str(error), next_step=next_step) from error
     return items
 
 
@@ -105,11 +95,10 @@ def _bytes(path: Path) -> bytes:
 
 
 def _text(path: Path) -> str:
-    data = _bytes(path)
     try:
-        return data.decode("utf-8-sig")
+        return _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise _Damage(f"invalid UTF-8 in line {line}") from error
 
 
@@ -128,9 +117,8 @@ def _lines(path: Path, fields: dict[str, type]) -> Iterator[tuple[int, Row]]:
 
 
 def _document(path: Path) -> Any:
-    text = _text(path)
     try:
-        return json.loads(text)
+        return json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise _Damage(f"line {error.lineno}: invalid JSON ({error.msg})") from error
     except RecursionError as error:
@@ -208,8 +196,7 @@ def _niilc(path: Path) -> Iterator[Item]:
         question = asked.findtext("text")
         if not question:
             raise _Damage(f"question {own}: no text")
-        answers = tuple(answer.text for answer in asked.iter("answer") if answer.text)
-        yield Item(own, question, None, (), answers)
+        yield Item(own, question, None, (), tuple(answer.text for answer in asked.iter("answer") if answer.text))
 
 
 def _mgsm(path: Path) -> Iterator[Item]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from common.rows import Row, data_files, read_rows
 from eval.tasks.items import Item
 
@@ -34,11 +34,9 @@ _NO_ANSWER = "-"
 
 
 def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> list[Row]:
-    """The questions of a folder, in order; in a shape with choices, the answer is one of them.
+    """The questions of `questions.jsonl` in a folder; in a shape with choices, the answer is one of them.
 
-    Args:
-        folder: holds `questions.jsonl`.
-        shapes: those that will be asked, and are checked; None checks all.
+    Only rows of the `shapes` that will be asked are checked; None checks all.
 
     Raises:
         UserError: no questions, too many invalid rows, or a question whose answer cannot be chosen.
@@ -50,12 +48,9 @@ def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> lis
         choices: Any = row.get("choices")
         choices = choices if isinstance(choices, list) else []
         if row["answers"][0] not in choices:
-            raise UserError(
-                "contradiction",
-                wanted=f"the answer among the choices of a question of shape {row['shape']}",
-                got=f"{row['answers'][0]!r} with {', '.join(map(repr, choices)) or 'no choices'} in {row['id']}",
-                next_step="correct that row of the questions",
-            )
+            wanted = f"the answer among the choices of a question of shape {row['shape']}"
+            got = f"{row['answers'][0]!r} with {', '.join(map(repr, choices)) or 'no choices'} in {row['id']}"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step="correct that row of the questions")
     return rows
 
 
@@ -66,25 +61,17 @@ def task_files(shapes: set[str], tasks: Sequence[str] | None = None) -> dict[str
         UserError: an unknown task, one without questions, or no question of a known shape.
     """
     files = {path.stem: path for path in sorted(TASK_FOLDER.glob("[!_]*.yaml"))}
-    known, there = ", ".join(files), ", ".join(sorted(shapes)) or "no rows"
+    got = f"questions.jsonl with {', '.join(sorted(shapes)) or 'no rows'}"
     for name in tasks or ():
         if name not in files:
-            raise UserError("unknown-name", wanted=f"tasks out of {known}", got=name, next_step="name some of these")
+            raise unknown_name("a task", name, files)
         if name not in shapes:
-            raise UserError(
-                "empty",
-                wanted=f"questions of shape {name}",
-                got=f"questions.jsonl with {there}",
-                next_step="leave the task out or add such questions",
-            )
-    found = {name: path for name, path in files.items() if (name in tasks if tasks else name in shapes)}
+            next_step = "leave the task out or add such questions"
+            raise UserError("empty", wanted=f"questions of shape {name}", got=got, next_step=next_step)
+    found = {name: path for name, path in files.items() if name in (tasks or shapes)}
     if not found:
-        raise UserError(
-            "empty",
-            wanted=f"questions of a shape out of {known}",
-            got=f"questions.jsonl with {there}",
-            next_step="add such questions",
-        )
+        wanted = f"questions of a shape out of {', '.join(files)}"
+        raise UserError("empty", wanted=wanted, got=got, next_step="add such questions")
     return found
 
 
@@ -99,15 +86,12 @@ class Chosen:
 
 
 def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> tuple[list[Chosen], dict[str, str]]:
-    """The test items of each benchmark that is there and can be scored.
+    """The test items of each benchmark that is there and can be scored, and why each other one is left out.
 
     Args:
         items: by benchmark, as `read_benchmarks` returns them.
         limit: maximum number for each benchmark; a smaller limit takes a part of what a larger one takes. None takes
             all.
-
-    Returns:
-        The chosen items, and for each benchmark that is there without its test items, why it is left out.
     """
     chosen: list[Chosen] = []
     left_out: dict[str, str] = {}
@@ -127,17 +111,16 @@ def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> t
 
 def benchmark_rows(chosen: Iterable[Chosen]) -> Iterator[dict[str, Any]]:
     """Rows `id, shape, group, context, question, choices, answers`; the shape is the benchmark's name."""
-    for benchmark in chosen:
-        for item in benchmark.items:
-            yield {
-                "id": f"{benchmark.benchmark}/{item.id}",
-                "shape": benchmark.benchmark,
-                "group": None,
-                "context": item.context,
-                "question": item.question,
-                "choices": [choice.strip() for choice in item.choices],
-                "answers": [answer.strip() for answer in item.answers if answer != _NO_ANSWER],
-            }
+    for name, item in ((each.benchmark, item) for each in chosen for item in each.items):
+        yield {
+            "id": f"{name}/{item.id}",
+            "shape": name,
+            "group": None,
+            "context": item.context,
+            "question": item.question,
+            "choices": [choice.strip() for choice in item.choices],
+            "answers": [answer.strip() for answer in item.answers if answer != _NO_ANSWER],
+        }
 
 
 def _usable(items: list[Item], marks: tuple[str, ...]) -> list[Item]:

@@ -9,8 +9,11 @@ Legend: N items of a cell, K artifacts side by side, R bootstrap resamples.
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,6 +75,37 @@ def _weights(cells: Sequence[Cell]) -> list[float]:
     """Each cell's weight: all shapes have the same, and so have the groups of one shape."""
     shapes = [shape for shape, _ in cells]
     return [1 / len(set(shapes)) / shapes.count(shape) for shape in shapes]
+
+
+def task_row(task: str, metric: str, items_by_shape: Mapping[str, Sequence[LogItem]]) -> dict[str, Any]:
+    """`task, metric, value, n, interval, chance, extraction_failures, stopped_share` of items.
+
+    An item has the log's fields, `answers`, and `candidates`: how many answers a guess chooses from, or None.
+    """
+    cells = by_cell(items_by_shape)
+    value, interval = mean_with_interval({cell: [i["score"] for i in items] for cell, items in cells.items()})
+    items = [item for members in items_by_shape.values() for item in members]
+    stopped = [item["stopped"] for item in items if item["stopped"] is not None]
+    return {
+        "task": task,
+        "metric": metric,
+        "value": value,
+        "n": len(items),
+        "interval": list(interval),
+        "chance": _chance(items),
+        "extraction_failures": sum(item["extraction_failed"] for item in items),
+        "stopped_share": fmean(stopped) if stopped else None,
+    }
+
+
+def _chance(items: Sequence[LogItem]) -> float | None:
+    """Score of guessing: one of the candidates, or always the most common number; None where neither applies."""
+    if all(item["candidates"] for item in items):
+        return fmean(1 / item["candidates"] for item in items)
+    if all(re.fullmatch(r"-?[0-9][0-9,.]*", answer) for item in items for answer in item["answers"]):
+        counts = Counter(answer for item in items for answer in set(item["answers"]))
+        return max(counts.values()) / len(items)
+    return None
 
 
 def read_log(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import UserError, require_at_least
+from common.known_benchmarks import asked_in
 from common.provenance import DataSource
-from eval.report import Choice, view, wording
-from eval.report.choices import asked_in
+from eval.report import Choice, wording
 from export import licences
 from export.card import tables
 from export.card.prompt import check_system, encoding_of, modelfile, read_prompt, recommended
@@ -184,7 +184,6 @@ def _numbers(contents: Contents) -> dict[str, Any]:
         "making": tables.making(report),
         "files": tables.files(contents.models, encodings, report),
         "scores": tables.scores(report),
-        "has_benchmarks": report is not None and view.has_benchmarks(report),
         "benchmarks": asked_in(report["tasks"]) if report is not None else [],
         "is_scored_as_chat": tables.is_scored_as_chat(report),
         "fidelity": tables.fidelity(report),

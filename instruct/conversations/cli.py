@@ -5,18 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import HelpWithDefaults
-from common.data_options import Add, add_input_options, add_packing_options, packing_settings
+from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
 from common.rows import SUFFIXES
 from common.sources import local_mirror, parse_name, require_weights
 from common.store import run_alone
-from instruct.conversations.layouts import ConversationSource
+from instruct.conversations import ConversationsConfig, ConversationSource, FiltersConfig, LmsysConfig, conversations
 from instruct.conversations.lmsys import PASSPHRASE_VARIABLE
-from instruct.conversations.lmsys_rows import LmsysConfig
 from instruct.conversations.published import published_source, set_names
-from instruct.conversations.rules import FiltersConfig
-from instruct.conversations.stage import ConversationsConfig, conversations
 
 Subparsers = Any  # argparse's own class for this is private
 
@@ -46,17 +42,17 @@ def add_verb(subparsers: Subparsers) -> None:
 
 
 def _add_rules(add: Add) -> None:
-    default = ConversationsConfig()
-    filters = default.filters
+    config = ConversationsConfig()
+    shortest, longest = config.filters.min_turn_characters, config.filters.max_turn_characters
     overlong = "remove conversations longer than a row, or cut them after the last answer that fits"
-    add("--overlong", choices=("drop", "cut"), default=default.overlong, help=overlong)
-    turn = {"type": int, "metavar": "N"}
-    shortest, longest = filters.min_turn_characters, filters.max_turn_characters
-    add("--min-turn-characters", **turn, default=shortest, help="remove conversations with a shorter turn")
-    no_limit = "remove conversations with a longer turn (default: no limit)"
-    add("--max-turn-characters", **turn, default=longest, help=no_limit)
+    add("--overlong", choices=("drop", "cut"), default=config.overlong, help=overlong)
+    for option, default, text in (
+        ("--min-turn-characters", shortest, "remove conversations with a shorter turn"),
+        ("--max-turn-characters", longest, "remove conversations with a longer turn (default: no limit)"),
+    ):
+        add(option, type=int, default=default, metavar="N", help=text)
     share = "remove Japanese questions whose answers have a smaller share of Japanese letters; 0 keeps all"
-    add("--min-japanese-share", type=float, default=filters.min_japanese_share, metavar="X", help=share)
+    add("--min-japanese-share", type=float, default=config.filters.min_japanese_share, metavar="X", help=share)
     for option, text in (
         ("--drop-refusals", "remove conversations in which the assistant declines (default: keep them)"),
         ("--keep-personal-data", "LMSYS sets: keep rows with redacted personal data (default: remove them)"),
@@ -67,19 +63,15 @@ def _add_rules(add: Add) -> None:
 
 def _conversations(parsed: argparse.Namespace) -> None:
     sources, inputs = _sources(parsed.files, parsed.weights, local_mirror(parsed.sources))
-    exclude = {"exclude_personal_data": not parsed.keep_personal_data, "exclude_templates": not parsed.keep_templates}
-    config = ConversationsConfig(
-        sources=sources,
-        overlong=parsed.overlong,
-        filters=FiltersConfig(
-            min_turn_characters=parsed.min_turn_characters,
-            max_turn_characters=parsed.max_turn_characters,
-            min_japanese_share=parsed.min_japanese_share or None,
-            drop_refusals=parsed.drop_refusals,
-        ),
-        lmsys=LmsysConfig(**exclude),
-        **packing_settings(parsed),
+    filters = FiltersConfig(
+        min_turn_characters=parsed.min_turn_characters,
+        max_turn_characters=parsed.max_turn_characters,
+        min_japanese_share=parsed.min_japanese_share or None,
+        drop_refusals=parsed.drop_refusals,
     )
+    exclude = {"exclude_personal_data": not parsed.keep_personal_data, "exclude_templates": not parsed.keep_templates}
+    more: dict[str, Any] = {"overlong": parsed.overlong, **packing_settings(parsed)}
+    config = ConversationsConfig(sources=sources, filters=filters, lmsys=LmsysConfig(**exclude), **more)
     made = run_alone(conversations, config, parsed.out, *inputs, parsed.tokenizer)
     print(*kept_lines(made.manifest["facts"]), sep="\n")
 
@@ -92,11 +84,10 @@ def _sources(
     if not any(sets) and weights is None:
         return (), [Path(name) for name in names]
     require_weights(names, weights)
-    found: list[ConversationSource] = []
-    for name, dataset, weight in zip(names, sets, weights or [None] * len(names), strict=True):
-        if dataset is None:
-            path = Path(name)
-            found.append(ConversationSource(name=path.resolve().name, files=(path,), weight=weight))
-        else:
-            found.append(published_source(dataset, sources=mirror, weight=weight))
+    found = (
+        ConversationSource(name=Path(name).resolve().name, files=(Path(name),), weight=weight)
+        if dataset is None
+        else published_source(dataset, sources=mirror, weight=weight)
+        for name, dataset, weight in zip(names, sets, weights or [None] * len(names), strict=True)
+    )
     return tuple(found), []

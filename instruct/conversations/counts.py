@@ -6,13 +6,13 @@ Every rule that removes something is counted here under its name; nothing is rem
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, zip_longest
 from typing import Any
 
 from common.provenance import Terms
 from common.rows import Row, RowCounts
 
-SAMPLES_PER_RULE = 3
-SAMPLE_CHARACTERS = 200
+SAMPLES_PER_RULE, SAMPLE_CHARACTERS = 3, 200
 
 Sample = dict[str, Any]
 
@@ -78,16 +78,9 @@ class RuleCounts:
         """Removed rows by rule, bad ones first."""
         return dict(sorted(self.rows.bad.items())) | dict(sorted(self.removed.items()))
 
-    def finish(self) -> None:
-        """After the last row: what the reader itself refused becomes a sample too."""
-        for named in self.rows.first_bad:
-            place, _, reason = named.partition(": ")
-            self.samples.setdefault(reason, [{"source": self.terms.name, "id": place, "text": ""}])
-
     def card(self) -> dict[str, Any]:
         """The entry of the source in the data card."""
         measured = self.measured_characters
-        estimate = round(self.characters_in * self.measured_tokens / measured) if measured else None
         return asdict(self.terms) | {
             "obligations": list(self.terms.obligations),
             "revision": self.revision,
@@ -98,7 +91,7 @@ class RuleCounts:
             "rows_out": self.rows_out,
             "characters_out": self.characters_out,
             "tokens_out": self.tokens_out,
-            "tokens_in_estimate": estimate,
+            "tokens_in_estimate": round(self.characters_in * self.measured_tokens / measured) if measured else None,
             "truncated": dict(self.truncated),
         }
 
@@ -112,15 +105,9 @@ class RuleCounts:
 def card_of(
     counts: Sequence[RuleCounts], steps: Sequence[Mapping[str, Any]], benchmarks: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """The data card without the tokens of the splits, after the last row.
-
-    Args:
-        counts: of each source.
-        steps: entries of `card_step`.
-        benchmarks: from `Decontaminator.card`.
+    """The data card without the tokens of the splits, after the last row: the counts of each source, entries of
+    `card_step`, and `Decontaminator.card`.
     """
-    for one in counts:
-        one.finish()
     return {
         "rows_in": sum(one.rows.rows for one in counts),
         "removed": _sum(one.all_removed() for one in counts),
@@ -153,11 +140,13 @@ def as_text(row: Mapping[str, Any]) -> str:
 
 def _samples(counts: Sequence[RuleCounts]) -> dict[str, list[Sample]]:
     """At most three of each rule, taken from the sources in turn, so that small sources are shown too."""
+    for one in counts:  # what the reader itself refused is a sample too
+        for place, _, reason in (named.partition(": ") for named in one.rows.first_bad):
+            one.samples.setdefault(reason, [{"source": one.terms.name, "id": place, "text": ""}])
     samples: dict[str, list[Sample]] = {"kept": []}
     for rule in (rule for one in counts for rule in sorted(one.samples)):
-        of_sources = [one.samples.get(rule, []) for one in counts]
-        in_turn = [each[place] for place in range(SAMPLES_PER_RULE) for each in of_sources if place < len(each)]
-        samples[rule] = in_turn[:SAMPLES_PER_RULE]
+        in_turn = zip_longest(*(one.samples.get(rule, []) for one in counts))
+        samples[rule] = [sample for sample in chain.from_iterable(in_turn) if sample][:SAMPLES_PER_RULE]
     return samples
 
 

@@ -15,17 +15,15 @@ from pathlib import Path
 
 from common.errors import UserError
 
+_BATCH = ("--batch", "--yes", "--quiet", "--no-tty", "--pinentry-mode", "loopback")
+_CHANNELS = ("--passphrase-fd", "0", "--status-fd", "1")
+
 
 def check(name: str, *, variable: str, key_hint: str) -> tuple[str, str]:
-    """The path of gpg and the passphrase, before any work.
-
-    Args:
-        name: of the encrypted file, for errors.
-        variable: environment variable that holds the passphrase.
-        key_hint: next step of a user without it.
+    """The path of gpg, and the passphrase of the file `name` in the environment variable `variable`, before any work.
 
     Raises:
-        UserError: no `gpg`, or no passphrase.
+        UserError: no `gpg`, or no passphrase; `key_hint` is the next step of a user without it.
     """
     passphrase = os.environ.get(variable, "").strip()
     if not passphrase.isprintable() or not passphrase:
@@ -34,43 +32,37 @@ def check(name: str, *, variable: str, key_hint: str) -> tuple[str, str]:
         raise UserError("no-access", wanted=wanted, got=got, next_step=key_hint)
     program = shutil.which("gpg")
     if program is None:
-        next_step = "install GnuPG 2.1 or newer, or give the file decrypted"
-        wanted = f"the program gpg, to decrypt {name}"
+        wanted, next_step = f"gpg to decrypt {name}", "install GnuPG 2.1 or newer, or give the file decrypted"
         raise UserError("not-installed", wanted=wanted, got="none on the PATH", next_step=next_step)
     return program, passphrase
 
 
-def decrypt(encrypted: Path, decrypted: Path, *, variable: str, key_hint: str) -> None:
-    """Write the content of `encrypted` to `decrypted`; an error leaves no file.
+@contextlib.contextmanager
+def decrypted(encrypted: Path, scratch: Path, *, variable: str, key_hint: str) -> Generator[Path]:
+    """The content of `encrypted`, as a file in the folder `scratch` that is removed afterwards.
 
     Raises:
-        UserError: no `gpg`, no passphrase, a wrong one, or a damaged file.
+        UserError: the errors of `check`, a wrong passphrase, or a damaged file.
     """
     program, passphrase = check(encrypted.name, variable=variable, key_hint=key_hint)
+    readable = scratch / encrypted.name.removesuffix(".gpg")
+    files = ("--output", os.path.abspath(readable), "--decrypt", os.path.abspath(encrypted))
     try:
-        status = _run(program, encrypted, decrypted, passphrase, variable)
-        if status is not None:
-            raise _explained(status, encrypted, variable, key_hint)
-    except BaseException:
-        decrypted.unlink(missing_ok=True)
-        raise
-
-
-def _run(program: str, encrypted: Path, decrypted: Path, passphrase: str, variable: str) -> str | None:
-    """The machine-readable status of gpg if it fails; None if it succeeds."""
-    options = ("--batch", "--yes", "--quiet", "--no-tty", "--pinentry-mode", "loopback")
-    channels = ("--passphrase-fd", "0", "--status-fd", "1")
-    files = ("--output", os.path.abspath(decrypted), "--decrypt", os.path.abspath(encrypted))
-    with _own_home(program, variable) as environment:
-        done = subprocess.run(
-            [program, *options, *channels, *files],
-            input=passphrase.encode() + b"\n",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            check=False,
-        )
-    return None if done.returncode == 0 else done.stdout.decode("utf-8", errors="replace")
+        with _own_home(program, variable) as environment:
+            done = subprocess.run(
+                [program, *_BATCH, *_CHANNELS, *files],
+                input=passphrase.encode() + b"\n",
+                stdout=subprocess.PIPE,  # the machine-readable status
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                check=False,
+            )
+        if done.returncode != 0:
+            wanted = f"the encrypted file {encrypted.name} and its passphrase in {variable}"
+            raise _explained(done.stdout.decode("utf-8", errors="replace"), wanted, key_hint)
+        yield readable
+    finally:
+        readable.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -88,19 +80,15 @@ def _own_home(program: str, variable: str) -> Generator[dict[str, str]]:
                 subprocess.run([control, "--kill", "gpg-agent"], env=environment, capture_output=True, check=False)
 
 
-def _explained(status: str, encrypted: Path, variable: str, key_hint: str) -> UserError:
-    name, again = encrypted.name, "download the file again"
+def _explained(status: str, wanted: str, key_hint: str) -> UserError:
+    """The error that the status of a failed gpg means."""
     if "BAD_PASSPHRASE" in status:
-        wanted = f"the passphrase of {name} in the environment variable {variable}"
-        return UserError("no-access", wanted=wanted, got="a wrong one", next_step=key_hint)
+        return UserError("no-access", wanted=wanted, got="a wrong passphrase", next_step=key_hint)
     if "NODATA" in status:
-        next_step = f"{again}; a pointer of Git LFS is not the file"
-        wanted = f"a file encrypted by gpg: {name}"
-        return UserError("wrong-format", wanted=wanted, got="something else", next_step=next_step)
+        next_step = "download the file again; a pointer of Git LFS is not the file"
+        return UserError("wrong-format", wanted=wanted, got="a file that gpg did not encrypt", next_step=next_step)
     if "DECRYPTION_FAILED" in status:
-        wanted = f"a whole encrypted file {name} and its passphrase in {variable}"
-        got = "a file that gpg cannot decrypt to its end"
-        return UserError("damaged", wanted=wanted, got=got, next_step=f"{again}; {key_hint}")
+        got, next_step = "a file that gpg cannot decrypt to its end", f"download the file again; {key_hint}"
+        return UserError("damaged", wanted=wanted, got=got, next_step=next_step)
     next_step = "try `gpg --version`; GnuPG 2.1 or newer needs room for temporary files"
-    got = "a failure of gpg before it began"
-    return UserError("failed", wanted=f"gpg to decrypt {name}", got=got, next_step=next_step)
+    return UserError("failed", wanted=wanted, got="a failure of gpg before it began", next_step=next_step)

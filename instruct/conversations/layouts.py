@@ -1,34 +1,26 @@
-"""Chat files in the usual layouts, recognised by their columns: one layout a file.
+"""Chat files in the usual layouts, recognised by their columns (one layout a file), and the rows of LMSYS synth sets.
 
 `messages`, `conversation`, `conversations` (lists of turns with the fields `role` and `content`, or ShareGPT's `from`
 and `value`), `instruction`/`input`/`output` (Alpaca), question and answer in two columns (`instruction`/`response`
-etc.), and the joined file of an LMSYS synth set.
+etc.), and the joined file of an LMSYS synth set, whose rows `lmsys` joins from several files.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
-from common.errors import UserError
+from common.errors import UserError, require_above, require_below
 from common.provenance import Terms
 from common.rows import Row, RowCounts, data_files, read_rows
 from common.sources import Found, HubDataset, HubFiles, fetched, found_files
 from instruct.conversations.counts import RuleCounts
-from instruct.conversations.lmsys_rows import (
-    ID,
-    LmsysConfig,
-    instruction_of,
-    is_synthesized,
-    joined_row,
-    rule_against_row,
-)
-from instruct.conversations.rules import conversation_row
+from instruct.conversations.rules import LmsysConfig, conversation_row
 
 _LISTS_OF_TURNS = ("messages", "conversation", "conversations")
 _PAIRS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"), ("question", "answer"))
@@ -36,8 +28,19 @@ _CONTEXTS = ("input", "context")  # a separate column that the question refers t
 # Speakers in ShareGPT's files, and in files with the same layout.
 _ASSISTANT = dict.fromkeys(("gpt", "chatgpt", "model", "bot", "assistant"), "assistant")
 _SPEAKERS = {"human": "user", "user": "user", "system": "system", **_ASSISTANT}
-_FIRST_ROWS = 100
-_NAMED_COLUMNS = 20
+_FIRST_ROWS, _NAMED_COLUMNS = 100, 20
+
+ID = "conversation_id"
+PERSONAL_DATA = "personal data"
+FIRST_ANSWER = "the first answer"
+"""How an answer is chosen if there are no scores."""
+# A row has the Japanese instruction (`translated_conversation`, empty until the encrypted file is joined), up to six
+# answers, and optionally a whole conversation of one or two turns. The publisher documents no score field: it is found
+# by its form.
+_CONVERSATION, _RESPONSES = "synthesized_multiturn_conversation", "synthesized_assistant_responses"
+_INSTRUCTION_TURNS = ("translated_conversation", "conversation", "messages")
+_INSTRUCTION_TEXTS = ("user_instruction_ja", "instruction_ja", "instruction", "text")
+_SCORE = "score"
 
 FileOpener = tuple[str, Callable[[], AbstractContextManager[Path]]]
 """The name of a file, and a context in which it is on this machine."""
@@ -66,9 +69,8 @@ class ConversationSource:
     """Whether the data card can quote its conversations as samples."""
 
     def __post_init__(self) -> None:
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            wanted = f"a weight above 0 for {self.name}"
-            raise UserError("out-of-range", wanted=wanted, got=str(self.weight), next_step="correct the weight")
+        require_above(0, weight=self.weight, next_step=f"correct the weight of {self.name}")
+        require_below(inf, weight=self.weight, next_step=f"correct the weight of {self.name}")
         if self.files == ():
             raise UserError("empty", wanted=f"files of {self.name}", got="none", next_step="name at least one")
 
@@ -113,9 +115,8 @@ def first_rows(file: Path) -> list[Row]:
 def unknown_columns(file: Path, rows: Sequence[Row], *, wanted: str, next_step: str) -> UserError:
     """The error for a file with unknown columns: it names them."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "id"))
-    shown = ", ".join(columns[:_NAMED_COLUMNS]) or "none"
     more = f" and {len(columns) - _NAMED_COLUMNS} more" if len(columns) > _NAMED_COLUMNS else ""
-    got = f"the columns {shown}{more}"
+    got = f"the columns {', '.join(columns[:_NAMED_COLUMNS]) or 'none'}{more}"
     return UserError("wrong-format", wanted=f"{wanted} in {file.name}", got=got, next_step=next_step)
 
 
@@ -135,19 +136,20 @@ def _layout_of(file: Path) -> tuple[dict[str, type], Reader]:
         for asked, answered in _PAIRS:
             if isinstance(row.get(asked), str) and isinstance(row.get(answered), str):
                 return {asked: str, answered: str}, partial(_read_pair, asked, answered)
-    if rows and not any(name in row for row in rows for name in _LISTS_OF_TURNS):
+    named = next((name for name in _LISTS_OF_TURNS if any(name in row for row in rows)), None)
+    if rows and named is None:
         pairs = ", ".join("/".join(pair) for pair in _PAIRS)
         wanted = f"a column {', '.join(_LISTS_OF_TURNS)}, or two of {pairs}"
         next_step = "rename the columns, or write each row as {messages: [{role, content}, ...]}"
         raise unknown_columns(file, rows, wanted=wanted, next_step=next_step)
-    named = next((name for name in _LISTS_OF_TURNS if any(name in row for row in rows)), _LISTS_OF_TURNS[0])
+    named = named or _LISTS_OF_TURNS[0]
     return {named: list}, partial(_read_turns, named)
 
 
 def _require_instructions(file: Path, rows: Sequence[Row]) -> None:
     """Raise UserError for a synth file as the publisher ships it: it has answers without instructions."""
-    wanted = [row for row in rows if rule_against_row(row, LmsysConfig()) is None]
-    if wanted and all(isinstance(joined_row(row, instruction_of(row), Counter()), str) for row in wanted):
+    kept = [row for row in rows if rule_against_row(row, LmsysConfig()) is None]
+    if kept and all(isinstance(joined_row(row, instruction_of(row), Counter()), str) for row in kept):
         wanted = f"the users' instructions in {file.name}, or the file of instructions next to it"
         next_step = "give also the publisher's file ..-user-instructions-ja.jsonl.gz.gpg, or the same decrypted"
         raise UserError("not-found", wanted=wanted, got="answers without them", next_step=next_step)
@@ -194,3 +196,104 @@ def _plain_turn(turn: Any) -> Any:
     speaker: Any = cast(Mapping[str, Any], turn)["from"]
     role = _SPEAKERS.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
     return {"role": role, "content": cast(Mapping[str, Any], turn).get("value")}
+
+
+# --- one row of an LMSYS synth set: the conversation in it, or the rule that removes it ---
+
+
+def is_synthesized(row: Mapping[str, Any]) -> bool:
+    """Whether a row has this set's answers, joined with its instruction or not."""
+    return _CONVERSATION in row or _RESPONSES in row
+
+
+def rule_against_row(row: Mapping[str, Any], config: LmsysConfig) -> str | None:
+    """The rule that removes the row, from the publisher's own marks, or None."""
+    broken = {
+        "empty instruction": row.get("empty_user_instruction_ja") is True,
+        "duplicate instruction": row.get("duplicate_user_instruction_ja") not in (None, False, ""),
+        "template instruction": config.exclude_templates and row.get("is_template_instruction"),
+        "no answer": not row.get(_CONVERSATION) and not row.get(_RESPONSES),
+        PERSONAL_DATA: config.exclude_personal_data and row.get("redacted") is True,
+    }
+    return next((rule for rule, is_broken in broken.items() if is_broken), None)
+
+
+def instruction_of(row: Mapping[str, Any]) -> str | None:
+    """The user's first turn in a row of the joined or of the decrypted file; None if it has no text."""
+    turns = [cast(list[Any], row[name])[:1] for name in _INSTRUCTION_TURNS if isinstance(row.get(name), list)]
+    texts = [
+        cast(Mapping[str, Any], turn).get("content") for [turn] in filter(None, turns) if isinstance(turn, Mapping)
+    ]
+    texts += [row.get(name) for name in _INSTRUCTION_TEXTS]
+    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
+
+
+def joined_row(row: Mapping[str, Any], instruction: str | None, chosen_by: Counter[str]) -> Row | str:
+    """`{id, messages}`, or the reason why the row is bad.
+
+    Args:
+        row: with the answers of this set, kept by `rule_against_row`.
+        instruction: the user's first turn; None if the conversation has its own.
+        chosen_by: counts the field that chose the answer.
+    """
+    if conversation := row.get(_CONVERSATION):
+        if not isinstance(conversation, list):
+            return f"field {_CONVERSATION} is not a list"
+        return conversation_row(row.get(ID), _completed(cast(list[Any], conversation), instruction))
+    responses = row.get(_RESPONSES)
+    if not isinstance(responses, list) or not responses:
+        return f"field {_RESPONSES} is not a list"
+    if instruction is None:
+        return "no instruction"
+    place, field = best_response(row, cast(list[Any], responses))
+    chosen_by[field or FIRST_ANSWER] += 1
+    response: Any = responses[place]
+    answer = {"role": "assistant", "content": response} if isinstance(response, str) else response
+    if not isinstance(answer, Mapping):
+        return "an answer without text"
+    return conversation_row(row.get(ID), [{"role": "user", "content": instruction}, _plain_message(answer)])
+
+
+def best_response(row: Mapping[str, Any], responses: Sequence[Any]) -> tuple[int, str | None]:
+    """Index of the best of `responses`, and the field with its scores; (0, None) if there are no scores.
+
+    Scores are a list of numbers, one for each response, in a field of the row whose name contains "score", or such a
+    number in each response. The first of equals wins, and of several such fields the first by name.
+    """
+    candidates: dict[str, list[Any]] = {
+        name: cast(list[Any], value)
+        for name, value in row.items()
+        if _SCORE in name.lower() and isinstance(value, list) and len(cast(list[Any], value)) == len(responses)
+    }
+    if all(isinstance(response, Mapping) for response in responses):
+        named = {str(name) for response in responses for name in response if _SCORE in str(name).lower()}
+        candidates |= {f"{_RESPONSES}.{name}": [response.get(name) for response in responses] for name in named}
+    for name in sorted(candidates):
+        scores = {place: score for place, score in enumerate(candidates[name]) if _is_number(score)}
+        if scores:
+            return max(scores, key=scores.__getitem__), name
+    return 0, None
+
+
+def _completed(conversation: list[Any], instruction: str | None) -> list[Any]:
+    """With the user's first turn, if the publisher left it out or empty because it must not be passed on."""
+    messages = [_plain_message(message) for message in conversation]
+    first = messages[0]
+    if instruction is None or not isinstance(first, Mapping):
+        return messages
+    opening = {"role": "user", "content": instruction}
+    if first["role"] == "assistant":
+        return [opening, *messages]
+    return [opening, *messages[1:]] if first["role"] == "user" and not first["content"] else messages
+
+
+def _plain_message(message: Any) -> Any:
+    """Its role and content; anything that is no message unchanged."""
+    if not isinstance(message, Mapping):
+        return message
+    return {name: cast(Mapping[str, Any], message).get(name) for name in ("role", "content")}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it can be compared as a score: not a truth value, not NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

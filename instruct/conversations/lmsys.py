@@ -13,22 +13,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
-from common.errors import InputError, UserError
+from common.errors import InputError, UserError, not_found
 from common.rows import EARLY_FACTOR, Row, RowCounts, read_rows
 from common.sources import HubFiles
-from instruct.conversations import gpg
+from instruct.conversations import gpg, layouts
 from instruct.conversations.counts import RuleCounts
-from instruct.conversations.layouts import FileOpener, files_of, first_rows, read_chat, unknown_columns
-from instruct.conversations.lmsys_rows import (
-    ID,
-    PERSONAL_DATA,
-    LmsysConfig,
-    instruction_of,
-    is_synthesized,
-    joined_row,
-    rule_against_row,
-)
+from instruct.conversations.layouts import ID, FileOpener, files_of, instruction_of, is_synthesized
+from instruct.conversations.rules import LmsysConfig
 
 PASSPHRASE_VARIABLE = "LMSYS_SYNTH_PASSPHRASE"
 KEY_HINT = (
@@ -36,11 +29,12 @@ KEY_HINT = (
     f"scripts/compute_decryption_key_from_lmsys-chat-1m.sh and put its output into {PASSPHRASE_VARIABLE}"
 )
 _NO_INSTRUCTION, _NO_ORIGINAL = "no instruction with its id", "no original with its id"
-_ANOTHER_VERSION = (
-    "take another revision of the set, or join the files with the publisher's scripts and give the result"
-)
+_ANOTHER_VERSION = "take another revision of the set, or join the files with the publisher's scripts"
 _FIND = "SELECT (SELECT redacted FROM originals WHERE id = :id), (SELECT text FROM instructions WHERE id = :id)"
 _ENOUGH_TO_JUDGE = 1000
+
+Holds = Callable[[Sequence[Row]], bool]
+"""Whether the first rows of a file have the needed columns."""
 
 
 def is_joined(files: Sequence[Path]) -> bool:
@@ -64,8 +58,7 @@ def check_lmsys(files: Sequence[Path] | HubFiles, original: Sequence[Path] | Hub
         return
     if len(instructions) == len(names):
         wanted = "the answers gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz next to the instructions"
-        next_step = "give both files of the set"
-        raise UserError("not-found", wanted=wanted, got=f"only {', '.join(instructions)}", next_step=next_step)
+        raise not_found(wanted, f"only {', '.join(instructions)}", next_step="give both files of the set")
     if not original:
         wanted = "your own copy of lmsys/lmsys-chat-1m, from which the instructions derive"
         next_step = "accept the terms of lmsys/lmsys-chat-1m with your own account, download it, and give its files"
@@ -89,7 +82,7 @@ def read_lmsys(
         original: see `files`.
         counts: of the source.
         config: which rows are removed.
-        scratch: a folder of the stage for temporary files.
+        scratch: a folder for temporary files.
         max_bad_share: largest share, 0 to 1, of the answers without their instruction or original, and of bad rows
             among the instructions and the originals.
 
@@ -102,14 +95,14 @@ def read_lmsys(
     instructions = [file for file in opened if _is_instructions(file[0])]
     answers = [file for file in opened if not _is_instructions(file[0])]
     if not instructions:
-        yield from read_chat(answers, counts, config)
+        yield from layouts.read_chat(answers, counts, config)
         return
     with _database(scratch / "lmsys") as database:
+        join = _Join(database, counts, config, max_bad_share)
         # The instructions first: a wrong passphrase is found before a million rows are read.
-        stored = _store_instructions(database, instructions, scratch / "lmsys", max_bad_share)
-        counts.joined["instructions"] = stored
-        counts.joined["originals"] = _store_originals(database, files_of(original, scratch), config, max_bad_share)
-        yield from _Join(database, counts, config, max_bad_share).rows(answers)
+        join.store_instructions(instructions, scratch / "lmsys")
+        join.store_originals(files_of(original, scratch))
+        yield from join.rows(answers)
 
 
 def _is_instructions(name: str) -> bool:
@@ -137,72 +130,23 @@ def _database(folder: Path) -> Generator[sqlite3.Connection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rows_with_id(
-    files: Iterable[FileOpener], counts: RowCounts, holds: Callable[[Sequence[Row]], bool], **named: str
-) -> Iterator[Row]:
+def _rows_with_id(files: Iterable[FileOpener], counts: RowCounts, holds: Holds, **named: str) -> Iterator[Row]:
     """The good rows of some files; raises `unknown_columns(**named)` if the first rows of a file are others."""
     for _, opener in files:
         with opener() as file:
-            rows = first_rows(file)
+            rows = layouts.first_rows(file)
             if rows and not holds(rows):
-                raise unknown_columns(file, rows, **named)
+                raise layouts.unknown_columns(file, rows, **named)
             yield from read_rows(file, fields={ID: str}, counts=counts, max_bad_share=1.0)
-
-
-def _store_originals(
-    database: sqlite3.Connection, files: Iterable[FileOpener], config: LmsysConfig, max_bad_share: float
-) -> int:
-    """Store the ids of the user's copy, and which rows have personal data; return their number."""
-    counts = RowCounts()
-    needed = (ID, "redacted") if config.exclude_personal_data else (ID,)
-
-    def holds(rows: Sequence[Row]) -> bool:
-        return all(name in row for row in rows for name in needed)
-
-    wanted = f"the columns {' and '.join(needed)} of lmsys-chat-1m"
-    next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
-    rows = _rows_with_id(files, counts, holds, wanted=wanted, next_step=next_step)
-    values = ((row[ID], bool(row.get("redacted"))) for row in rows)
-    database.executemany("INSERT OR IGNORE INTO originals VALUES (?, ?)", values)
-    counts.check(max_bad_share)
-    return _count(database, "originals", "your copy of lmsys-chat-1m")
-
-
-def _store_instructions(
-    database: sqlite3.Connection, files: Sequence[FileOpener], scratch: Path, max_bad_share: float
-) -> int:
-    """Store the users' first turns by id; return their number. A decrypted file replaces the encrypted one."""
-    counts = RowCounts()
-
-    def holds(rows: Sequence[Row]) -> bool:
-        return any(ID in row and instruction_of(row) for row in rows)
-
-    plain = [file for file in files if not _is_encrypted(file[0])]
-    readable = plain or [(name, partial(_decrypted, opener, scratch)) for name, opener in files]
-    wanted = f"the column {ID} and a user's turn"
-    rows = _rows_with_id(readable, counts, holds, wanted=wanted, next_step=_ANOTHER_VERSION)
-    values = ((row[ID], text) for row in rows if (text := instruction_of(row)) is not None)
-    database.executemany("INSERT OR IGNORE INTO instructions VALUES (?, ?)", values)
-    counts.check(max_bad_share)
-    return _count(database, "instructions", "the file of instructions")
 
 
 @contextlib.contextmanager
 def _decrypted(opener: Callable[[], AbstractContextManager[Path]], scratch: Path) -> Generator[Path]:
-    with opener() as encrypted:
-        readable = scratch / encrypted.name.removesuffix(".gpg")
-        try:
-            gpg.decrypt(encrypted, readable, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT)
-            yield readable
-        finally:
-            readable.unlink(missing_ok=True)
-
-
-def _count(database: sqlite3.Connection, table: str, name: str) -> int:
-    (count,) = database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
-    if not count:
-        raise UserError("empty", wanted=f"rows in {name}", got="none", next_step="download the file again")
-    return count
+    with (
+        opener() as encrypted,
+        gpg.decrypted(encrypted, scratch, variable=PASSPHRASE_VARIABLE, key_hint=KEY_HINT) as readable,
+    ):
+        yield readable
 
 
 class _Join:
@@ -213,6 +157,28 @@ class _Join:
     ) -> None:
         self._database, self._counts, self._config, self._max_bad_share = database, counts, config, max_bad_share
         self._wanted = self._missing_instructions = self._missing_originals = 0
+
+    def store_instructions(self, files: Sequence[FileOpener], scratch: Path) -> None:
+        """Store the users' first turns by id. A decrypted file replaces the encrypted one."""
+        plain = [file for file in files if not _is_encrypted(file[0])]
+        readable = plain or [(name, partial(_decrypted, opener, scratch)) for name, opener in files]
+        named = {"wanted": f"the column {ID} and a user's turn", "next_step": _ANOTHER_VERSION}
+
+        def holds(rows: Sequence[Row]) -> bool:
+            return any(ID in row and instruction_of(row) for row in rows)
+
+        self._store("instructions", readable, instruction_of, holds, **named)
+
+    def store_originals(self, files: Iterable[FileOpener]) -> None:
+        """Store the ids of the user's copy, and which rows have personal data."""
+        needed = (ID, "redacted") if self._config.exclude_personal_data else (ID,)
+        next_step = "give its Parquet files; without `redacted`, personal data cannot be excluded"
+        named = {"wanted": f"the columns {' and '.join(needed)} of lmsys-chat-1m", "next_step": next_step}
+
+        def holds(rows: Sequence[Row]) -> bool:
+            return all(name in row for row in rows for name in needed)
+
+        self._store("originals", files, lambda row: bool(row.get("redacted")), holds, **named)
 
     def rows(self, answers: Iterable[FileOpener]) -> Iterator[Row]:
         """Yield the conversations; count the others."""
@@ -230,16 +196,30 @@ class _Join:
         counts.joined["answers"] = self._wanted
         self._check_match()
 
+    def _store(
+        self, table: str, files: Iterable[FileOpener], value_of: Callable[[Row], Any], holds: Holds, **named: str
+    ) -> None:
+        """Store the value of each row by its id, unless it is None, and count the rows of the table."""
+        counts = RowCounts()
+        rows = _rows_with_id(files, counts, holds, **named)
+        values = ((row[ID], value) for row in rows if (value := value_of(row)) is not None)
+        self._database.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", values)
+        counts.check(self._max_bad_share)
+        (stored,) = self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
+        if not stored:
+            raise UserError("empty", wanted=f"{table} of the set", got="none", next_step="download the file again")
+        self._counts.joined[table] = stored
+
     def _conversation(self, row: Row) -> Row | str | None:
         """The conversation, the reason why it is bad, or None if a rule removes it."""
-        rule = rule_against_row(row, self._config)
+        rule = layouts.rule_against_row(row, self._config)
         if rule is None:
             self._wanted += 1
             redacted, instruction = self._database.execute(_FIND, {"id": row[ID]}).fetchone()
             if instruction is not None and redacted is not None:
                 if not (redacted and self._config.exclude_personal_data):
-                    return joined_row(row, instruction, self._counts.answers_chosen_by)
-                rule = PERSONAL_DATA
+                    return layouts.joined_row(row, instruction, self._counts.answers_chosen_by)
+                rule = layouts.PERSONAL_DATA
             else:
                 rule = _NO_INSTRUCTION if instruction is None else _NO_ORIGINAL
                 self._missing_instructions += instruction is None
@@ -254,11 +234,11 @@ class _Join:
         missing = max(self._missing_instructions, self._missing_originals)
         if missing > factor * self._max_bad_share * self._wanted:
             joined = self._counts.joined
-            raise InputError(
-                "mismatch",
-                wanted=f"an instruction and an original for each answer, except {self._max_bad_share:.2%}",
-                got=f"{self._wanted:,} answers, {self._missing_instructions:,} of them without instruction and "
+            wanted = f"an instruction and an original for each answer, except {self._max_bad_share:.2%}"
+            got = (
+                f"{self._wanted:,} answers, {self._missing_instructions:,} of them without instruction and "
                 f"{self._missing_originals:,} without original (there are {joined['instructions']:,} "
-                f"instructions and {joined['originals']:,} originals)",
-                next_step="take all files of the set at one revision, and all files of lmsys-chat-1m",
+                f"instructions and {joined['originals']:,} originals)"
             )
+            next_step = "take all files of the set at one revision, and all files of lmsys-chat-1m"
+            raise InputError("mismatch", wanted=wanted, got=got, next_step=next_step)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from common.known_sets import KnownSet, known_set, known_sets, terms_of
 from common.sources import Found, HubDataset, HubFiles, resolve
 from instruct.conversations.layouts import ConversationSource
@@ -18,20 +18,19 @@ from instruct.conversations.lmsys import is_joined
 
 Find = Callable[[HubDataset], Found]
 """From a data set's name to its files."""
+_LAYOUTS = ("conversations", "lmsys")
 
 
 def set_names() -> list[str]:
     """Names of all sets that `published_source` takes, with their parts."""
-    taken = [one for one in known_sets() if one.layout in ("conversations", "lmsys")]
+    taken = (one for one in known_sets() if one.layout in _LAYOUTS)
     return [name for one in taken for name in ([f"{one.name}:{part}" for part in one.parts] or [one.name])]
 
 
 def hub_conversations(name: str, *, config: str | None = None, weight: float | None = None) -> ConversationSource:
     """A known set, before its files are resolved."""
-    whole = name if config is None else f"{name}:{config}"
-    return ConversationSource(
-        name=whole, files=HubDataset(name=name, config=config), weight=weight, terms=terms_of(whole)
-    )
+    dataset, terms = HubDataset(name=name, config=config), terms_of(name if config is None else f"{name}:{config}")
+    return ConversationSource(name=terms.name, files=dataset, weight=weight, terms=terms)
 
 
 def published_source(
@@ -49,16 +48,13 @@ def published_source(
         UserError: an unknown set or part, or files that are not there or may not be read.
     """
     known = known_set(dataset.name)
-    if known is None or known.layout not in ("conversations", "lmsys"):
-        raise UserError(
-            "unknown-name",
-            wanted=f"one of the known sets {', '.join(set_names())}",
-            got=dataset.name,
-            next_step="name one of these, or download the set and name its files",
-        )
+    if known is None or known.layout not in _LAYOUTS:
+        raise unknown_name("one of the known sets (download any other and name its files)", dataset.name, set_names())
     if known.parts:
-        dataset = replace(dataset, config=_part(known, dataset.config))
-    name = dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}"
+        dataset = replace(dataset, config=dataset.config or known.default_part)
+        if dataset.config not in known.parts:
+            raise unknown_name(f"a part of {known.name}", dataset.config, known.parts)
+    terms = terms_of(dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}")
     if not dataset.files:
         dataset = replace(dataset, files=_patterns(known, dataset.config, sources))
     find = find or partial(resolve, sources=sources)
@@ -66,12 +62,12 @@ def published_source(
     is_lmsys = known.layout == "lmsys"
     needs_original = is_lmsys and (isinstance(files, HubFiles) or not is_joined(files))
     return ConversationSource(
-        name=name,
+        name=terms.name,
         kind="lmsys" if is_lmsys else "auto",
         files=files,
         original=_original(known, sources, find) if needs_original else (),
         weight=weight,
-        terms=terms_of(name),
+        terms=terms,
         quotable=known.quotable,
     )
 
@@ -80,18 +76,6 @@ def original_of(name: str) -> str | None:
     """The gated set `org/name` from which a known set derives; None where there is none."""
     known = known_set(name)
     return None if known is None else known.original
-
-
-def _part(known: KnownSet, wanted: str | None) -> str:
-    part = wanted or known.default_part
-    if part not in known.parts:
-        raise UserError(
-            "unknown-name",
-            wanted=f"a part of {known.name}: {', '.join(known.parts)}",
-            got=str(part),
-            next_step="name one of these",
-        )
-    return part
 
 
 def _patterns(known: KnownSet, part: str | None, sources: Path | None) -> tuple[str, ...]:
@@ -107,9 +91,6 @@ def _original(known: KnownSet, sources: Path | None, find: Find) -> Found:
     try:
         return find(HubDataset(name=original.name, files=_patterns(original, None, sources)))
     except UserError as error:
-        raise UserError(
-            error.code,
-            wanted=f"your own copy of {original.name}, from which the instructions of {known.name} derive",
-            got=error.got,
-            next_step=f"accept the terms of {original.name} with your own account; then {error.next_step}",
-        ) from error
+        wanted = f"your own copy of {original.name}, from which the instructions of {known.name} derive"
+        next_step = f"accept the terms of {original.name} with your own account; then {error.next_step}"
+        raise UserError(error.code, wanted=wanted, got=error.got, next_step=next_step) from error

@@ -29,16 +29,10 @@ _MAY_FOLLOW = {
 # Half a surrogate pair, NUL, and the replacement of several undecodable bytes. A single replacement character can be
 # the subject of the text.
 _BROKEN = re.compile("[\ud800-\udfff\0]|\ufffd{2}")
-
 # Fields that the chat templates of the Qwen, Llama and Gemma families read.
 _MESSAGE_FIELDS = frozenset(("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"))
-
 # Levels of objects and lists inside a message or a tool. Templates and JSON writers descend by recursion.
 _MOST_LEVELS = 32
-
-SHORT_TURN, LONG_TURN = "a turn too short", "a turn too long"
-OTHER_LANGUAGE, REFUSAL = "answered in another language", "a refusal"
-
 _WORDS_FILE = Path(__file__).with_name("filters.toml")
 _CODE_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _KANA = r"\u3041-\u309f\u30a1-\u30ff\uff66-\uff9f"
@@ -47,8 +41,7 @@ _JAPANESE = re.compile(f"[{_KANA}{_KANJI}]")
 _ONLY_KANA = re.compile(f"[{_KANA}]")
 _LETTER = re.compile(r"[^\W\d_]")
 _ASKED_IN_JAPANESE = 0.5
-# Quotation marks, brackets and list signs before the first word.
-_BEFORE_WORDS = re.compile(r"^[\W_]+")
+_BEFORE_WORDS = re.compile(r"^[\W_]+")  # quotation marks, brackets and list signs
 
 
 def fault_of(messages: Sequence[Any]) -> str | None:
@@ -86,21 +79,9 @@ def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) 
     Of a message only the fields that chat templates read are kept: others (numbers, times) make two copies of a
     conversation differ, and cannot always be JSON. Empty fields are dropped: a table has every column in every row.
 
-    Args:
-        identity: the `id` of the row.
-        messages: from a file, in their order.
-        tools: function descriptions, or JSON text of them; None, an empty list and "" are no tools.
+    `identity` becomes the `id`. `tools` are function descriptions, or JSON text of them; None, [] and "" are no tools.
     """
-    kept = [
-        {
-            name: value
-            for name, value in message.items()
-            if name in _MESSAGE_FIELDS and (value is not None or name == "content")
-        }
-        if isinstance(message, Mapping)
-        else message
-        for message in messages
-    ]
+    kept = [_known_fields(message) if isinstance(message, Mapping) else message for message in messages]
     fault = fault_of(kept)
     if fault is not None:
         return fault
@@ -120,9 +101,9 @@ def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) 
     return {"id": identity if isinstance(identity, str | int) else str(identity)} | row
 
 
-def texts_of(messages: Sequence[Mapping[str, Any]], role: str) -> list[str]:
-    """The texts of one role, in order, without calls that have no text."""
-    return [message["content"] for message in messages if message["role"] == role and message.get("content")]
+def _known_fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    known = ((name, message[name]) for name in message if name in _MESSAGE_FIELDS)
+    return {name: value for name, value in known if value is not None or name == "content"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,18 +128,29 @@ class FiltersConfig:
         require_between(0, 1, min_japanese_share=self.min_japanese_share)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LmsysConfig:
+    """Which rows of LMSYS sets are removed; the publisher's own script has both options."""
+
+    exclude_personal_data: bool = True
+    """Rows whose original has personal data blacked out (`redacted`)."""
+    exclude_templates: bool = True
+    """Rows whose instruction is a template that many users sent (`is_template_instruction`)."""
+
+
 def rule_against(messages: Sequence[Mapping[str, Any]], config: FiltersConfig) -> str | None:
     """The first filter that removes a conversation, or None if it is kept."""
-    asked, answered = texts_of(messages, "user"), texts_of(messages, "assistant")
+    texts = [(message["role"], message["content"]) for message in messages if message.get("content")]
+    asked, answered = ([text for role, text in texts if role == wanted] for wanted in ("user", "assistant"))
     turns = [*asked, *answered]
     if any(len(turn.strip()) < config.min_turn_characters for turn in turns):
-        return SHORT_TURN
+        return "a turn too short"
     if config.max_turn_characters is not None and any(len(turn) > config.max_turn_characters for turn in turns):
-        return LONG_TURN
+        return "a turn too long"
     if config.min_japanese_share is not None and _in_another_language(asked, answered, config):
-        return OTHER_LANGUAGE
+        return "answered in another language"
     if config.drop_refusals and any(is_refusal(turn) for turn in answered):
-        return REFUSAL
+        return "a refusal"
     return None
 
 
@@ -180,13 +172,11 @@ def japanese_share(text: str) -> float | None:
 
     20 letters or more without kana are Chinese, and give 0.
     """
-    letters = _LETTER.findall(_CODE_BLOCK.sub(" ", text))
+    letters = "".join(_LETTER.findall(_CODE_BLOCK.sub(" ", text)))
     if not letters:
         return None
-    joined = "".join(letters)
-    if len(letters) >= 20 and not _ONLY_KANA.search(joined):
-        return 0.0
-    return len(_JAPANESE.findall(joined)) / len(letters)
+    is_chinese = len(letters) >= 20 and not _ONLY_KANA.search(letters)
+    return 0.0 if is_chinese else len(_JAPANESE.findall(letters)) / len(letters)
 
 
 def is_refusal(turn: str) -> bool:
@@ -199,10 +189,9 @@ def is_refusal(turn: str) -> bool:
 
 
 def _in_another_language(asked: Sequence[str], answered: Sequence[str], config: FiltersConfig) -> bool:
-    answer = _CODE_BLOCK.sub(" ", "\n".join(answered))
+    answer, question = _CODE_BLOCK.sub(" ", "\n".join(answered)), "\n".join(asked)
     if len(_LETTER.findall(answer)) < config.judged_letters:
         return False
-    question = "\n".join(asked)
     if (japanese_share(question) or 0.0) < _ASKED_IN_JAPANESE:
         return False
     share = japanese_share(answer)

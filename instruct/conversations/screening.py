@@ -1,15 +1,24 @@
-"""All rules for one conversation, in order: filters, exact duplicates, benchmarks, length.
+"""All rules for one conversation, in order: filters, exact duplicates, benchmarks, length; then the weights of sources.
 
-Every removed conversation is counted under the name of its rule. Independent of files and sources.
+Every removed conversation is counted under the name of its rule. Sources are thinned to the ratio of their weights,
+never repeated: the scarcest keeps all its rows. The digests of the rows choose which, so that another order of the same
+rows gives the same choice: the first half of a digest determines the split, the second half the choice.
 """
 
 import json
+import math
+from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from common.duplicates import digest
+import numpy as np
+from numpy.typing import NDArray
+
+from common.duplicates import DIGEST_BYTES, digest
 from common.errors import InputError, UserError
 from common.rows import Row
 from common.tokenizer import Tokenizer
@@ -61,7 +70,7 @@ class Screener:
         """The conversation, or the part of it that is kept; None if a rule, which is counted, removes it."""
         counts.characters_in += characters_of(row)
         messages: Messages = row["messages"]
-        key = self._digest(row)
+        key, quoted = self._digest(row), None
         rule = rule_against(messages, self._filters)
         if rule is None and self._seen_before(key):
             rule = DUPLICATE
@@ -70,10 +79,9 @@ class Screener:
             if benchmark is not None:
                 counts.contamination[benchmark] += 1
                 # Not quoted: cards are published, and must not spread benchmark text.
-                counts.count_removed(CONTAMINATED, row, quoted=f"(holds an item of {benchmark})")
-                return None
+                rule, quoted = CONTAMINATED, f"(holds an item of {benchmark})"
         if rule is not None:
-            counts.count_removed(rule, row)
+            counts.count_removed(rule, row, quoted=quoted)
             return None
         try:
             tokens = self._num_tokens(row, messages)
@@ -91,12 +99,11 @@ class Screener:
         try:
             counts.rows.check(max_bad_share)
         except InputError as error:
-            if self._template_error is None or _REFUSED not in counts.rows.bad:
+            cause = self._template_error
+            if cause is None or _REFUSED not in counts.rows.bad:
                 raise
-            got = f"{error.got}; the template says: {self._template_error.got}"
-            raise InputError(
-                error.code, wanted=error.wanted, got=got, next_step=error.next_step
-            ) from self._template_error
+            got = f"{error.got}; the template says: {cause.got}"
+            raise InputError(error.code, wanted=error.wanted, got=got, next_step=error.next_step) from cause
 
     def _truncated(self, row: Row, counts: RuleCounts, source: int) -> Screened | None:
         """The part of a long conversation that fits, if there is one and it is wanted."""
@@ -132,13 +139,70 @@ class Screener:
 def longest_part(messages: Messages, fits: Callable[[Messages], bool]) -> Messages | None:
     """The longest proper prefix of `messages` that ends with a turn of the assistant and fits; None if there is none.
 
-    A cut inside a turn would teach a model to stop in the middle of a sentence.
-
-    Args:
-        messages: a conversation that does not fit.
-        fits: monotonic: if a prefix does not fit, no longer one does; called O(log n) times.
+    A cut inside a turn would teach a model to stop in the middle of a sentence. `fits` is monotonic: if a prefix does
+    not fit, no longer one does; it is called O(log n) times.
     """
-    ends = [place for place, message in enumerate(messages, start=1) if message["role"] == "assistant"]
-    ends = [end for end in ends if end < len(messages)]
+    ends = [place for place, message in enumerate(messages[:-1], start=1) if message["role"] == "assistant"]
     count = bisect_left(ends, True, key=lambda end: not fits(messages[:end]))
     return messages[: ends[count - 1]] if count else None
+
+
+def rows_of_each(available: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """The number of rows of each source, out of those `available`: the largest total whose shares hold to a row.
+
+    The rows of each source differ from its exact share of the total by less than one, and the total is their sum.
+    """
+    exact = [Fraction(weight) for weight in weights]
+    shares = [weight / sum(exact) for weight in exact]
+    total = min(math.floor(count / share) for count, share in zip(available, shares, strict=True))
+    rows = [math.floor(total * share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda place: (rows[place] - total * shares[place], place))
+    for place in by_remainder[: total - sum(rows)]:
+        rows[place] += 1
+    return rows
+
+
+def thinned(
+    rows: Iterable[Screened], names: Sequence[str], weights: Sequence[float], scratch: Path
+) -> Iterator[tuple[Screened, bool]]:
+    """Yield every row of the sources and whether it is kept, in order, after the last row was read.
+
+    The rows wait in the folder `scratch`; memory holds 22 bytes a row.
+
+    Raises:
+        InputError: a source has no row; `names` are for this error.
+    """
+    waiting = scratch / "mixing.jsonl"
+    sources, tokens, digests = array("H"), array("I"), bytearray()
+    try:
+        with waiting.open("w", encoding="utf-8", newline="\n") as file:
+            for one in rows:
+                sources.append(one.source)
+                tokens.append(one.tokens)
+                digests += one.digest
+                file.write(json.dumps(one.row, ensure_ascii=False) + "\n")
+        kept = _chosen(np.array(sources, dtype=np.int64), digests, names, weights)
+        with waiting.open(encoding="utf-8", newline="\n") as file:
+            for place, line in enumerate(file):
+                key = bytes(digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
+                yield Screened(sources[place], key, json.loads(line), tokens[place]), bool(kept[place])
+    finally:
+        waiting.unlink(missing_ok=True)
+
+
+def _chosen(
+    sources: NDArray[np.int64], digests: bytearray, names: Sequence[str], weights: Sequence[float]
+) -> NDArray[np.bool_]:
+    """Which rows are kept [rows], from the index of the source of each."""
+    ranks = np.frombuffer(bytes(digests), dtype=">u8").reshape(-1, 2)[:, 1]
+    available = np.bincount(sources, minlength=len(weights)).tolist()
+    for name, count in zip(names, available, strict=True):
+        if count == 0:
+            wanted = f"conversations of {name}, which has a weight"
+            next_step = "leave the source out, or loosen the rules that removed its rows"
+            raise InputError("empty", wanted=wanted, got="none that are left", next_step=next_step)
+    kept = np.zeros(len(sources), dtype=np.bool_)
+    for source, count in enumerate(rows_of_each(available, weights)):
+        members = np.flatnonzero(sources == source)
+        kept[members[np.argsort(ranks[members], kind="stable")[:count]]] = True
+    return kept

@@ -7,28 +7,26 @@ the turns of the assistant only, in all splits.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from common.documents import Encoded, finish_documents, split_documents
-from common.errors import InputError, UserError, require_at_least
+from common.documents import Encoded, Shares, finish_documents, split_documents
+from common.errors import InputError, UserError, require_at_least, unknown_name
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, read_terms
 from common.rows import MAX_BAD_SHARE, Row
 from common.sources import HubFiles
-from common.splits import Shares
 from common.store import MANIFEST_FILE, Workspace, read_manifest, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer
 from eval.decontamination import DecontaminationConfig, Decontaminator
 from instruct.conversations.counts import RuleCounts, card_of, card_step
-from instruct.conversations.layouts import ConversationSource, files_of, read_chat
+from instruct.conversations.layouts import FIRST_ANSWER, ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
-from instruct.conversations.lmsys_rows import FIRST_ANSWER, LmsysConfig
-from instruct.conversations.mixing import thinned
-from instruct.conversations.rules import FiltersConfig, filter_steps
-from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener
+from instruct.conversations.rules import FiltersConfig, LmsysConfig, filter_steps
+from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener, thinned
 
 THINNED = "thinned to its weight"
 
@@ -65,24 +63,16 @@ class ConversationsConfig:
         require_at_least(2, sequence_tokens=self.sequence_tokens)
         require_at_least(0, seed=self.seed)
         if self.overlong not in ("drop", "cut"):
-            got = repr(self.overlong)
-            raise UserError("unknown-name", wanted="overlong drop or cut", got=got, next_step="name one of these")
-        without = [source.name for source in self.sources if source.weight is None]
-        if 0 < len(without) < len(self.sources):
-            wanted = "a weight for every source, or for none"
-            next_step = "give each source a weight, or leave all weights out"
-            raise UserError(wanted=wanted, got=f"none for {', '.join(without)}", next_step=next_step)
+            raise unknown_name("overlong", repr(self.overlong), ("drop", "cut"))
+        _require_weights(self.sources)
 
 
 @stage(version=4)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
-    Args:
-        config: see ConversationsConfig.
-        workspace: the folder.
-        inputs: files, or folders with `conversations.jsonl`, read before the sources of the config; last the folder of
-            the tokenizer.
+    The inputs are files, or folders with `conversations.jsonl`, read before the sources of the config, and last the
+    folder of the tokenizer.
 
     Raises:
         UserError: a file or the passphrase is missing, or the tokenizer has no usable chat template; InputError: a file
@@ -113,8 +103,8 @@ class Selection:
     ) -> None:
         self._sources = [*_of_inputs(inputs, config.terms), *config.sources]
         if not self._sources:
-            next_step = "name at least one file or set"
-            raise UserError("empty", wanted="conversations", got="no source", next_step=next_step)
+            raise UserError("empty", wanted="conversations", got="no source", next_step="name a file or a set")
+        _require_weights(self._sources)
         self._config, self._tokenizer, self._scratch = config, tokenizer, scratch
         self._counts = list(_counts_of_each(self._sources))
         self._benchmarks: Decontaminator | None = None
@@ -141,12 +131,10 @@ class Selection:
                 self._counts[one.source].count_removed(THINNED, one.row)
         if not any(counts.rows_out for counts in self._counts):
             too_long = sum(counts.removed[TOO_LONG] for counts in self._counts)
-            raise InputError(
-                "empty",
-                wanted=f"at least one conversation of at most {self._config.sequence_tokens} tokens",
-                got=f"none in {', '.join(counts.terms.name for counts in self._counts)} ({too_long} are longer)",
-                next_step="give files whose rows hold conversations, or raise sequence_tokens",
-            )
+            wanted = f"at least one conversation of at most {self._config.sequence_tokens} tokens"
+            got = f"none in {', '.join(counts.terms.name for counts in self._counts)} ({too_long} are longer)"
+            next_step = "give files whose rows hold conversations, or raise sequence_tokens"
+            raise InputError("empty", wanted=wanted, got=got, next_step=next_step)
 
     def card(self) -> dict[str, Any]:
         """Rows in, removed by rule and out, by source and in total; the steps, and samples of each rule."""
@@ -156,12 +144,7 @@ class Selection:
         weights = [source.weight for source in self._sources if source.weight is not None]
         if not weights:
             return ((one, True) for one in self._screened())
-        names = [counts.terms.name for counts in self._counts]
-        if len(weights) < len(names):
-            got = f"{len(weights)} for the {len(names)} sources {', '.join(names)}"
-            next_step = "give the inputs as `sources` with weights, or leave all weights out"
-            raise UserError(wanted="a weight for every source, or for none", got=got, next_step=next_step)
-        return thinned(self._screened(), names, weights, self._scratch)
+        return thinned(self._screened(), [counts.terms.name for counts in self._counts], weights, self._scratch)
 
     def _screened(self) -> Iterator[Screened]:
         config = self._config
@@ -180,10 +163,7 @@ class Selection:
                 rows = read_lmsys(source.found, source.original, counts, config.lmsys, scratch, share)
             else:
                 rows = read_chat(files_of(source.found, self._scratch), counts, config.lmsys)
-            for row in rows:
-                screened = screen(row, counts, place)
-                if screened is not None:
-                    yield screened
+            yield from filter(None, (screen(row, counts, place) for row in rows))
             screen.check(counts, config.max_bad_share)
 
     def _steps(self) -> list[dict[str, Any]]:
@@ -212,18 +192,24 @@ class Selection:
         return steps
 
 
-def _of_inputs(inputs: Sequence[Path], terms: Sequence[Terms]) -> list[ConversationSource]:
+def _require_weights(sources: Sequence[ConversationSource]) -> None:
+    """UserError ("contradiction") where only some of the sources have a weight."""
+    without = [source.name for source in sources if source.weight is None]
+    if 0 < len(without) < len(sources):
+        wanted, got = "a weight for every source, or for none", f"none for {', '.join(without)}"
+        next_step = "give each source a weight, inputs as `sources`, or leave all weights out"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
+
+
+def _of_inputs(inputs: Sequence[Path], terms: Sequence[Terms]) -> Iterator[ConversationSource]:
     """The inputs of the stage as sources, named as their artifact, else as their file or folder, never by a path."""
     if len(terms) > len(inputs):
-        next_step = "give the terms of the inputs only; a source has its own"
-        raise UserError(wanted=f"terms for at most {len(inputs)} inputs", got=f"{len(terms)}", next_step=next_step)
-    known = [*terms, *(read_terms(path) for path in inputs[len(terms) :])]
-    sources: list[ConversationSource] = []
-    for path, term in zip(inputs, known, strict=True):
+        wanted, next_step = f"terms for at most {len(inputs)} inputs", "give no terms of sources, which have their own"
+        raise UserError("contradiction", wanted=wanted, got=f"{len(terms)}", next_step=next_step)
+    for path, known in zip_longest(inputs, terms):
         is_artifact = path.is_dir() and (path / MANIFEST_FILE).is_file()
         name = str(read_manifest(path)["name"]) if is_artifact else path.resolve().name
-        sources.append(ConversationSource(name=name, files=(path,), terms=term))
-    return sources
+        yield ConversationSource(name=name, files=(path,), terms=known or read_terms(path))
 
 
 def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCounts]:

@@ -5,7 +5,7 @@ publishers give and ask; `machine` says what this machine has and what is built,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.provenance import Terms
@@ -13,6 +13,7 @@ from recipes.plan.cost import Gpu, Run, cpu_bytes, cpu_flop_per_s, fits, flops, 
 from recipes.plan.needs import PROCESS_BYTES, Known, StageNeeds, needs_of_stage
 from recipes.plan.sets import Gate, Size
 from recipes.recipe import Recipe, stages_until
+from recipes.resolve import attempt
 
 MACHINES = ((1, 24), (1, 80), (1, 141), (2, 80), (8, 24), (8, 80), (8, 141))
 """Number of GPUs and memory of each in GB, for which a plan says what fits."""
@@ -124,12 +125,11 @@ def plan_of(
     Raises:
         UserError: a published model whose shape is not known, or an unknown name in `until`.
     """
+    if build_folder is not None and build_folder.is_dir():
+        found, _ = attempt(recipe, build_folder, sources=sources, ask=False)
+        recipe = replace(recipe, corpus=found.corpus, conversations=found.conversations)
     known = Known(recipe=recipe, sources=sources, build_folder=build_folder)
-    stages = [
-        needs_of_stage(stage, known)
-        for stage in stages_until(recipe, until)
-        if stage.name != "benchmarks" or sources is None  # SOURCES has them
-    ]
+    stages = [needs_of_stage(stage, known) for stage in stages_until(recipe, until)]
     left = tuple(stage for stage in stages if stage.stage not in done)
     runs = tuple(stage.run for stage in stages if stage.run)
     # The evaluation opens teacher and student again.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.model_shape import ModelShape, forward_flops
 
@@ -24,6 +24,7 @@ LOGIT_TEMPORARIES = 7
 target, both log-softmaxes, one softmax and a product. Counted in `common.divergences.soft_cross_entropy`."""
 OVERHEAD_BYTES = 2 * 2**30
 """Of each GPU in use: CUDA's context, the work spaces of its libraries and what the allocator cannot use. Estimate."""
+TEACHER_WEIGHTS = "teacher: weights in bf16"
 GPU_CHUNK_TOKENS = 512
 """Chunk of the loss on a GPU and in float32 (`common.fused_linear_loss`)."""
 
@@ -84,16 +85,7 @@ class Gpu:
         return flops / (self.peak_flop_per_s * self.utilisation) / 3600
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """A summand with its name."""
-
-    what: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flops:
+class Flops(NamedTuple):
     """Floating-point operations of a training run by pass."""
 
     teacher_forward: float
@@ -104,7 +96,7 @@ class Flops:
 
     @property
     def total(self) -> float:
-        return self.teacher_forward + self.student_forward + self.student_backward + self.recomputation
+        return sum(self)
 
 
 @cache
@@ -127,12 +119,8 @@ def flops(run: Run) -> Flops:
     """FLOPs of a whole run. A backward pass has two products where the forward pass has one."""
     sizes = {"vocab_size": run.vocab_size, "sequence_tokens": run.sequence_tokens}
     student = run.tokens * forward_flops(run.student, **sizes)
-    return Flops(
-        teacher_forward=0.0 if run.teacher is None else run.tokens * forward_flops(run.teacher, **sizes),
-        student_forward=student,
-        student_backward=2 * student,
-        recomputation=0.0,
-    )
+    teacher = 0.0 if run.teacher is None else run.tokens * forward_flops(run.teacher, **sizes)
+    return Flops(teacher, student, 2 * student, 0.0)
 
 
 def kept_activation_bytes(shape: ModelShape) -> int:
@@ -143,64 +131,41 @@ def kept_activation_bytes(shape: ModelShape) -> int:
     and its output, and the output projection its input; the feed-forward part keeps gate, its SiLU, up and their
     product.
     """
-    norms = 2 * 2 * FLOAT32 * shape.hidden_size
-    inputs = 5 * BFLOAT16 * shape.hidden_size
-    attention = 5 * BFLOAT16 * shape.attention
-    return norms + inputs + attention + 4 * BFLOAT16 * shape.intermediate_size
+    norms, inputs = 2 * 2 * FLOAT32 * shape.hidden_size, 5 * BFLOAT16 * shape.hidden_size
+    return norms + inputs + 5 * BFLOAT16 * shape.attention + 4 * BFLOAT16 * shape.intermediate_size
 
 
-def student_parts(run: Run) -> tuple[Part, ...]:
-    """What the GPU holds that holds the student, the teacher's blocks and embedding apart."""
-    student, tokens = run.student, run.micro_batch_tokens
-    sides = 1 if run.teacher is None else 2
-    logit_bytes = sides * BFLOAT16 + LOGIT_TEMPORARIES * FLOAT32
-    head_gradients = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
-    parts = [
-        Part(what="student: weights, gradients, AdamW", bytes=TRAINED_BYTES * student.parameters()),
-        Part(
-            what="student: its matrices in bf16 for the products",
-            bytes=BFLOAT16 * (student.block_matrices() + run.vocab_size * student.hidden_size),
-        ),
-        Part(what="student: a micro-batch's gradients of embedding and head", bytes=head_gradients),
-        Part(
-            what=f"activations kept of {tokens:,} tokens (estimate)",
-            bytes=tokens
-            * (student.num_hidden_layers * kept_activation_bytes(student) + 3 * FLOAT32 * student.hidden_size),
-        ),
-        Part(
-            what=f"logits of {min(run.chunk_tokens, tokens):,} tokens and the loss",
-            bytes=min(run.chunk_tokens, tokens) * run.vocab_size * logit_bytes,
-        ),
-    ]
-    if run.teacher is not None:
-        parts.append(
-            Part(
-                what="teacher: hidden states and one block's work",
-                bytes=tokens * BFLOAT16 * (3 * run.teacher.intermediate_size + 5 * run.teacher.hidden_size),
-            )
-        )
-    return (*parts, Part(what="CUDA itself (estimate)", bytes=OVERHEAD_BYTES))
+def gpu_parts(run: Run) -> dict[str, int]:
+    """Bytes of everything that one GPU holds if it holds all, by name; a teacher's weights come first."""
+    student, teacher, tokens = run.student, run.teacher, run.micro_batch_tokens
+    chunk = min(run.chunk_tokens, tokens)
+    logit_bytes = (1 if teacher is None else 2) * BFLOAT16 + LOGIT_TEMPORARIES * FLOAT32
+    kept = student.num_hidden_layers * kept_activation_bytes(student) + 3 * FLOAT32 * student.hidden_size
+    products = BFLOAT16 * (student.block_matrices() + run.vocab_size * student.hidden_size)
+    head = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
+    return {
+        **({} if teacher is None else {TEACHER_WEIGHTS: BFLOAT16 * teacher.parameters()}),
+        "student: weights, gradients, AdamW": TRAINED_BYTES * student.parameters(),
+        "student: its matrices in bf16 for the products": products,
+        "student: a micro-batch's gradients of embedding and head": head,
+        f"activations kept of {tokens:,} tokens (estimate)": tokens * kept,
+        f"logits of {chunk:,} tokens and the loss": chunk * run.vocab_size * logit_bytes,
+        **({} if teacher is None else {"teacher: hidden states and one block's work": _teacher_work(run, teacher)}),
+        "CUDA itself (estimate)": OVERHEAD_BYTES,
+    }
 
 
-def teacher_bytes(run: Run) -> int:
-    """The teacher's weights in bf16."""
-    return 0 if run.teacher is None else BFLOAT16 * run.teacher.parameters()
-
-
-def gpu_parts(run: Run) -> tuple[Part, ...]:
-    """Everything that one GPU holds if it holds all."""
-    if run.teacher is None:
-        return student_parts(run)
-    return (Part(what="teacher: weights in bf16", bytes=teacher_bytes(run)), *student_parts(run))
+def _teacher_work(run: Run, teacher: ModelShape) -> int:
+    return run.micro_batch_tokens * BFLOAT16 * (3 * teacher.intermediate_size + 5 * teacher.hidden_size)
 
 
 def gpu_bytes(run: Run) -> int:
     """Peak memory of a run on one GPU."""
-    return sum(part.bytes for part in gpu_parts(run))
+    return sum(gpu_parts(run).values())
 
 
 def fits(run: Run, memories: Sequence[int]) -> bool:
-    """Whether a run has room in one process: the student on the first GPU, the teacher's layers over all of them.
+    """Whether a run fits in one process: the student on the first GPU, the teacher's layers over all of them.
 
     Args:
         run: the run.
@@ -210,36 +175,30 @@ def fits(run: Run, memories: Sequence[int]) -> bool:
         return False
     if len(memories) == 1 or run.teacher is None:
         return gpu_bytes(run) <= memories[0]
-    room = memories[0] - sum(part.bytes for part in student_parts(run))
+    weights = gpu_parts(run)[TEACHER_WEIGHTS]
+    free = memories[0] - (gpu_bytes(run) - weights)
     # A block is never divided, so on each GPU up to one block's bytes may stay free.
     block = BFLOAT16 * run.teacher.block_matrices() // run.teacher.num_hidden_layers
-    work = run.micro_batch_tokens * BFLOAT16 * (3 * run.teacher.intermediate_size + 5 * run.teacher.hidden_size)
-    others = (max(0, memory - OVERHEAD_BYTES - work - block) for memory in memories[1:])
-    return room >= 0 and max(0, room - block) + sum(others) >= teacher_bytes(run)
+    used = OVERHEAD_BYTES + _teacher_work(run, run.teacher) + block
+    return free >= 0 and max(0, free - block) + sum(max(0, memory - used) for memory in memories[1:]) >= weights
 
 
 def largest_micro_batch(run: Run, memories: Sequence[int]) -> int:
-    """The most rows that go through the models at one time there, up to those of a step; 0 where not even one."""
-    rows = takewhile(
-        lambda count: fits(replace(run, micro_batch_rows=count), memories),
-        range(1, run.rows_per_step + 1),
-    )
-    return max(rows, default=0)
+    """The most rows of one forward pass that fit there, up to those of a step; 0 where not even one fits."""
+    counts = range(1, run.rows_per_step + 1)
+    return max(takewhile(lambda count: fits(replace(run, micro_batch_rows=count), memories), counts), default=0)
 
 
 def cpu_bytes(run: Run) -> int:
     """Main memory of a run without a GPU, everything in float32: weights, state, and what autograd keeps. An estimate.
 
     A float32 block keeps norms and projections without casts: 6 times its width, 5 times its attention's, 4 times its
-    inner width.
+    intermediate width.
     """
     student, tokens = run.student, run.micro_batch_tokens
-    kept = (
-        student.num_hidden_layers
-        * FLOAT32
-        * (6 * student.hidden_size + 5 * student.attention + 4 * student.intermediate_size)
-    )
-    teacher = 0 if run.teacher is None else FLOAT32 * run.teacher.parameters()
-    chunk = 2 * min(run.chunk_tokens, tokens) * run.vocab_size * FLOAT32
-    head = 2 * FLOAT32 * student.padded_vocab_size * student.hidden_size
-    return teacher + TRAINED_BYTES * student.parameters() + tokens * kept + chunk + head
+    block = 6 * student.hidden_size + 5 * student.attention + 4 * student.intermediate_size
+    teacher = 0 if run.teacher is None else run.teacher.parameters()
+    chunk = 2 * min(run.chunk_tokens, tokens) * run.vocab_size
+    head = 2 * student.padded_vocab_size * student.hidden_size
+    kept = tokens * student.num_hidden_layers * block
+    return TRAINED_BYTES * student.parameters() + FLOAT32 * (teacher + kept + chunk + head)

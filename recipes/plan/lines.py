@@ -60,8 +60,7 @@ def _flops(plan: Plan) -> Iterator[str]:
     yield f"{'FLOPs':<19}{'tokens':>12}" + "".join(f"{column:>18}" for column in columns)
     for run in plan.runs:
         done = flops(run)
-        values = (done.teacher_forward, done.student_forward, done.student_backward, done.recomputation, done.total)
-        cells = "".join(f"{value:>18.3e}" if value else f"{0:>18}" for value in values)
+        cells = "".join(f"{value:>18.3e}" if value else f"{0:>18}" for value in (*done, done.total))
         yield f"  {run.stage:<17}{run.tokens / 1e9:>10.3f} B{cells}"
     yield "  Rows taken as full, each of one document; heads cropped to the tokenizer's ids; nothing is computed twice."
 
@@ -82,8 +81,8 @@ def _gpu_memory(plan: Plan) -> Iterator[str]:
     for run in plan.runs:
         rows = f"{run.micro_batch_rows} rows of {run.sequence_tokens:,} tokens at once"
         yield f"  {run.stage}: {gigabytes(gpu_bytes(run))}, {rows}"
-        for part in gpu_parts(run):
-            yield f"    {part.bytes / 1e9:>8.2f} GB  {part.what}"
+        for what, size in gpu_parts(run).items():
+            yield f"    {size / 1e9:>8.2f} GB  {what}"
 
 
 def _fits(plan: Plan) -> Iterator[str]:

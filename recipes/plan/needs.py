@@ -4,14 +4,14 @@
 that were measured, or await it, are at the top, each with its source; everything else follows from the shapes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.model_shape import ModelShape, shape_of
 from common.provenance import Terms
-from common.sources import HubDataset, HubModel
+from common.sources import HubModel
 from distill.corpus import CorpusConfig
 from distill.train import DistillConfig
 from eval.evaluation import EvaluationConfig
@@ -19,7 +19,7 @@ from export.coreml import CoremlConfig
 from export.gguf import GgufConfig
 from instruct.conversations import ConversationsConfig
 from instruct.train import InstructConfig
-from recipes.plan.cost import BFLOAT16, FLOAT32, GPU_CHUNK_TOKENS, Part, Run
+from recipes.plan.cost import BFLOAT16, FLOAT32, GPU_CHUNK_TOKENS, Run
 from recipes.plan.gguf_bytes import BASE_TYPES, QWEN_VOCABULARY_BYTES, computed_tensor_bytes
 from recipes.plan.sets import Gate, Size, gates_of, originals_of, size_of
 from recipes.recipe import Recipe, Stage
@@ -67,8 +67,8 @@ class StageNeeds:
     """What one stage needs."""
 
     stage: str
-    kept: tuple[Part, ...] = ()
-    """What its folder holds in the end; () where that is a few megabytes."""
+    kept: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Bytes that its folder holds in the end, by name; empty where that is a few megabytes."""
     scratch_bytes: int = 0
     """Further bytes on the disk while it runs."""
     disk_basis: str = ""
@@ -88,7 +88,7 @@ class StageNeeds:
 
     @property
     def kept_bytes(self) -> int:
-        return sum(part.bytes for part in self.kept)
+        return sum(self.kept.values())
 
     @property
     def downloads(self) -> tuple[Size, ...]:
@@ -121,7 +121,7 @@ def _published(stage: Stage, known: Known) -> StageNeeds:
     size = model_folder_bytes(shape, BFLOAT16)
     return StageNeeds(
         stage=stage.name,
-        kept=() if _is_linked(name, known) else (Part(what=f"{name} in bf16", bytes=size),),
+        kept={} if _is_linked(name, known) else {f"{name} in bf16": size},
         reads=(Size(name=name, bytes=size, how="computed from its shapes, bf16", is_fetched=known.sources is None),),
         terms=(config.terms,),
     )
@@ -141,7 +141,8 @@ def _is_linked(name: str, known: Known) -> bool:
 
 def _benchmark_files(stage: Stage, known: Known) -> StageNeeds:
     how = "archives of their repositories, each at one commit"
-    return StageNeeds(stage=stage.name, reads=(Size(name="the benchmark files", bytes=None, how=how),))
+    files = Size(name="the benchmark files", bytes=None, how=how)
+    return StageNeeds(stage=stage.name, reads=() if known.sources else (files,))
 
 
 def _corpus(stage: Stage, known: Known) -> StageNeeds:
@@ -168,12 +169,11 @@ def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files
 
     Where no set is read, or the size of one is not known, at least the tokens that training reads.
     """
-    where = {"sources": known.sources, "build_folder": known.build_folder}
-    sets = tuple(size_of(one, **where) for one in (*sources, *files))
-    originals = () if known.sources else [HubDataset(name=name) for name in originals_of(sources).values()]
+    sets = tuple(size_of(one, mirror=known.sources) for one in (*sources, *files))
+    originals = () if known.sources else tuple(size for _, size in originals_of(sources))
     common: dict[str, Any] = {
         "stage": stage.name,
-        "reads": (*sets, *(size_of(one, **where) for one in originals)),
+        "reads": (*sets, *originals),
         "gates": gates_of(sources, mirror=known.sources),
         "terms": tuple(source.terms for source in sources if source.terms),
     }
@@ -194,10 +194,10 @@ def _data(stage: Stage, known: Known, tokens: int, sources: Sequence[Any], files
         basis = f"at least, without {', '.join(unknown)}"
     return StageNeeds(
         **common,
-        kept=(
-            Part(what=f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed", bytes=round(packed)),
-            Part(what="their documents, zipped", bytes=round(zipped)),
-        ),
+        kept={
+            f"{text / TEXT_BYTES / 1e9:,.2f} billion tokens packed": round(packed),
+            "their documents, zipped": round(zipped),
+        },
         scratch_bytes=max(0, round(cleaning - zipped - packed)),
         disk_basis=basis,
         seconds=text / CLEANED_BYTES_PER_S if isinstance(stage.config, CorpusConfig) else None,
@@ -245,7 +245,7 @@ def _training(
     return StageNeeds(
         stage=stage.name,
         run=run,
-        kept=(Part(what="checkpoint", bytes=model_folder_bytes(student, saved)),),
+        kept={"checkpoint": model_folder_bytes(student, saved)},
         # The finished folder is written while these are still there.
         scratch_bytes=(CHECKPOINTS * SAVED_BYTES + FLOAT32) * student.parameters(),
     )
@@ -253,23 +253,22 @@ def _training(
 
 def _random_model(stage: Stage, known: Known) -> StageNeeds:
     shape = known.shapes[stage.name] = _of_init(stage.config)
-    weights = Part(what="random weights in bf16", bytes=model_folder_bytes(shape, BFLOAT16))
-    return StageNeeds(stage=stage.name, kept=(weights,))
+    return StageNeeds(stage=stage.name, kept={"random weights in bf16": model_folder_bytes(shape, BFLOAT16)})
 
 
 def _gguf(stage: Stage, known: Known) -> StageNeeds:
     shape, encodings = known.shapes[str(stage.inputs[0])], stage.config.encodings
     vocabulary = QWEN_VOCABULARY_BYTES * min(known.vocab_size, shape.padded_vocab_size) // QWEN_IDS
     f16 = computed_tensor_bytes(shape, "F16") + vocabulary
-    files = (
-        Part(what=f"{encoding}.gguf", bytes=computed_tensor_bytes(shape, encoding) + vocabulary)
-        if encoding in BASE_TYPES
-        else Part(what=f"{encoding}.gguf (at most)", bytes=f16)
+    files = {
+        f"{encoding}.gguf" if encoding in BASE_TYPES else f"{encoding}.gguf (at most)": (
+            computed_tensor_bytes(shape, encoding) + vocabulary if encoding in BASE_TYPES else f16
+        )
         for encoding in encodings
-    )
+    }
     return StageNeeds(
         stage=stage.name,
-        kept=tuple(files),
+        kept=files,
         # F16 is made first, and the others of it; where it is wanted, it is moved and not deleted.
         scratch_bytes=0 if "F16" in encodings else f16,
         ram_bytes=PROCESS_BYTES + GGUF_BYTES_PER_WEIGHT * shape.padded_vocab_size * shape.hidden_size,
@@ -284,7 +283,7 @@ def _coreml(stage: Stage, known: Known) -> StageNeeds:
     package = BFLOAT16 * weights
     return StageNeeds(
         stage=stage.name,
-        kept=(Part(what="float16 .mlpackage and tokenizer", bytes=package + TOKENIZER_BYTES),),
+        kept={"float16 .mlpackage and tokenizer": package + TOKENIZER_BYTES},
         # coremltools writes the package in the system's folder for temporary files, and copies it.
         scratch_bytes=package,
         ram_bytes=_in_proportion(COREML_PEAK_BYTES, weights),

@@ -1,8 +1,8 @@
 """The stages `benchmark_files`, published files from their repositories, and `benchmark_questions`, their test items.
 
-Where SOURCES stands in for the hub, its folder `benchmarks` is used and nothing is fetched. Which files, from where and
-under which licence stands in `benchmark_files.toml`. They are for scoring and for finding their items in training
-text, and are no part of a release. It reads none of them.
+Where SOURCES stands in for the hub, its folder `benchmarks` is used and nothing is fetched. The registry of
+`common.known_benchmarks` has the files, repositories and licences. The files are for scoring and for finding their
+items in training text; they are not part of a release, and this stage does not read them.
 """
 
 import gzip
@@ -13,7 +13,6 @@ import json
 import sys
 import tarfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 import zlib
@@ -22,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.errors import Code, UserError, require_at_least
+from common.known_benchmarks import REGISTRY_FILE, sources
 from common.sources import download
-from common.sources.integrity import unpack_to_its_end
 from common.sources.select import matches
 from common.store import Workspace, stage
 from eval.tasks.items import read_benchmarks
@@ -31,7 +30,6 @@ from eval.tasks.question_rows import benchmark_rows, choose_items
 
 FILES_FOLDER = "files"
 """Inside the artifact: one folder for each benchmark, with the paths of its repository."""
-REGISTRY_FILE = Path(__file__).with_name("benchmark_files.toml")
 MAX_ARCHIVE_BYTES = 2**29
 _TIMEOUT_S = 60.0
 _TOLD = ("repository", "commit", "licence", "restriction")
@@ -59,7 +57,7 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
         UserError: no network, no such commit, no such files in it, or a file whose checksum differs.
     """
     told: dict[str, Any] = {}
-    for name, entry in tomllib.loads(config.registry.read_text(encoding="utf-8")).items():
+    for name, entry in sources(config.registry).items():
         folder = workspace.folder / FILES_FOLDER / name
         address = f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}"
         count = _extract(_archive(address, name), address, folder, entry, name)
@@ -98,7 +96,7 @@ def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], 
     known: dict[str, str] = entry.get("sha256", {})
     written: set[str] = set()
     try:
-        unpack_to_its_end(io.BytesIO(archive))  # tar alone stops at its own last block, before the checksum
+        download.unpack_to_its_end(io.BytesIO(archive))  # tar alone stops at its own last block, before the checksum
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
             for member in files:
                 inside = PurePosixPath(member.name)

@@ -70,8 +70,8 @@ class GpuStepsConfig:
 
     def __post_init__(self) -> None:
         correct = "correct the recipe"
-        counts = {"micro_batches": self.micro_batches, "documents": self.documents, "chunk_tokens": self.chunk_tokens}
-        require_at_least(1, **counts, next_step=correct)
+        require_at_least(1, micro_batches=self.micro_batches, documents=self.documents, next_step=correct)
+        require_at_least(1, chunk_tokens=self.chunk_tokens, next_step=correct)
         require_at_least(0, warm_up_steps=self.warm_up_steps, next_step=correct)
         require_at_least(2, least_tokens=self.least_tokens, next_step=correct)
         require_at_least(self.least_tokens, most_tokens=self.most_tokens, next_step=correct)

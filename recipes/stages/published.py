@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.metrics import progress
 from common.provenance import DataSource, Terms, write_sources
 from common.sources import Found, HubFiles, HubModel, fetch, found_files
-from common.sources.integrity import require_whole, tensor_shapes
+from common.sources.download import require_whole, tensor_shapes
 from common.sources.select import INDEX_FILE, is_licence_text
 from common.store import Workspace, stage
 

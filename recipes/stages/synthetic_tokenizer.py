@@ -17,8 +17,16 @@ from typing import Any
 from common.errors import require_between
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
-from distill.chatml import DOCUMENT_END, TURN_END, TURN_START
-from distill.train_tokenizer import NUM_BYTES, building, byte_level, byte_symbols, write_tokenizer
+from distill.train_tokenizer import (
+    DOCUMENT_END,
+    NUM_BYTES,
+    TURN_END,
+    TURN_START,
+    building,
+    byte_level,
+    byte_symbols,
+    write_tokenizer,
+)
 
 NUM_MERGES = 151_387
 """Qwen2.5's."""

@@ -1,8 +1,8 @@
-"""The third pass: the kept documents, in order and by split, to `documents/`.
+"""The second and third pass: which cleaned documents are kept, and the kept ones in order and by split.
 
-Without weights the sources follow one another. With weights the next document is always from the source with the fewest
-characters for its weight, so that any prefix of the order holds the sources in the ratio of their weights, until one
-ends. Memory holds 9 bytes a document.
+Exact and near-duplicates are removed, except the earliest of each set. Without weights the sources then follow one
+another. With weights the next document is always from the source with the fewest characters for its weight, so that any
+prefix of the order holds the sources in the ratio of their weights, until one ends. Memory holds 9 bytes a document.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,36 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.documents import write_documents
+from common.documents import Shares, assign_by_number, write_documents
+from common.duplicates import NearDuplicatesConfig, exact_duplicates, near_duplicates
 from common.metrics import progress
-from common.splits import Shares, assign_by_number
-from distill.corpus.dedup import KEPT
-from distill.corpus.shards import Shard, TextSource
+from distill.corpus.shards import CheckValues, Shard, TextSource
+
+KEPT, EXACT, NEAR = 0, 1, 2
+RULES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
+
+
+def find_duplicates(
+    shards: Sequence[Shard], near: NearDuplicatesConfig | None, *, folders: Sequence[Path]
+) -> NDArray[np.uint8]:
+    """The status of every document of all shards, in order: KEPT, EXACT or NEAR [documents].
+
+    The shards are those of all `folders`, in order. `near` is the config that the documents were cleaned with; None
+    finds exact duplicates only.
+    """
+    count = sum(shard.documents for shard in shards)
+    exact = exact_duplicates(count, lambda: (np.asarray(shard.array("digests")) for shard in shards))
+    status = np.where(exact, EXACT, KEPT).astype(np.uint8)
+    if near is not None and count:
+        filled = [shard for shard in shards if shard.documents]
+        held = [sum(shard.documents for shard in shards if shard.stem.parent == folder) for folder in folders]
+
+        def band_keys(band: int) -> Iterator[NDArray[np.uint64]]:
+            return (np.asarray(shard.array("band_keys")[band]) for shard in filled)
+
+        checks = CheckValues(folders, held, near.permutations)
+        status[near_duplicates(count, band_keys, checks, near, already_removed=exact) & ~exact] = NEAR
+    return status
 
 
 def write_kept(
@@ -37,7 +62,8 @@ def in_order(
     The shards can be a part of all; `status` is that of their documents [documents].
     """
     streams = {number: _of_source(number, shards, status) for number in range(len(sources))}
-    if any(source.weight is None for source in sources):
+    weights = [source.weight for source in sources if source.weight is not None]
+    if len(weights) < len(sources):
         for stream in streams.values():
             yield from ((place, line) for place, line, _ in stream)
         return
@@ -49,9 +75,7 @@ def in_order(
             del streams[poorest], given[poorest]
             continue
         place, line, characters = following
-        weight = sources[poorest].weight
-        assert weight is not None
-        given[poorest] += characters / weight
+        given[poorest] += characters / weights[poorest]
         yield place, line
 
 

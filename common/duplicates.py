@@ -1,22 +1,28 @@
-"""Near-duplicates: texts that share most of their character n-grams, found by MinHash and locality-sensitive hashing.
+"""Deduplication of texts: exact copies by a digest, near-duplicates by MinHash and locality-sensitive hashing.
 
-The signature of a text is, for each of many permutations, the smallest hash of its n-grams. The share of places in
-which two signatures agree estimates the Jaccard similarity of the two sets of n-grams (Broder 1997). Signatures are cut
-into bands: texts that agree in a whole band are candidates, and the later one is removed if the estimate over the whole
-signature reaches the wanted similarity. `rensa` computes signatures. They are kept on disk, and bands are sorted one at
-a time, so that memory grows by 6 bytes a text only.
+The signature of a text is, for each of many permutations, the smallest hash of its character n-grams. The share of
+places in which two signatures agree estimates the Jaccard similarity of the two sets of n-grams (Broder 1997).
+Signatures (by `rensa`) are cut into bands: texts that agree in a whole band are candidates, and the later one is
+removed if the estimate over the whole signature reaches the wanted similarity. Callers keep signatures on disk; bands
+are sorted one at a time, so that memory grows by 6 bytes a text only. Independent of files and stages.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.duplicates.exact import sorted_ranges
-from common.errors import UserError, require_at_least
+from common.errors import require_above, require_at_least, require_between
 from common.ngrams import code_points, window_hashes
+
+DIGEST_BYTES = 16
+MAX_SORTED = 2**23
+"""Keys sorted at once: 64 MiB of keys and 64 MiB of their order."""
 
 # Each member of a band's group is compared with this number of members before it. The order of a group puts texts next
 # to each other that agree in one more permutation, so that large groups need not be compared in full.
@@ -42,15 +48,79 @@ class NearDuplicatesConfig:
     def __post_init__(self) -> None:
         require_at_least(1, ngram_characters=self.ngram_characters, bands=self.bands)
         require_at_least(1, band_permutations=self.band_permutations)
-        if not 0 < self.similarity <= 1:
-            next_step = "correct the similarity of near-duplicates"
-            wanted = "similarity above 0 and at most 1"
-            raise UserError("out-of-range", wanted=wanted, got=str(self.similarity), next_step=next_step)
+        require_above(0, similarity=self.similarity)
+        require_between(0, 1, similarity=self.similarity)
 
     @property
     def permutations(self) -> int:
         """Length of a signature."""
         return self.bands * self.band_permutations
+
+
+def digest(text: str, *, seed: int = 0) -> bytes:
+    """16 bytes that identify `text` after Unicode normalisation (NFC), without white space at both ends.
+
+    Two different texts among 4 billion share a digest with probability 2**-64. The digest also chooses the split.
+    """
+    normal = unicodedata.normalize("NFC", text).strip()
+    return hashlib.blake2b(normal.encode(), digest_size=DIGEST_BYTES, salt=seed.to_bytes(16, "little")).digest()
+
+
+def exact_duplicates(count: int, digests: Callable[[], Iterator[NDArray[np.uint64]]]) -> NDArray[np.bool_]:
+    """Which texts have the digest of an earlier text; memory holds one byte a text.
+
+    Args:
+        count: number of texts.
+        digests: yields the digests of all texts in order, in pieces [texts, 2]; called at least twice.
+    """
+    found = np.zeros(count, bool)
+    for keys, texts in sorted_ranges(count, lambda: (piece[:, 0] for piece in digests())):
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(same):
+            # Few, so that their second halves fit in memory: texts with equal first halves are nearly always equal.
+            suspects = np.unique(np.concatenate([texts[same], texts[same + 1]]))
+            found[_repeats_among(suspects, digests())] = True
+    return found
+
+
+def _repeats_among(suspects: NDArray[np.int64], digests: Iterator[NDArray[np.uint64]]) -> NDArray[np.int64]:
+    """Those of `suspects` (ascending) whose whole digest equals that of an earlier one."""
+    start = 0
+    whole: list[NDArray[np.uint64]] = []
+    for piece in digests:
+        inside = suspects[(suspects >= start) & (suspects < start + len(piece))]
+        whole.append(piece[inside - start])
+        start += len(piece)
+    _, firsts = np.unique(np.concatenate(whole), axis=0, return_index=True)
+    return np.delete(suspects, firsts)
+
+
+def sorted_ranges(
+    count: int, pieces: Callable[[], Iterator[NDArray[np.uint64]]], left_out: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield (keys, indices) in ascending order of keys; equal keys are in one range, in ascending order of indices.
+
+    Args:
+        count: number of keys.
+        pieces: yields all keys in order, in pieces; called once a range. Keys are evenly distributed hashes.
+        left_out: indices to skip.
+    """
+    ranges = -(-count // MAX_SORTED)
+    edges = [2**64 * edge // max(1, ranges) for edge in range(ranges + 1)]
+    for low, high in pairwise(edges):
+        keys: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        places: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        start = 0
+        for piece in pieces():
+            inside = (piece >= np.uint64(low)) & (piece <= np.uint64(high - 1))
+            if left_out is not None:
+                inside &= ~left_out[start : start + len(piece)]
+            keys.append(piece[inside])
+            places.append(np.flatnonzero(inside) + start)
+            start += len(piece)
+        all_keys, all_places = np.concatenate(keys), np.concatenate(places)
+        order = np.argsort(all_keys, kind="stable")
+        yield all_keys[order], all_places[order]
 
 
 def signatures(texts: Sequence[str], config: NearDuplicatesConfig) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
