@@ -143,5 +143,5 @@ WEIGHTS: Sequence[float] = (4, 3, 3, 3, 2, 2, 1, 1)
 
 
 def document(rng: random.Random, world: World) -> Draft:
-    """A text of a random kind."""
+    """A text of one of `KINDS`, which `WEIGHTS` makes more or less frequent."""
     return rng.choices(KINDS, WEIGHTS)[0](rng, world)
