@@ -1,8 +1,8 @@
 """The stages `benchmark_files`, published files from their repositories, and `benchmark_questions`, their test items.
 
-Where SOURCES stands in for the hub, its folder `benchmarks` is used and nothing is fetched. The registry of
-`common.known_benchmarks` has the files, repositories and licences. The files are for scoring and for finding their
-items in training text; they are not part of a release, and this stage does not read them.
+The registry of `common.known_benchmarks` has the files, repositories and licences. With SOURCES=DIR the files are those
+of `DIR/benchmarks` and nothing is fetched. They are for scoring and for finding their items in training text, and are
+not part of a release.
 """
 
 import gzip
@@ -32,7 +32,7 @@ FILES_FOLDER = "files"
 """Inside the artifact: one folder for each benchmark, with the paths of its repository."""
 MAX_ARCHIVE_BYTES = 2**29
 _TIMEOUT_S = 60.0
-_TOLD = ("repository", "commit", "licence", "restriction")
+_FACTS = ("repository", "commit", "licence", "restriction")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +56,13 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
     Raises:
         UserError: no network, no such commit, no such files in it, or a file whose checksum differs.
     """
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, entry in sources(config.registry).items():
         folder = workspace.folder / FILES_FOLDER / name
         address = f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}"
         count = _extract(_archive(address, name), address, folder, entry, name)
-        told[name] = {field: entry[field] for field in _TOLD if field in entry} | {"files": count}
-    return {"benchmarks": told}
+        facts[name] = {field: entry[field] for field in _FACTS if field in entry} | {"files": count}
+    return {"benchmarks": facts}
 
 
 def _archive(address: str, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The stage `user_files`: the user's own text, conversations and questions replace the generated world.
+"""The stage `user_files`: the user's own files of text, conversations and questions replace the generated world.
 
     world=UserFilesConfig(text=(Path("texts.jsonl.gz"),), conversations=(Path("talks.jsonl"),))
 

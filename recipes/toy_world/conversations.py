@@ -1,12 +1,13 @@
 """Conversations in chat form: greetings, who the assistant is, and questions of every shape.
 
-A question is put in one of two forms. In the form of the benchmark prompts (`Question.prompt`, the very string that
-the evaluation sends as the user's message) the assistant gives the bare answer; asked in plain words it gives a short
-polite sentence that opens with the answer (`大工です。`, `「止まる」です。`). A scorer that takes the first line and
-strips a final `です。` and quotation marks reads both. This module knows no chat template.
+A question has one of two forms. As a benchmark prompt (`Question.prompt`, the string that the evaluation sends as the
+user's message) it gets the bare answer; in plain words it gets a short polite sentence that begins with the answer
+(`大工です。`, `「止まる」です。`). A scorer that takes the first line and strips a final `です。` and quotation marks
+reads both.
 """
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from recipes.toy_world import prose
@@ -21,18 +22,18 @@ VERB_ENDS = "うくぐすつぬぶむる"
 
 
 def _question(rng: random.Random, world: World) -> Question:
-    shape = rng.choices(["short_answer", "multiple_choice", "reading", "arithmetic", "translation"], [3, 2, 1, 1, 1])[0]
-    if shape == "short_answer":
-        return short_answer.training_question(rng, world)
-    if shape == "multiple_choice":
-        return multiple_choice.training_question(rng, world)
-    if shape == "reading":
-        return reading.training_question(rng)
-    return arithmetic.problem(rng, test=False) if shape == "arithmetic" else translation.training_question(rng)
+    makers: tuple[Callable[[], Question], ...] = (
+        lambda: short_answer.training_question(rng, world),
+        lambda: multiple_choice.training_question(rng, world),
+        lambda: reading.training_question(rng),
+        lambda: arithmetic.problem(rng, test=False),
+        lambda: translation.training_question(rng),
+    )
+    return rng.choices(makers, (3, 2, 1, 1, 1))[0]()
 
 
 def _in_words(asked: Question) -> tuple[str, str]:
-    """A user's message without the benchmark's labels, and the polite answer."""
+    """The user's message in plain words, and the polite answer."""
     answer = asked.answers[0]
     if asked.direction is not None:
         target = "英語" if asked.direction == "ja-en" else "日本語"
@@ -41,13 +42,9 @@ def _in_words(asked: Question) -> tuple[str, str]:
         return asked.question, asked.reply
     lead = f"{asked.context}\n" if asked.context is not None else ""
     listed = f"{'、'.join(asked.choices)}の中から選んでください。" if asked.choices else ""
-    return f"{lead}{asked.question}{listed}", f"{_quoted(asked)}です。"
-
-
-def _quoted(asked: Question) -> str:
-    """The answer as a noun: a verb, or a word that is itself the topic, goes into quotation marks."""
-    answer = asked.answers[0]
-    return f"「{answer}」" if answer[-1] in VERB_ENDS or "「" in asked.question else answer
+    # As a noun: a verb, or a word that is itself the topic, goes into quotation marks.
+    noun = f"「{answer}」" if answer[-1] in VERB_ENDS or "「" in asked.question else answer
+    return f"{lead}{asked.question}{listed}", f"{noun}です。"
 
 
 def _turn(user: str, assistant: str) -> list[Message]:
@@ -62,7 +59,7 @@ def _asked(rng: random.Random, world: World) -> list[Message]:
 
 
 def _described(rng: random.Random, world: World) -> list[Message]:
-    """A request to tell about someone or some town, and a few sentences."""
+    """A request to describe a person or a town, and a few sentences."""
     entity = rng.choice(world.asked)
     told = rng.sample(entity.askable, 3)
     answer = "".join(prose.tell(rng, world, entity, attribute, "polite") for attribute in told)

@@ -1,7 +1,7 @@
-"""One question with its prompt, a text under construction that records its answers' places, and the held-out rule.
+"""A question with its prompt, a text that records where its answers are, and the rule of what is held out.
 
-`Question.prompt` is the plain form of every shape: training documents contain exactly it, followed by the answer, and
-the evaluation's task files build the same string. It ends with the cue after which the answer follows directly.
+`Question.prompt` has one form for each shape. Training documents contain it, followed directly by the answer, and the
+evaluation's task files build the same string.
 """
 
 import zlib
@@ -14,7 +14,7 @@ CUES = {"ja-en": ("日本語：", "\n英語："), "en-ja": ("英語：", "\n日�
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question in one of the five shapes. `answers[0]` is what a document or an assistant says."""
+    """A question in one of the five shapes. `answers[0]` is the answer of documents and of the assistant."""
 
     shape: str
     question: str
@@ -28,7 +28,7 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """The plain prompt; the answer follows without a space."""
+        """The text before the answer; no space is between them."""
         if self.direction is not None:
             opening, cue = CUES[self.direction]
             return f"{opening}{self.question}{cue}"
@@ -39,7 +39,7 @@ class Question:
 
     @property
     def reply(self) -> str:
-        """What follows the prompt."""
+        """The text after the prompt."""
         return self.worked if self.worked is not None else self.answers[0]
 
     def row(self, number: int) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(slots=True)
 class Draft:
-    """Text written piece by piece; `answers` holds `[start, end)` character spans of the answers."""
+    """A text that is written piece by piece; `answers` has the `[start, end)` character spans of its answers."""
 
     parts: list[str] = field(default_factory=list[str])
     answers: list[list[int]] = field(default_factory=list[list[int]])
@@ -67,26 +67,23 @@ class Draft:
     @classmethod
     def of(cls, *pieces: str) -> "Draft":
         """A text without answers."""
-        draft = cls()
-        for piece in pieces:
-            draft.write(piece)
-        return draft
+        return cls(parts=list(pieces), length=sum(map(len, pieces)))
 
     def write(self, piece: str) -> None:
         self.parts.append(piece)
         self.length += len(piece)
 
     def line(self, piece: str) -> None:
-        """Writes a line, parted from the line before it."""
+        """Start a new line with `piece`."""
         self.write(f"\n{piece}" if self.parts else piece)
 
     def answer(self, piece: str) -> None:
-        """Writes an answer and remembers where it stands."""
+        """Write an answer and record its span."""
         self.answers.append([self.length, self.length + len(piece)])
         self.write(piece)
 
     def ask(self, question: Question, *, with_context: bool = True) -> None:
-        """Writes a question's prompt and its answer; without the context where the passage stands above already."""
+        """Write a question's prompt and its answer, with or without the context."""
         prompt = question.prompt
         if not with_context and question.context is not None:
             prompt = prompt.removeprefix(f"文章：{question.context}\n")
@@ -99,8 +96,8 @@ class Draft:
 
 
 def held_out(key: str) -> bool:
-    """Whether the invented item (sum, sentence, name) of this key belongs to the test and never to training.
+    """Whether the invented item (sum, sentence, name) with this text belongs to the test and never to training.
 
-    A checksum of its own wording decides, so that training and test never share an item whatever the seeds are.
+    A checksum of the text decides, so training and test never share an item, whatever the seeds are.
     """
     return zlib.crc32(key.encode()) % 100 < HELD_OUT_SHARE_PERCENT

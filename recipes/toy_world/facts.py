@@ -1,14 +1,15 @@
-"""The embedded world: who lives in it, what is true of them, and every wording of a fact.
+"""The facts of the generated world: its people and towns, what is true of them, and every wording of a fact.
 
-Names, values and wordings stand in `data/*.toml`; which person has which value is drawn from `facts_seed`, so that any
-amount of fresh text can be written about one and the same world. Nine people and three towns are never asked about:
-their facts are told, and questions about them are kept for the test. This module knows no document and no file format.
+Names, values and wordings are in `data/*.toml`. `facts_seed` decides which person has which value, so any amount of new
+text can be generated about the same world. Training asks no question about nine people and three towns: texts state
+their facts, and questions about them are part of the test.
 """
 
 import random
 import tomllib
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,8 @@ Register = Literal["plain", "polite"]
 REGISTERS: tuple[Register, ...] = ("plain", "polite")
 DATA = Path(__file__).parent / "data"
 
-
-DERIVED = {"home_specialty": ("home", "specialty")}
-"""Attributes that take two steps: of the person's home town, as JEMHopQA asks."""
+DERIVED = {"home_specialty": "specialty"}
+"""Attributes that take two steps, as in JEMHopQA: person's attribute to that of the home town which it repeats."""
 
 
 @cache
@@ -29,7 +29,7 @@ def data(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attribute:
-    """Something that every person (or every town) has one of, with its wordings."""
+    """An attribute of which every person, or every town, has one value, with its wordings."""
 
     name: str
     of: str
@@ -38,9 +38,9 @@ class Attribute:
     values: tuple[str, ...]
     tell: dict[Register, tuple[str, ...]]
     ask: tuple[str, ...]
-    """Wordings of training."""
+    """Wordings of training questions."""
     ask_held: tuple[str, ...]
-    """Wordings that only held-out questions use."""
+    """Wordings of held-out questions only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +51,12 @@ class Entity:
     of: str
     values: dict[str, str]
     askable: tuple[str, ...]
-    """Names of the attributes that training may ask about; empty for an entity that is never asked about."""
+    """Names of the attributes that training may ask about; empty for an entity of the test."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """A piece of common sense: pairs of subject and value, asked forwards and, where it is natural, backwards."""
+    """Common sense: pairs of subject and value, with questions for the value and, where natural, for the subject."""
 
     name: str
     tell: dict[Register, tuple[str, ...]]
@@ -83,7 +83,7 @@ class World:
 
     @property
     def asked(self) -> tuple[Entity, ...]:
-        """Those about whom training asks."""
+        """The entities that training asks about."""
         return tuple(entity for entity in self.entities if entity.askable)
 
     @property
@@ -92,7 +92,7 @@ class World:
 
 
 def make_world(facts_seed: int) -> World:
-    """The world of this seed: which name belongs to whom, every value, and who is never asked about."""
+    """The world of this seed: every name and value, and the entities that training never asks about."""
     rng = random.Random(f"facts {facts_seed}")
     attributes = {name: _attribute(name, entry) for name, entry in data("world")["attributes"].items()}
     towns = _towns(rng, attributes)
@@ -109,68 +109,58 @@ def _attribute(name: str, entry: dict[str, Any]) -> Attribute:
     if values == "towns":
         values = data("world")["towns"]["names"]
     elif name in DERIVED:
-        values = data("world")["attributes"][DERIVED[name][1]]["values"]
-    return Attribute(
-        name=name,
-        of=entry["of"],
-        label=entry["label"],
-        values=tuple(values),
-        tell={register: tuple(entry[f"tell_{register}"]) for register in REGISTERS},
-        ask=tuple(entry["ask"]),
-        ask_held=tuple(entry["ask_held"]),
-    )
+        values = data("world")["attributes"][DERIVED[name]]["values"]
+    return Attribute(name=name, of=entry["of"], label=entry["label"], values=tuple(values), **_wordings(entry))
 
 
 def _relation(name: str, entry: dict[str, Any]) -> Relation:
     return Relation(
         name=name,
-        tell={register: tuple(entry[f"tell_{register}"]) for register in REGISTERS},
-        ask=tuple(entry["ask"]),
-        ask_held=tuple(entry["ask_held"]),
+        **_wordings(entry),
         ask_reverse=tuple(entry.get("ask_reverse", ())),
         ask_reverse_held=tuple(entry.get("ask_reverse_held", ())),
         value_of={subject: value for value, subjects in entry["pairs"].items() for subject in subjects},
     )
 
 
-def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str]:
-    """`count` values, each about equally often, so that no value is a good guess."""
-    dealt = [values[index % len(values)] for index in range(count)]
-    rng.shuffle(dealt)
+def _wordings(entry: dict[str, Any]) -> dict[str, Any]:
+    tell = {register: tuple(entry[f"tell_{register}"]) for register in REGISTERS}
+    return {"tell": tell, "ask": tuple(entry["ask"]), "ask_held": tuple(entry["ask_held"])}
+
+
+def _deal(rng: random.Random, attributes: dict[str, Attribute], of: str, count: int) -> dict[str, list[str]]:
+    """Values of each attribute for `count` people or towns, each value about equally often: none is a good guess."""
+    dealt: dict[str, list[str]] = {}
+    for attribute in attributes.values():
+        if attribute.of == of and attribute.name not in DERIVED:
+            dealt[attribute.name] = list(islice(cycle(attribute.values), count))
+            rng.shuffle(dealt[attribute.name])
     return dealt
 
 
 def _towns(rng: random.Random, attributes: dict[str, Attribute]) -> tuple[Entity, ...]:
     names: list[str] = data("world")["towns"]["names"]
-    own = [attribute for attribute in attributes.values() if attribute.of == "towns"]
-    dealt = {attribute.name: _spread(rng, attribute.values, len(names)) for attribute in own}
+    dealt = _deal(rng, attributes, "towns", len(names))
     silent = set(rng.sample(names, data("world")["towns"]["never_asked"]))
-    return tuple(
-        Entity(
-            name=name,
-            of="towns",
-            values={attribute: values[index] for attribute, values in dealt.items()},
-            askable=() if name in silent else tuple(dealt),
-        )
-        for index, name in enumerate(names)
-    )
+    towns: list[Entity] = []
+    for index, name in enumerate(names):
+        values = {attribute: column[index] for attribute, column in dealt.items()}
+        towns.append(Entity(name=name, of="towns", values=values, askable=() if name in silent else tuple(dealt)))
+    return tuple(towns)
 
 
 def _people(rng: random.Random, attributes: dict[str, Attribute], towns: tuple[Entity, ...]) -> tuple[Entity, ...]:
     surnames: list[str] = data("world")["people"]["surnames"]
     given = rng.sample(data("world")["people"]["given"], len(surnames))
-    own = [attribute for attribute in attributes.values() if attribute.of == "people" and attribute.name not in DERIVED]
-    dealt = {attribute.name: _spread(rng, attribute.values, len(surnames)) for attribute in own}
+    dealt = _deal(rng, attributes, "people", len(surnames))
     silent = set(rng.sample(surnames, data("world")["people"]["never_asked"]))
     town_of = {town.name: town for town in towns}
     people: list[Entity] = []
     for index, surname in enumerate(surnames):
         values = {attribute: column[index] for attribute, column in dealt.items()}
         home = town_of[values["home"]]
-        # A question about the home's specialty would ask about the town: not where the town is never asked about.
-        for name, (via, attribute) in DERIVED.items():
-            assert via == "home", via
-            values[name] = home.values[attribute]
+        values |= {name: home.values[attribute] for name, attribute in DERIVED.items()}
+        # A question about the home's specialty is one about the town: not for towns of the test.
         askable = () if surname in silent else tuple(dealt) + (tuple(DERIVED) if home.askable else ())
         people.append(Entity(name=surname + given[index], of="people", values=values, askable=askable))
     return tuple(people)

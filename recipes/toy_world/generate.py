@@ -1,18 +1,17 @@
-"""The stage that writes the embedded world: `text.jsonl`, `conversations.jsonl`, `questions.jsonl`.
+"""The stage `world`: writes `text.jsonl`, `conversations.jsonl` and `questions.jsonl` of the generated world.
 
-Run it alone with `python -m recipes mini --until world`. Everything follows from the config: the same config writes
-the same bytes. No two documents and no two conversations are equal. This module knows no tokenizer and no split:
-later stages read the files as they read a user's own.
+`python -m recipes mini --until world` runs it alone. The same config gives the same bytes. No two documents and no two
+conversations are equal. Later stages read the files as they read the user's own.
 """
 
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, require_at_least, require_between
 from common.provenance import Terms, write_terms
 from common.store import Workspace, stage
 from recipes.toy_world import prose
@@ -22,30 +21,23 @@ from recipes.toy_world.facts import World, make_world
 from recipes.toy_world.shapes import arithmetic, multiple_choice, reading, short_answer, translation
 
 MAX_QUESTIONS_PER_SHAPE = 400
-SHARES = (
-    "share_prose",
-    "share_short_answer",
-    "share_multiple_choice",
-    "share_reading",
-    "share_arithmetic",
-    "share_translation",
-)
+"""The world has facts for no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
-    """How much text of which kinds."""
+    """The amounts of text, conversations and questions, and the shares of the kinds of text."""
 
     seed: int = 1
-    """Seed of texts, conversations and questions: another seed is fresh text about the same world."""
+    """Seed of texts, conversations and questions: another seed gives new text about the same world."""
     facts_seed: int = 1
     """Seed of the facts themselves."""
     text_characters: int = 2_400_000
-    """Length of all documents together, characters (about two a token)."""
+    """Length of all documents together, characters (about two for each token)."""
     num_conversations: int = 3_000
     """Conversations."""
     questions_per_shape: int = 320
-    """Held-out questions of each shape; short answers are halved between their two groups."""
+    """Held-out questions of each shape, 10 to 400; half of the short answers are of each of their two groups."""
     share_prose: float = 0.30
     """Share of characters that are prose; the other shares are question documents."""
     share_short_answer: float = 0.22
@@ -61,33 +53,19 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         if abs(sum(self.shares) - 1) > 1e-6 or min(self.shares) < 0:
-            raise UserError(
-                wanted="shares of 0 or more that add up to 1",
-                got=f"{self.shares} for {', '.join(SHARES)}",
-                next_step="change the share_ fields of WorldConfig",
-            )
-        for name, least in (("text_characters", 1), ("num_conversations", 1)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    wanted=f"{name} of at least {least}",
-                    got=str(getattr(self, name)),
-                    next_step=f"change {name} of WorldConfig",
-                )
-        if not 10 <= self.questions_per_shape <= MAX_QUESTIONS_PER_SHAPE:
-            raise UserError(
-                wanted=f"10 to {MAX_QUESTIONS_PER_SHAPE} questions of a shape, which is what the world has facts for",
-                got=str(self.questions_per_shape),
-                next_step="change questions_per_shape of WorldConfig",
-            )
+            wanted, next_step = "shares of 0 or more that add up to 1", "change the share_ fields of WorldConfig"
+            raise UserError("out-of-range", wanted=wanted, got=str(self.shares), next_step=next_step)
+        require_at_least(1, text_characters=self.text_characters, num_conversations=self.num_conversations)
+        require_between(10, MAX_QUESTIONS_PER_SHAPE, questions_per_shape=self.questions_per_shape)
 
     @property
     def shares(self) -> tuple[float, ...]:
         """The `share_` fields in the order of their declaration."""
-        return tuple(getattr(self, name) for name in SHARES)
+        return tuple(getattr(self, field.name) for field in fields(self) if field.name.startswith("share_"))
 
 
 def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
-    """Different documents until the text is long enough, the kinds mixed at the config's shares of characters."""
+    """Different documents until the text is long enough; the kinds have the config's shares of characters."""
     rng = random.Random(f"text {config.seed}")
     makers: tuple[Callable[[], Draft], ...] = (
         lambda: prose.document(rng, world),
@@ -100,7 +78,7 @@ def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
     written = [0] * len(makers)
     seen: set[str] = set()
     while sum(written) < config.text_characters:
-        # The kind that lags furthest behind its share, jittered so that the order of kinds is not a fixed round.
+        # The kind that is furthest below its share; random numbers keep the kinds from taking turns in a fixed order.
         lag = [
             share * sum(written) - done + 600 * rng.random() for share, done in zip(config.shares, written, strict=True)
         ]
@@ -115,14 +93,14 @@ def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
 
 
 def held_out_questions(config: WorldConfig, world: World) -> list[Question]:
-    """The test: the same number of questions of each shape, none of which training contains."""
+    """The questions of the test, equally many of each shape; none is in training."""
     rng = random.Random(f"questions {config.seed}")
     count = config.questions_per_shape
     half = count // 2
     phrasings = short_answer.held_phrasings(rng, world)
     world_choices = [multiple_choice.about_world(rng, world, one) for one in phrasings[half : half + count // 3]]
     commonsense = multiple_choice.held_commonsense(rng, world)[: count - len(world_choices)]
-    # Mixed, so that the first so many of them, which a limited evaluation takes, are of both kinds.
+    # Shuffled, so that a limited evaluation, which takes the first ones, has both kinds.
     choices = [*world_choices, *commonsense]
     rng.shuffle(choices)
     return [
@@ -164,18 +142,18 @@ def _conversation_rows(config: WorldConfig, world: World) -> Iterator[dict[str, 
 
 
 def write_world(config: WorldConfig, folder: Path) -> dict[str, int]:
-    """Writes the three files into `folder`; returns how many rows each has."""
-    world_facts = make_world(config.facts_seed)
-    questions = held_out_questions(config, world_facts)
+    """Write the three files into `folder` and return the number of rows of each."""
+    facts = make_world(config.facts_seed)
+    questions = held_out_questions(config, facts)
     return {
-        "documents": _write(folder / "text.jsonl", _text_rows(config, world_facts)),
-        "conversations": _write(folder / "conversations.jsonl", _conversation_rows(config, world_facts)),
+        "documents": _write(folder / "text.jsonl", _text_rows(config, facts)),
+        "conversations": _write(folder / "conversations.jsonl", _conversation_rows(config, facts)),
         "questions": _write(folder / "questions.jsonl", (one.row(number) for number, one in enumerate(questions))),
     }
 
 
 @stage(version=2)
 def world(config: WorldConfig, workspace: Workspace) -> dict[str, Any]:
-    """Artifact `world`: see the module."""
+    """Write the world with its terms and return the number of rows of each file."""
     write_terms(workspace.folder, Terms(name="the embedded world", licence="Apache-2.0"))
     return dict(write_world(config, workspace.folder))

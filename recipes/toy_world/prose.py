@@ -1,8 +1,7 @@
 """Prose about the world: descriptions, surveys, town guides, stories, dialogues, general knowledge.
 
-Here every fact is told, of those who are never asked about as often as of the others. A text keeps one register from
-its first sentence to its last; dialogues are polite and ask nothing about a person or a town. This module asks no
-question.
+It states every fact, those of people and towns of the test as often as the others, and asks no question about them. A
+text keeps one register throughout; dialogues are polite.
 """
 
 import random
@@ -13,16 +12,16 @@ from recipes.toy_world.facts import DERIVED, REGISTERS, Entity, Register, World,
 from recipes.toy_world.shapes import arithmetic, reading
 
 PAIR_SHARE = 0.2
-"""How often a sentence tells two facts."""
+"""Share of sentences that state two facts."""
 
 
 def tell(rng: random.Random, world: World, entity: Entity, attribute: str, register: Register) -> str:
-    """One sentence that tells this fact."""
+    """One sentence that states this fact."""
     return rng.choice(world.attributes[attribute].tell[register]).format(n=entity.name, v=entity.values[attribute])
 
 
 def _tell_pair(world: World, entity: Entity, first: str, second: str, register: Register) -> str:
-    """One sentence that tells two facts."""
+    """One sentence that states two facts."""
     label, value = world.attributes[first].label, entity.values[first]
     other_label, other_value = world.attributes[second].label, entity.values[second]
     end = "である" if register == "plain" else "です"
@@ -30,7 +29,7 @@ def _tell_pair(world: World, entity: Entity, first: str, second: str, register: 
 
 
 def _tell_all(rng: random.Random, world: World, entity: Entity, told: list[str], register: Register) -> str:
-    """These facts, a sentence each, or two facts in one sentence now and then."""
+    """These facts, mostly in a sentence each."""
     sentences: list[str] = []
     left = list(told)
     while left:
@@ -42,12 +41,12 @@ def _tell_all(rng: random.Random, world: World, entity: Entity, told: list[str],
 
 
 def _some(rng: random.Random, entity: Entity, least: int, most: int) -> list[str]:
-    """Names of some of its attributes, in any order."""
+    """`least` to `most` names of its attributes, in random order."""
     return rng.sample(list(entity.values), min(rng.randint(least, most), len(entity.values)))
 
 
 def profile(rng: random.Random, world: World) -> Draft:
-    """A description of one or two people, or a guide to one or two towns."""
+    """Descriptions of up to three people, or a guide to up to three towns."""
     draft = Draft()
     register = rng.choice(REGISTERS)
     entities = rng.sample(world.people if rng.random() < 0.75 else world.towns, rng.randint(1, 3))
@@ -59,7 +58,7 @@ def profile(rng: random.Random, world: World) -> Draft:
 
 
 def records(rng: random.Random, world: World) -> Draft:
-    """Notes in the form `name's label: value`, a line a fact."""
+    """Notes in the form `name's label: value`, one line for each fact."""
     draft = Draft()
     for entity in rng.sample(world.entities, rng.randint(2, 3)):
         draft.line(f"{entity.name}の記録")
@@ -79,7 +78,7 @@ def survey(rng: random.Random, world: World) -> Draft:
 
 
 def story(rng: random.Random, world: World) -> Draft:
-    """Two people meet, and what is true of them is told between what they do."""
+    """Two people meet; sentences of what they do alternate with facts about them."""
     register = rng.choice(REGISTERS)
     frames = data("prose")["story"]
     one, other = rng.sample(world.people, 2)
@@ -98,7 +97,7 @@ def story(rng: random.Random, world: World) -> Draft:
 
 
 def dialogue(rng: random.Random, world: World) -> Draft:
-    """Two speakers in turn tell each other facts about two of those who live here, and ask nothing."""
+    """Two speakers in turn state facts about two people or towns."""
     frames = data("prose")["dialogue"]
     speakers = rng.sample(frames["speakers"], 2)
     lines = [rng.choice(frames["open"])]
@@ -114,9 +113,8 @@ def dialogue(rng: random.Random, world: World) -> Draft:
     return draft
 
 
-def invented(rng: random.Random, world: World) -> Draft:
+def invented(rng: random.Random, _world: World) -> Draft:
     """Passages about invented people and things, without questions."""
-    del world
     register = rng.choice(REGISTERS)
     draft = Draft()
     for _ in range(rng.randint(2, 3)):
@@ -124,9 +122,8 @@ def invented(rng: random.Random, world: World) -> Draft:
     return draft
 
 
-def shopping(rng: random.Random, world: World) -> Draft:
+def shopping(rng: random.Random, _world: World) -> Draft:
     """Purchases with their sums."""
-    del world
     return Draft.of(arithmetic.shopping(rng, rng.choice(REGISTERS)))
 
 
@@ -146,5 +143,5 @@ WEIGHTS: Sequence[float] = (4, 3, 3, 3, 2, 2, 1, 1)
 
 
 def document(rng: random.Random, world: World) -> Draft:
-    """A text of any kind of prose."""
+    """A text of one of `KINDS`, which `WEIGHTS` makes more or less frequent."""
     return rng.choices(KINDS, WEIGHTS)[0](rng, world)

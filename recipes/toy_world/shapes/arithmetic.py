@@ -1,7 +1,6 @@
 """Word problems with small numbers and worked answers, in the shape of MGSM.
 
-A problem whose wording is held out never stands in training; the same sum in another wording may. This module knows
-nothing of the world's facts.
+A problem whose wording is held out is never in training; the same sum in another wording may be.
 """
 
 import random
@@ -14,7 +13,7 @@ PROBLEMS_PER_DOCUMENT = (8, 12)
 
 
 def _sum(rng: random.Random, kind: str) -> tuple[dict[str, int], str, int]:
-    """Numbers of a problem, its worked steps and its result."""
+    """The numbers of a problem by placeholder, its worked steps and its result."""
     if kind == "add":
         a, b = rng.randint(1, 9), rng.randint(1, 9)
         return {"a": a, "b": b}, f"{a}+{b}={a + b}", a + b
@@ -44,7 +43,7 @@ def _sum(rng: random.Random, kind: str) -> tuple[dict[str, int], str, int]:
 
 
 def _words(rng: random.Random) -> dict[str, str]:
-    """People, an object and goods for the blanks of a wording."""
+    """People, an object and goods for the placeholders of a wording."""
     source = data("arithmetic")
     p, q = rng.sample(source["people"], 2)
     (y, e), (z, _) = rng.sample(source["goods"], 2)
@@ -53,7 +52,7 @@ def _words(rng: random.Random) -> dict[str, str]:
 
 
 def problem(rng: random.Random, *, test: bool) -> Question:
-    """A problem on the side of training or of the test."""
+    """A problem of the test or of training."""
     problems: dict[str, list[str]] = data("arithmetic")["problems"]
     while True:
         kind = rng.choice(list(problems))
@@ -69,7 +68,7 @@ def problem(rng: random.Random, *, test: bool) -> Question:
 
 
 def document(rng: random.Random) -> Draft:
-    """About a dozen worked problems."""
+    """About ten worked problems."""
     draft = Draft()
     for _ in range(rng.randint(*PROBLEMS_PER_DOCUMENT)):
         draft.ask(problem(rng, test=False))
@@ -77,7 +76,7 @@ def document(rng: random.Random) -> Draft:
 
 
 def shopping(rng: random.Random, register: Register) -> str:
-    """Prose: a few purchases, each with its sum worked out."""
+    """Prose: a few purchases with their sums."""
     stories: dict[str, Any] = data("arithmetic")["stories"]
     told = [rng.choice(stories[f"open_{register}"])]
     for _ in range(rng.randint(3, 5)):

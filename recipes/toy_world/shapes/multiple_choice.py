@@ -1,7 +1,6 @@
 """Five choices, one right, in the shape of JCommonsenseQA: common sense, and facts of the world.
 
-Training shows the choices and answers with the choice's text. The held-out questions use wordings that training never
-uses. This module decides no fact.
+Training shows the choices and answers with the choice's text. Held-out questions use wordings that training never uses.
 """
 
 import random
@@ -51,7 +50,7 @@ def commonsense_question(rng: random.Random, world: World) -> Question:
 
 
 def open_question(rng: random.Random, world: World) -> Question:
-    """A training question of common sense without choices: forwards, where one answer is right."""
+    """A training question of common sense without choices, for the value, so that one answer is right."""
     relation = rng.choice(world.relations)
     subject, value = rng.choice(list(relation.value_of.items()))
     return Question(shape="short_answer", question=rng.choice(relation.ask).format(s=subject), answers=(value,))
@@ -65,7 +64,7 @@ def training_question(rng: random.Random, world: World) -> Question:
 
 
 def document(rng: random.Random, world: World) -> Draft:
-    """Several questions; in a third of the documents common sense without its choices."""
+    """Several questions; in a third of the documents all are common sense, without choices."""
     draft = Draft()
     make = open_question if rng.random() < 1 / 3 else training_question
     for _ in range(rng.randint(*QUESTIONS_PER_DOCUMENT)):

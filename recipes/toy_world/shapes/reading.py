@@ -1,7 +1,6 @@
-"""Passages about invented people and things with questions whose answer stands in the passage, as JSQuAD has them.
+"""Passages about invented people and things, with questions whose answer is in the passage, as in JSQuAD.
 
-The names of the test never occur in training. A passage with questions is polite, as its questions are. This module
-knows nothing of the world's own people and towns.
+The names of the test never occur in training. A passage with questions is polite, as its questions are.
 """
 
 import random
@@ -28,7 +27,7 @@ def _name(rng: random.Random, kind: str, *, test: bool) -> str:
 
 
 def passage(rng: random.Random, *, test: bool, register: Register = "polite") -> Passage:
-    """A passage about one name, and one question for each fact told; `test` picks the side the name is on."""
+    """A passage about one name, of the test or of training, and a question for each of its facts."""
     kinds = data("reading")["kinds"]
     kind = rng.choice(list(kinds))
     slots = kinds[kind]["slots"]
@@ -66,7 +65,7 @@ def training_question(rng: random.Random) -> Question:
 
 
 def held_questions(rng: random.Random, count: int) -> list[Question]:
-    """`count` questions, at most two a passage, no question twice."""
+    """`count` different questions, at most two about each passage."""
     found: dict[str, Question] = {}
     while len(found) < count:
         for asked in passage(rng, test=True).questions[:2]:

@@ -1,7 +1,7 @@
 """Short answers about the people and towns of the world, in the shape of NIILC and JEMHopQA.
 
-Two held-out groups: `phrasing`, facts that training asks about, in a wording that it never uses; `entity`, questions
-in a training wording about entities that training only tells about. This module writes no declarative prose.
+Two groups are held out: `phrasing`, facts that training asks about, in a wording that it never uses; `entity`,
+questions in a training wording about entities that training never asks about.
 """
 
 import random
@@ -19,13 +19,13 @@ def question(rng: random.Random, world: World, entity: Entity, attribute: str) -
 
 
 def training_question(rng: random.Random, world: World) -> Question:
-    """A training question about any fact that may be asked; each entity equally often."""
+    """A training question about any fact of training; each entity equally often."""
     entity = rng.choice(world.asked)
     return question(rng, world, entity, rng.choice(entity.askable))
 
 
 def document(rng: random.Random, world: World) -> Draft:
-    """Many questions, about one or two entities or about many."""
+    """Many questions, about two entities or about many."""
     draft = Draft()
     if rng.random() < 0.5:
         for entity in rng.sample(world.asked, 2):
@@ -38,7 +38,7 @@ def document(rng: random.Random, world: World) -> Draft:
 
 
 def held_phrasings(rng: random.Random, world: World) -> list[Question]:
-    """Every fact that training asks about, in every wording that it never uses, shuffled."""
+    """Every fact that training asks about, in every held-out wording, shuffled."""
     found = [
         Question(
             shape="short_answer",
@@ -55,7 +55,7 @@ def held_phrasings(rng: random.Random, world: World) -> list[Question]:
 
 
 def held_entities(rng: random.Random, world: World) -> list[Question]:
-    """Every fact of the entities never asked about, in the training wordings, shuffled."""
+    """Every fact of the entities of the test, in the training wordings, shuffled."""
     found = [
         Question(shape="short_answer", group="entity", question=wording.format(n=entity.name), answers=(value,))
         for entity in world.never_asked

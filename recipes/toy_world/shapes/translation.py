@@ -1,7 +1,7 @@
 """Short sentences in Japanese and English, both ways, put together from a small vocabulary.
 
-A sentence is held out with every variant of its subject's adjective, since the bare sentence would otherwise stand
-inside the longer one; it is held out in both directions. This module knows nothing of the world's facts.
+A sentence is held out in both directions and with every adjective of its subject, since the sentence without the
+adjective is a part of the one with it.
 """
 
 import random
@@ -12,7 +12,7 @@ from recipes.toy_world.facts import data
 
 DIRECTIONS = ("ja-en", "en-ja")
 PLACED = ("book", "letter", "hat", "bag", "car", "plate", "flower")
-"""What a place may have in it."""
+"""Things that may be in a place."""
 NUM_SIZE_AND_COLOR = 5
 PAIRS_PER_DOCUMENT = (8, 12)
 
@@ -22,7 +22,7 @@ class Pair:
     english: str
     japanese: str
     key: str
-    """What decides whether it is held out: the English sentence without its subject's adjective."""
+    """Decides whether it is held out: the English sentence without its subject's adjective."""
 
 
 def _article(words: str) -> str:
@@ -30,7 +30,7 @@ def _article(words: str) -> str:
 
 
 def _object(rng: random.Random, noun: str) -> tuple[str, str]:
-    """English and Japanese of an object, with an adjective in a third of the cases."""
+    """An object in English and Japanese, with an adjective in a third of the cases."""
     entry = data("translation")["nouns"][noun]
     if entry["mass"]:
         return noun, entry["japanese"]
@@ -89,7 +89,7 @@ def _existence(rng: random.Random) -> Pair:
 
 
 def pair(rng: random.Random, *, test: bool) -> Pair:
-    """A sentence with its translation, on the side of training or of the test."""
+    """A sentence with its translation, of the test or of training."""
     while True:
         kind = rng.random()
         made = _action(rng) if kind < 0.7 else _quality(rng) if kind < 0.8 else _existence(rng)
