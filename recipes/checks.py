@@ -6,7 +6,7 @@ Independent of hardware and of files, except that user files must exist.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from distill.corpus import CorpusConfig
 from distill.methods import method
 from distill.train import DistillConfig
@@ -40,24 +40,15 @@ def require_order(stages: Sequence[_Stage], functions: Mapping[type, Callable[..
     reads = {stage.name: list(_reads(stage)) for stage in stages}
     for place, stage in enumerate(stages):
         if stage.name in names[:place]:
-            raise UserError(
-                wanted="stages of different names", got=f"two named {stage.name}", next_step="rename one of them"
-            )
+            got = f"two named {stage.name}"
+            raise UserError(wanted="stages of different names", got=got, next_step="rename one of them")
         if stage.config is not None and type(stage.config) not in functions:
-            raise UserError(
-                "unknown-name",
-                wanted=f"a stage function for the config of {stage.name}",
-                got=type(stage.config).__name__,
-                next_step="add the config type to STAGES in recipes/recipe.py",
-            )
+            wanted, got = f"a stage function for the config of {stage.name}", type(stage.config).__name__
+            next_step = "add the config type to STAGES in recipes/recipe.py"
+            raise UserError("unknown-name", wanted=wanted, got=got, next_step=next_step)
         for read in reads[stage.name]:
             if read not in names:
-                raise UserError(
-                    "unknown-name",
-                    wanted=f"an input of {stage.name} out of {', '.join(names[:place]) or 'no earlier stage'}",
-                    got=read,
-                    next_step="correct the name, or add the stage",
-                )
+                raise unknown_name(f"an input of {stage.name}", read, names[:place] or ["no earlier stage"])
             if read not in names[:place]:
                 circle = _path(reads, read, stage.name)
                 raise UserError(
@@ -87,12 +78,7 @@ def _path(reads: Mapping[str, Sequence[str]], start: str, end: str) -> list[str]
 
 
 def check_models(models: Mapping[str, Any], conversations: ConversationsConfig | None) -> None:
-    """Models are trained, published or all replaced by random weights, and methods fit them.
-
-    Args:
-        models: the configs of teacher, student_before, base and chat.
-        conversations: the recipe's conversations.
-    """
+    """Models (teacher, student_before, base, chat) are trained, published or all random weights; methods fit them."""
     parts = {name: models[name] for name in ("teacher", "student_before", "base")} | {"conversations": conversations}
     is_rehearsal = isinstance(models["chat"], RandomModelConfig)
     wrong = [name for name, part in parts.items() if (part is None) != is_rehearsal]
@@ -108,9 +94,8 @@ def check_models(models: Mapping[str, Any], conversations: ConversationsConfig |
             wanted = f"{name} with a method {'with' if needs_teacher else 'without'} a teacher"
             raise UserError(wanted=wanted, got=config.method, next_step=f"change {name}.method")
     if models["base"] is not None and models["base"].init is not None:
-        raise UserError(
-            wanted="base without init, since it starts from student_before", got="one", next_step="set it to None"
-        )
+        wanted = "base without init, since it starts from student_before"
+        raise UserError(wanted=wanted, got="one", next_step="set it to None")
 
 
 def check_data(
@@ -131,21 +116,15 @@ def check_data(
             next_step="change `world`, or the sources",
         )
     if only_questions and benchmarks is None and world.benchmarks is None:
-        raise UserError(
-            wanted="benchmark files for a world of benchmark questions", got="none", next_step="set `benchmarks`"
-        )
+        wanted = "benchmark files for a world of benchmark questions"
+        raise UserError(wanted=wanted, got="none", next_step="set `benchmarks`")
     if isinstance(world, UserFilesConfig) and not world.conversations and conversations is not None:
-        raise UserError(
-            wanted="conversations in the world, which the chat stage learns from",
-            got="none",
-            next_step="name files in UserFilesConfig(conversations=..)",
-        )
+        wanted = "conversations in the world, which the chat stage learns from"
+        raise UserError(wanted=wanted, got="none", next_step="name files in UserFilesConfig(conversations=..)")
     if (tokenizer is None) != isinstance(models["student_before"], PublishedModelConfig):
-        raise UserError(
-            wanted="a tokenizer to train, or a published student that brings its own",
-            got="neither" if tokenizer is None else "both",
-            next_step="change `tokenizer` or `student_before`",
-        )
+        wanted = "a tokenizer to train, or a published student that brings its own"
+        got = "neither" if tokenizer is None else "both"
+        raise UserError(wanted=wanted, got=got, next_step="change `tokenizer` or `student_before`")
 
 
 def check_sizes(
@@ -173,9 +152,5 @@ def check_sizes(
 
 def _require_field(name: str, fields: Mapping[str, Any], key: str, least: int, why: str) -> None:
     if not isinstance(fields.get(key), int) or fields[key] < least:
-        raise UserError(
-            "out-of-range",
-            wanted=f"{name} with {key} of at least {least}, {why}",
-            got=str(fields.get(key)),
-            next_step=f"raise {key}",
-        )
+        wanted = f"{name} with {key} of at least {least}, {why}"
+        raise UserError("out-of-range", wanted=wanted, got=str(fields.get(key)), next_step=f"raise {key}")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.sources import LOCK_FILE, Found, HubDataset, HubFiles, HubModel, SourcesLock, kept_file, local_mirror
 from common.tokenizer import Tokenizer
 from distill.corpus import TextSource
@@ -31,10 +31,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unresolved:
-    """One name that was not resolved."""
+    """One name (`org/name`) that was not resolved, or what else is missing."""
 
     what: str
-    """`org/name`, or what else is missing."""
     error: UserError
 
 
@@ -64,24 +63,20 @@ def attempt(
 ) -> tuple[Recipe, list[Unresolved]]:
     """The recipe with the files that can be found, and each name that cannot, with the reason.
 
-    Args:
-        recipe: any.
-        build_folder: folder of the lock.
-        sources: the folder in the place of the hub, or None.
-        until: the last artifact wanted; names that only later stages read stay as they are.
-        ask: False resolves by the lock alone: a name that is not in it stays unresolved, and nothing is written.
+    The lock is in `build_folder`; the folder `sources` replaces the hub. Names that only stages after `until` read stay
+    as they are. With `ask=False` the lock alone is used: a name not in it stays unresolved, and nothing is written.
     """
     found = _Resolver(build_folder, sources, ask=ask)
     wanted = {stage.name for stage in stages_until(recipe, until)}
     if recipe.benchmarks is not None and sources is not None:
         recipe = found.benchmarks(recipe, needed=bool(wanted & {"benchmarks", "world", "conversations", "corpus"}))
-    lock = found.tried(LOCK_FILE, found.open_lock)
+    lock = found.tried(LOCK_FILE, lambda: SourcesLock(build_folder / LOCK_FILE, sources=sources, ask=ask))
     if lock is None:
         return recipe, found.missing
     models = {name: found.model(lock, model) for name, model in recipe.published_models.items() if name in wanted}
     recipe = replace(recipe, **models)
     if ask and all(name in models and not isinstance(models[name].files, HubModel) for name in _PAIR):
-        found.require_one_tokenizer(models)
+        found.tried("the teacher's tokenizer", lambda: found.require_one_tokenizer(models))
     if "conversations" in wanted and recipe.conversations is not None:
         named = [found.conversations(lock, source) for source in recipe.conversations.sources]
         recipe = replace(recipe, conversations=replace(recipe.conversations, sources=tuple(named)))
@@ -109,20 +104,14 @@ class _Resolver:
             self.missing.append(Unresolved(what=what, error=error))
             return None
 
-    def open_lock(self) -> SourcesLock:
-        return SourcesLock(self._build_folder / LOCK_FILE, sources=self._sources, ask=self._ask)
-
     def benchmarks(self, recipe: Recipe, *, needed: bool) -> Recipe:
         """The benchmark files of SOURCES in the place of a download."""
         assert self._sources is not None
         folder = self._sources / BENCHMARKS_FOLDER
         if needed and not folder.is_dir():
-            error = UserError(
-                "not-found",
-                wanted=f"the benchmark files in the folder {BENCHMARKS_FOLDER} of SOURCES",
-                got=f"no folder {folder}",
-                next_step="put them there; docs/reproduce.md says where they are published",
-            )
+            what = f"the benchmark files in the folder {BENCHMARKS_FOLDER} of SOURCES"
+            next_step = "put them there; docs/reproduce.md says where they are published"
+            error = not_found(what, f"no folder {folder}", next_step=next_step)
             self.missing.append(Unresolved(what=BENCHMARKS_FOLDER, error=error))
             return recipe
         world = recipe.world
@@ -185,22 +174,15 @@ class _Resolver:
 
     def require_one_tokenizer(self, models: Mapping[str, PublishedModelConfig]) -> None:
         """Refuse a teacher with other token ids than the student's, before 65 GB of it are downloaded."""
-        self.tried("the teacher's tokenizer", lambda: self._compare_tokenizers(models))
-
-    def _compare_tokenizers(self, models: Mapping[str, PublishedModelConfig]) -> None:
         student, teacher = (self._tokenizer_folder(models[name]) for name in _PAIR)
         if (student / _TOKENIZER_FILES[0]).read_bytes() == (teacher / _TOKENIZER_FILES[0]).read_bytes():
             return
         try:
             require_same_vocabulary(Tokenizer.load(student), teacher)
         except UserError as error:
-            names = {name: models[name].terms.name for name in _PAIR}
-            raise UserError(
-                "mismatch",
-                wanted=f"a teacher with the tokenizer of {names['student_before']}",
-                got=f"{names['teacher']}: {error.got}",
-                next_step=error.next_step,
-            ) from error
+            ours, other = (models[name].terms.name for name in _PAIR)
+            wanted, got = f"a teacher with the tokenizer of {ours}", f"{other}: {error.got}"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step=error.next_step) from error
 
     def _tokenizer_folder(self, model: PublishedModelConfig) -> Path:
         """The folder of a model's tokenizer: in SOURCES, or kept in the build folder."""
@@ -208,7 +190,6 @@ class _Resolver:
         assert not isinstance(files, HubModel)
         if not isinstance(files, HubFiles):
             return files[0].parent
-        kept = [
-            kept_file(files, name, build_folder=self._build_folder) for name in _TOKENIZER_FILES if name in files.files
-        ]
+        listed = [name for name in _TOKENIZER_FILES if name in files.files]
+        kept = [kept_file(files, name, build_folder=self._build_folder) for name in listed]
         return kept[0].parent
