@@ -77,12 +77,8 @@ def _coreml(options: argparse.Namespace) -> int:
     from common.store import run_alone
     from export.coreml import CoremlConfig, coreml
 
-    config = CoremlConfig(
-        stem=options.checkpoint.resolve().name,
-        weights=options.weights,
-        context_tokens=options.context,
-        licence=options.licence,
-    )
+    stem, context_tokens = options.checkpoint.resolve().name, options.context
+    config = CoremlConfig(stem=stem, context_tokens=context_tokens, weights=options.weights, licence=options.licence)
     facts = run_alone(coreml, config, options.out, options.checkpoint).manifest["facts"]
     print(facts["skipped"] if "skipped" in facts else f"{options.out / facts['file']}  {facts['bytes'] / 1e6:,.1f} MB")
     return 0
