@@ -58,18 +58,14 @@ class ChatSession:
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and chats until the input ends."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.chat", description=f"Chat with a GGUF file. {HELP}.", formatter_class=HelpWithDefaults
-    )
-    parser.add_argument(
-        "model", nargs="?", type=Path, metavar="FILE", help=f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
-    )
+    about = f"Chat with a GGUF file. {HELP}."
+    parser = argparse.ArgumentParser("python -m eval.chat", description=about, formatter_class=HelpWithDefaults)
+    default = f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
+    parser.add_argument("model", nargs="?", type=Path, metavar="FILE", help=default)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="room for the conversation, in tokens")
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest answer, in tokens")
-    parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="X", help="0 always takes the likeliest token; 0.7 varies"
-    )
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the likeliest token")
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores, 1 for a model under 64 MiB")
     parsed = parser.parse_args(arguments)
     counts = {"--context": parsed.context, "--max-tokens": parsed.max_tokens, "--threads": parsed.threads}

@@ -18,7 +18,6 @@ from common.model_shape import ModelShape
 PHONES = Path(__file__).with_name("phones.toml")
 DEFAULT_CONTEXT_TOKENS = 4096
 MIB = 2**20
-
 UBATCH_TOKENS = 512
 """llama.cpp's default n_ubatch: tokens computed together while a prompt is read."""
 KV_ELEMENT_BYTES = 2
@@ -77,11 +76,7 @@ class Footprint:
 
 
 def footprint(artifact: Path) -> Footprint:
-    """Reads a GGUF's header, or the config.json in `tokenizer/` next to a Core ML package.
-
-    Raises:
-        UserError: neither of these, or one that cannot be read.
-    """
+    """Reads a GGUF's header, or the config.json in `tokenizer/` next to a Core ML package; UserError if it fails."""
     if artifact.suffix == ".gguf" and artifact.is_file():
         return _gguf_footprint(artifact)
     if artifact.suffix == ".mlpackage" and artifact.is_dir():
@@ -182,7 +177,7 @@ def _coreml_footprint(package: Path) -> Footprint:
     """From the package's own size, the context in its name and the model's config.json."""
     context = re.search(r"-ctx(\d+)$", package.stem)
     places = [package.parent / "tokenizer" / "config.json", package.parent / "config.json"]
-    config_file = next((place for place in places if place.is_file()), None)
+    config_file = next(filter(Path.is_file, places), None)
     if context is None or config_file is None:
         wanted = "a package named ...-ctx<tokens>.mlpackage and the model's config.json in tokenizer/ next to it"
         got = f"{package.name} without {'a context in its name' if context is None else 'config.json'}"

@@ -103,11 +103,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
 
 
 def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None:
-    """Writes `target` in `encoding` from the F16 file `source` by llama.cpp's own quantiser, in a child process.
-
-    Raises:
-        UserError: llama.cpp refuses or aborts.
-    """
+    """Writes `target` from the F16 file `source` by llama.cpp's own quantiser; UserError if that refuses or aborts."""
     with closing(LlamaProcess(target)) as process, progress(1, label=encoding, unit="tensors") as bar:
 
         def watch(log: str) -> None:

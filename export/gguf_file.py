@@ -30,12 +30,9 @@ def write_f16(
     licence: ModelLicence | None = None,
     sources: Sequence[DataSource] = (),
 ) -> None:
-    """Writes `checkpoint` to `path` as a GGUF file in F16, with `name` as the model's name in it.
+    """Writes `checkpoint` to `path` as a GGUF file in F16, with the model's `name` and the `sources` of its data in it.
 
-    `sources` are the data that the model learnt from, as far as known.
-
-    Raises:
-        UserError: a tensor holds a value beyond float16's range, or one that is not finite.
+    UserError for a tensor with a value that is not finite or beyond float16's range.
     """
     architecture = gguf.MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
     if architecture != gguf.MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
-
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-HEAD = "lm_head.weight"
-
+EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 SAVE_AGAIN = "save the model again: config.json and the weights differ"
 _COPY_AGAIN = "copy or build the model again"
@@ -92,8 +88,7 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor as it is stored (float32, bfloat16 or float16).
 
-        Raises:
-            UserError: it holds a value that float16, which every export goes through, cannot hold.
+        UserError for a value that float16, which every export goes through, cannot hold.
         """
         with _opened(self._shards[name]) as shard:
             value: Tensor = shard.get_tensor(name)
@@ -124,8 +119,7 @@ class Checkpoint:
             what = f"missing {', '.join(missing[:3])}" if missing else f"unknown {', '.join(unknown[:3])}"
             wanted = f"exactly the {len(expected)} tensors of a {self.architecture} of this config.json"
             got = f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})"
-            next_step = "save the model with save_pretrained; merge adapters first"
-            raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
+            raise UserError("mismatch", wanted=wanted, got=got, next_step="merge adapters and use save_pretrained")
         for name in sorted(expected):
             with _opened(self._shards[name]) as shard:
                 kind = shard.get_slice(name).get_dtype()

@@ -98,9 +98,8 @@ def _tokens(described: dict[str, Any], *, rows: int, folder: Path) -> tuple[list
         entries.append((added["id"], added["content"], TokenType.CONTROL if is_control else TokenType.USER_DEFINED))
     highest = max(index for index, _, _ in entries)
     if highest >= rows:
-        wanted = f"an embedding row for each of the tokenizer's ids, 0 to {highest}"
-        next_step = "export the model with the tokenizer that it was trained with"
-        raise UserError("mismatch", wanted=wanted, got=f"{rows} rows in {folder}", next_step=next_step)
+        wanted, got = f"an embedding row for each of the tokenizer's ids, 0 to {highest}", f"{rows} rows in {folder}"
+        raise UserError("mismatch", wanted=wanted, got=got, next_step="use the tokenizer of the model's training")
     for index, token, kind in entries:
         tokens[index], types[index] = token, int(kind)
     if len(set(tokens)) != rows or "" in tokens:
@@ -123,8 +122,8 @@ def _pre_tokenizer_name(described: dict[str, Any], folder: Path) -> str:
 
 def _split_of(pre_tokenizer: dict[str, Any] | None) -> str:
     """The steps of a pre-tokenizer in words, without a ByteLevel that splits nothing by itself."""
-    single = [pre_tokenizer] if pre_tokenizer else []
-    steps: list[dict[str, Any]] = (pre_tokenizer or {}).get("pretokenizers") or single
+    outer = pre_tokenizer or {}
+    steps: list[dict[str, Any]] = outer.get("pretokenizers") or ([outer] if outer else [])
     words: list[str] = []
     for step in steps:
         if step["type"] == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):

@@ -37,10 +37,8 @@ from eval.runtimes.protocol import (
 KV_TYPES = {"f16": 1, "f32": 0}  # ggml's numbers of these types
 BATCH_TOKENS = 512
 MAX_SEQUENCES = 32
-# Tokens that the KV cache holds for all sequences of a wave: 448 MiB at the release's 28 KiB a token.
-CACHE_TOKENS = 16_384
-# Logits read at once: 256 rows of the release's vocabulary are 155 MB.
-LOGIT_ROWS = 256
+CACHE_TOKENS = 16_384  # of all sequences of a wave: 448 MiB at the release's 28 KiB a token
+LOGIT_ROWS = 256  # read at once: 155 MB with the release's vocabulary
 # Below this, threads wait for one another longer than they compute, and on a busy machine 20 times as long.
 SMALL_MODEL_BYTES = 64 * 2**20
 _FLASH_ATTENTION_OFF = 0
@@ -48,8 +46,7 @@ _FLASH_ATTENTION_OFF = 0
 
 def default_threads() -> int:
     """Cores that this process may use, or what OMP_NUM_THREADS says, as for torch."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

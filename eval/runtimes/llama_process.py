@@ -24,8 +24,7 @@ from typing import Any
 from common.errors import Code, UserError, unknown_name
 from eval.runtimes.protocol import Generation, LogProbs, Message, Pair, check_lengths
 
-# Positions whose logits cross the socket at once.
-_LOGIT_ROWS = 256
+_LOGIT_ROWS = 256  # positions whose logits cross the socket at once
 _WATCH_S = 0.2
 # Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
 _START = (
