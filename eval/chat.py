@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import HelpWithDefaults, run
-from common.errors import UserError, require_at_least
+from common.errors import UserError, not_found, require_at_least
 from eval.runtimes.llama_process import LlamaCppRuntime
 from eval.runtimes.protocol import Message
 
 ENCODING = "Q4_K_M"
 """Which of a recipe's files is the default: the one meant for phones."""
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) ends it"
+Answer = Callable[[list[Message]], Iterator[str]]
 
 
 class ContextOverflow(UserError):
@@ -50,26 +51,21 @@ class ChatSession:
         ids = self.runtime.render(messages)
         room = min(self.max_tokens, self.runtime.context_tokens - len(ids))
         if room <= 0:
-            got = f"{len(ids)} tokens for a context of {self.runtime.context_tokens}"
-            wanted, next_step = "a question that fits the context", "ask a shorter one, or raise --context"
-            raise ContextOverflow("out-of-range", wanted=wanted, got=got, next_step=next_step)
+            wanted, got = f"a question for a context of {self.runtime.context_tokens} tokens", f"{len(ids)} tokens"
+            raise ContextOverflow("out-of-range", wanted=wanted, got=got, next_step="ask less, or raise --context")
         yield from self.runtime.stream(ids, max_tokens=room, temperature=self.temperature)
 
 
 def main(arguments: list[str]) -> None:
     """Parses `arguments` and chats until the input ends."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.chat", description=f"Chat with a GGUF file. {HELP}.", formatter_class=HelpWithDefaults
-    )
-    parser.add_argument(
-        "model", nargs="?", type=Path, metavar="FILE", help=f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
-    )
+    about = f"Chat with a GGUF file. {HELP}."
+    parser = argparse.ArgumentParser("python -m eval.chat", description=about, formatter_class=HelpWithDefaults)
+    default = f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
+    parser.add_argument("model", nargs="?", type=Path, metavar="FILE", help=default)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="room for the conversation, in tokens")
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest answer, in tokens")
-    parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="X", help="0 always takes the likeliest token; 0.7 varies"
-    )
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the likeliest token")
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores, 1 for a model under 64 MiB")
     parsed = parser.parse_args(arguments)
     counts = {"--context": parsed.context, "--max-tokens": parsed.max_tokens, "--threads": parsed.threads}
@@ -79,7 +75,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("out-of-range", wanted=wanted, got=got, next_step="correct it")
     model = parsed.model or only_model(Path("dist"))
     if not model.is_file():
-        raise UserError("not-found", wanted=f"the file {model}", got="no such file", next_step="correct the path")
+        raise not_found(f"the file {model}")
     opening: list[Message] = [{"role": "system", "content": parsed.system}] if parsed.system else []
     with contextlib.closing(LlamaCppRuntime(model, context_tokens=parsed.context, threads=parsed.threads)) as runtime:
         session = ChatSession(runtime=runtime, max_tokens=parsed.max_tokens, temperature=parsed.temperature)
@@ -93,28 +89,25 @@ def only_model(dist: Path) -> Path:
     found = sorted(dist.glob(f"*/*-{ENCODING}.gguf"))
     if len(found) == 1:
         return found[0]
-    raise UserError(
-        "several" if found else "not-found",
-        wanted="one GGUF file to chat with",
-        got=", ".join(map(str, found)) or f"none like {dist}/*/*-{ENCODING}.gguf",
-        next_step="name one of them: make chat MODEL=FILE" if found else "run make tinyswallow first, or name a file",
-    )
+    wanted, got = "one GGUF file to chat with", ", ".join(map(str, found)) or f"none like {dist}/*/*-{ENCODING}.gguf"
+    if found:
+        raise UserError("several", wanted=wanted, got=got, next_step="name one of them: make chat MODEL=FILE")
+    raise not_found(wanted, got, next_step="run make tinyswallow first, or name a file")
 
 
 def chat_loop(
-    answer: Callable[[list[Message]], Iterator[str]],
+    answer: Answer,
     questions: Iterable[str],
     opening: list[Message],
     *,
     say: Callable[[str], None],
     keep_going: bool = False,
 ) -> None:
-    """Answer each question as the next turn of one conversation.
+    """Answer each question as the next turn of one conversation, which begins with the messages of `opening`.
 
     Args:
         answer: `ChatSession.answer`.
         questions: what the user types, a line each; `/reset` and `/exit` are commands, blank lines are skipped.
-        opening: messages before the first question.
         say: gets each piece of a reply as it comes.
         keep_going: report a question that does not fit through `say`, forget it and go on, instead of raising.
     """
@@ -140,13 +133,7 @@ def chat_loop(
             messages = [*asked, {"role": "assistant", "content": reply}]
 
 
-def _reply(
-    answer: Callable[[list[Message]], Iterator[str]],
-    messages: list[Message],
-    *,
-    oldest: int,
-    say: Callable[[str], None],
-) -> str:
+def _reply(answer: Answer, messages: list[Message], *, oldest: int, say: Callable[[str], None]) -> str:
     """The whole reply, said piece by piece; drops the oldest exchanges, from index `oldest`, until it fits."""
     reply = ""
     while True:
@@ -168,10 +155,8 @@ def _questions() -> Iterator[str]:
             try:
                 yield line.decode("utf-8")
             except UnicodeDecodeError as error:
-                got = f"line {number}: {error.reason} at byte {error.start + 1}"
-                raise UserError(
-                    "wrong-format", wanted="questions in UTF-8", got=got, next_step="convert them"
-                ) from error
+                wanted, got = "questions in UTF-8", f"line {number}: {error.reason} at byte {error.start + 1}"
+                raise UserError("wrong-format", wanted=wanted, got=got, next_step="convert them") from error
         return
     with contextlib.suppress(ImportError):  # not every Python is built with it
         # Its import alone gives input() a line editor.

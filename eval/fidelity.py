@@ -38,12 +38,10 @@ class _Sums:
 def fidelity(
     artifact: Runtime, reference: Runtime, texts: Sequence[str], *, limit_tokens: int | None = None
 ) -> dict[str, Any]:
-    """Measures one artifact against its reference.
+    """Measures one artifact against its reference on held-out texts, of which the ids of all are compared.
 
-    Args:
-        artifact, reference: opened; `f32` as the KV type of llama.cpp compares weights rather than caches.
-        texts: held-out texts; the ids of all are compared.
-        limit_tokens: the most predicted tokens; without it, all of them.
+    Open llama.cpp with `f32` as the KV type to compare weights rather than caches. `limit_tokens` is the most predicted
+    tokens; without it, all of them.
 
     Returns:
         `kl` in nats per token, `top1_agreement` (0 to 1), `bits_per_character` of the artifact and of the reference,
@@ -52,11 +50,10 @@ def fidelity(
     Raises:
         UserError: the two encode a text differently, or no text has two tokens.
     """
-    encoded = _encode_alike(artifact, reference, texts)
     window = min(WINDOW_TOKENS, artifact.context_tokens, reference.context_tokens)
     vocabulary = min(artifact.vocabulary, reference.vocabulary)
     sums, num_texts = _Sums(), 0
-    for ids in encoded:
+    for ids in _encode_alike(artifact, reference, texts):
         if limit_tokens is not None and sums.tokens >= limit_tokens:
             break
         num_texts += 1
@@ -70,8 +67,8 @@ def fidelity(
             sums.characters += len(_whole(reference, part)) - len(_whole(reference, part[:1]))
             _add(sums, part, artifact.logprobs(part), reference.logprobs(part), vocabulary)
     if sums.tokens == 0:
-        wanted, next_step = "texts of at least two tokens", "give longer held-out text"
-        raise UserError("empty", wanted=wanted, got=f"{len(texts)} texts", next_step=next_step)
+        got, next_step = f"{len(texts)} texts", "give longer held-out text"
+        raise UserError("empty", wanted="texts of at least two tokens", got=got, next_step=next_step)
     bits = math.log(2) * max(1, sums.characters)
     return {
         "kl": sums.kl / sums.tokens,
@@ -85,22 +82,17 @@ def fidelity(
 
 
 def _encode_alike(artifact: Runtime, reference: Runtime, texts: Sequence[str]) -> list[list[int]]:
-    encoded: list[list[int]] = []
+    encoded = [reference.encode(text) for text in texts]
     different: list[str] = []
-    for text in texts:
-        ids, expected = artifact.encode(text), reference.encode(text)
-        encoded.append(expected)
-        if ids != expected:
+    for text, expected in zip(texts, encoded, strict=True):
+        if (ids := artifact.encode(text)) != expected:
             place = shared_prefix(ids, expected)
             part = slice(place, place + 3)
             different.append(f"token {place} of {text[:40]!r}: {ids[part]}, not {expected[part]}")
     if different:
-        raise UserError(
-            "mismatch",
-            wanted="the reference's ids from the artifact's own tokenizer",
-            got=f"tokenization mismatches in {len(different)} of {len(texts)} texts; first at {different[0]}",
-            next_step="export the artifact again with its checkpoint's tokenizer",
-        )
+        wanted, next_step = "the reference's ids from the artifact", "export it again with its checkpoint's tokenizer"
+        got = f"tokenization mismatches in {len(different)} of {len(texts)} texts; first at {different[0]}"
+        raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
     return encoded
 
 

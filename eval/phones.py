@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from common.model_shape import ModelShape
 
 PHONES = Path(__file__).with_name("phones.toml")
 DEFAULT_CONTEXT_TOKENS = 4096
 MIB = 2**20
-
 UBATCH_TOKENS = 512
 """llama.cpp's default n_ubatch: tokens computed together while a prompt is read."""
 KV_ELEMENT_BYTES = 2
@@ -77,11 +76,7 @@ class Footprint:
 
 
 def footprint(artifact: Path) -> Footprint:
-    """Reads a GGUF's header, or the config.json in `tokenizer/` next to a Core ML package.
-
-    Raises:
-        UserError: neither of these, or one that cannot be read.
-    """
+    """Reads a GGUF's header, or the config.json in `tokenizer/` next to a Core ML package; UserError if it fails."""
     if artifact.suffix == ".gguf" and artifact.is_file():
         return _gguf_footprint(artifact)
     if artifact.suffix == ".mlpackage" and artifact.is_dir():
@@ -89,7 +84,7 @@ def footprint(artifact: Path) -> Footprint:
     wanted, next_step = "a .gguf file or a .mlpackage, which a phone loads", "export the checkpoint first"
     if artifact.exists():
         raise UserError("unsupported", wanted=wanted, got=artifact.name, next_step=next_step)
-    raise UserError("not-found", wanted=wanted, got=f"{artifact.name}, which does not exist", next_step=next_step)
+    raise not_found(wanted, f"{artifact.name}, which does not exist", next_step=next_step)
 
 
 def phone_rows(
@@ -97,10 +92,7 @@ def phone_rows(
 ) -> list[dict[str, Any]]:
     """The report's `phones[]`: for each artifact and phone a row, and another at the largest context that fits.
 
-    Args:
-        artifacts: GGUF files and Core ML packages.
-        context_tokens: wanted context; an artifact with fewer positions gets all of them.
-        phones: a file like `phones.toml`.
+    An artifact with fewer positions than the wanted context gets all of them.
     """
     table = tomllib.loads(phones.read_text(encoding="utf-8"))
     rows: list[dict[str, Any]] = []
@@ -185,14 +177,11 @@ def _coreml_footprint(package: Path) -> Footprint:
     """From the package's own size, the context in its name and the model's config.json."""
     context = re.search(r"-ctx(\d+)$", package.stem)
     places = [package.parent / "tokenizer" / "config.json", package.parent / "config.json"]
-    config_file = next((place for place in places if place.is_file()), None)
+    config_file = next(filter(Path.is_file, places), None)
     if context is None or config_file is None:
-        raise UserError(
-            "not-found",
-            wanted="a package named ...-ctx<tokens>.mlpackage and the model's config.json in tokenizer/ next to it",
-            got=f"{package.name} without {'a context in its name' if context is None else 'config.json'}",
-            next_step="keep the files of an export together",
-        )
+        wanted = "a package named ...-ctx<tokens>.mlpackage and the model's config.json in tokenizer/ next to it"
+        got = f"{package.name} without {'a context in its name' if context is None else 'config.json'}"
+        raise not_found(wanted, got, next_step="keep the files of an export together")
     shape = ModelShape.of(json.loads(config_file.read_text(encoding="utf-8")))
     kv_elements = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
     return Footprint(

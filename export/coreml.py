@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from common.provenance import DataSource, read_sources, write_sources
 from common.store import Workspace, not_here, stage
 from common.tokenizer import Tokenizer
@@ -37,7 +37,6 @@ WEIGHTS = ("float16",)
 IDS, MASK, LOGITS = "inputIds", "causalMask", "logits"
 # Modules of `coreml_model` that stay in float32.
 FLOAT32_MODULES = ("RMSNorm", "AttentionWeights")
-TOKENIZER_FOLDER = "tokenizer"
 # The Neural Engine wants a state's sizes in steps of 32 (coremltools issue 2631).
 CONTEXT_STEP = 32
 
@@ -58,8 +57,7 @@ class CoremlConfig:
     def __post_init__(self) -> None:
         check_stem(self.stem)
         if self.weights not in WEIGHTS:
-            wanted = f"weights in {' or '.join(WEIGHTS)}"
-            raise UserError("unknown-name", wanted=wanted, got=self.weights, next_step="correct --weights")
+            raise unknown_name("type of the weights", self.weights, WEIGHTS)
         if self.context_tokens < CONTEXT_STEP or self.context_tokens % CONTEXT_STEP:
             wanted = f"a context of a multiple of {CONTEXT_STEP} tokens"
             raise UserError("out-of-range", wanted=wanted, got=str(self.context_tokens), next_step="correct --context")
@@ -80,13 +78,12 @@ def coreml(config: CoremlConfig, workspace: Workspace, checkpoint: Path) -> dict
         return not_here(reason) | {"skipped": reason}
     source = Checkpoint(checkpoint)
     decoder = Decoder(source, context_tokens=config.context_tokens)
-    traced = _trace(decoder)
     package = workspace.folder / f"{config.stem}-{config.weights}-ctx{config.context_tokens}.mlpackage"
     sources = read_sources(checkpoint)
-    _convert(traced, decoder, source, package, origin=_origin(licence_of(sources, config.licence), sources))
+    _convert(_trace(decoder), decoder, source, package, origin=_origin(licence_of(sources, config.licence), sources))
     described = _read_back(package)
     _check_description(described, decoder, package)
-    tokenizer_folder = workspace.folder / TOKENIZER_FOLDER
+    tokenizer_folder = workspace.folder / "tokenizer"
     Tokenizer.load(checkpoint).save(tokenizer_folder)
     for name in ("config.json", "generation_config.json"):
         if (checkpoint / name).is_file():

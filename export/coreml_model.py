@@ -122,8 +122,8 @@ class Decoder(nn.Module):
         config = checkpoint.config
         if context_tokens > config.max_position_embeddings:
             wanted = f"a context of at most {config.max_position_embeddings} tokens, the model's positions"
-            next_step = "choose a smaller --context"
-            raise UserError("out-of-range", wanted=wanted, got=f"{context_tokens} tokens", next_step=next_step)
+            got = f"{context_tokens} tokens"
+            raise UserError("out-of-range", wanted=wanted, got=got, next_step="choose a smaller --context")
         self.context_tokens = context_tokens
         suffixes = {name.split(".", 4)[-1] for name in checkpoint.names() if ".layers." in name}
         with torch.device("meta"):
@@ -168,12 +168,9 @@ class Decoder(nn.Module):
             module = self.get_submodule(path)
             expected, value = tuple(getattr(module, leaf).shape), checkpoint.read(name).float()
             if tuple(value.shape) != expected:
-                raise UserError(
-                    "mismatch",
-                    wanted=f"{name} of shape {list(expected)}, by config.json",
-                    got=f"{list(value.shape)} in {checkpoint.folder}",
-                    next_step=SAVE_AGAIN,
-                )
+                wanted = f"{name} of shape {list(expected)}, by config.json"
+                got = f"{list(value.shape)} in {checkpoint.folder}"
+                raise UserError("mismatch", wanted=wanted, got=got, next_step=SAVE_AGAIN)
             setattr(module, leaf, nn.Parameter(value, requires_grad=False))
         assert tuple(self.embed_tokens.weight.shape) == checkpoint.shape(EMBEDDING)
 
@@ -182,11 +179,7 @@ class Decoder(nn.Module):
 def step(
     decoder: Callable[[Tensor, Tensor], Tensor], ids: list[int], *, past_tokens: int, context_tokens: int
 ) -> Tensor:
-    """Logits [T, rows] of `ids` after the `past_tokens` that are in the cache: prefill and decode alike.
-
-    Raises:
-        UserError: the tokens do not fit into the context.
-    """
+    """Logits [T, rows] of `ids` after the `past_tokens` in the cache; UserError if they do not fit into the context."""
     end = past_tokens + len(ids)
     if not ids or end > context_tokens:
         wanted = f"1 to {context_tokens - past_tokens} tokens after {past_tokens} in a context of {context_tokens}"

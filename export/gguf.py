@@ -15,7 +15,7 @@ from typing import Any
 
 from gguf import LlamaFileType
 
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from common.gguf_header import GgufHeader, read_header
 from common.metrics import progress
 from common.provenance import read_sources, write_sources
@@ -54,12 +54,7 @@ class GgufConfig:
     def __post_init__(self) -> None:
         unknown = [encoding for encoding in self.encodings if encoding not in MATRIX_TYPES]
         if unknown or not self.encodings or len(set(self.encodings)) != len(self.encodings):
-            raise UserError(
-                "unknown-name",
-                wanted=f"one or more different encodings of {', '.join(MATRIX_TYPES)}",
-                got=", ".join(self.encodings) or "none",
-                next_step="correct --encoding, or `encodings` in the recipe",
-            )
+            raise unknown_name("one or more different encodings", ", ".join(self.encodings) or "none", MATRIX_TYPES)
         check_stem(self.stem)
 
 
@@ -108,11 +103,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
 
 
 def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None:
-    """Writes `target` in `encoding` from the F16 file `source` by llama.cpp's own quantiser, in a child process.
-
-    Raises:
-        UserError: llama.cpp refuses or aborts.
-    """
+    """Writes `target` from the F16 file `source` by llama.cpp's own quantiser; UserError if that refuses or aborts."""
     with closing(LlamaProcess(target)) as process, progress(1, label=encoding, unit="tensors") as bar:
 
         def watch(log: str) -> None:
@@ -147,11 +138,10 @@ def _check_same_tensors(path: Path, header: GgufHeader, reference: GgufHeader) -
     wanted = {name: tensor.shape for name, tensor in reference.tensors.items()}
     vectors = {tensor.type for tensor in header.tensors.values() if len(tensor.shape) == 1}
     if shapes != wanted or vectors - {"F32"}:
+        got = f"{len(shapes)} tensors, vectors in {', '.join(sorted(vectors))} in {path.name}"
+        next_step = "start again; if it fails twice, the installed llama-cpp-python is not the tested version"
         raise UserError(
-            "mismatch",
-            wanted=f"{len(wanted)} tensors as in the F16 file, vectors in F32",
-            got=f"{len(shapes)} tensors, vectors in {', '.join(sorted(vectors))} in {path.name}",
-            next_step="start again; if it fails twice, the installed llama-cpp-python is not the tested version",
+            "mismatch", wanted=f"{len(wanted)} tensors as in F16, vectors in F32", got=got, next_step=next_step
         )
 
 
@@ -160,9 +150,7 @@ def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
     with closing(LlamaCppRuntime(path, repack=False)) as loaded:
         ids, vocabulary = loaded.encode(PROBE), loaded.vocabulary
     if vocabulary != rows or ids != expected_ids:
-        raise UserError(
-            "mismatch",
-            wanted=f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer",
-            got=f"{vocabulary} tokens, {shared_prefix(ids, expected_ids)} of {len(expected_ids)} ids in {path.name}",
-            next_step="use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's",
-        )
+        wanted = f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer"
+        got = f"{vocabulary} tokens, {shared_prefix(ids, expected_ids)} of {len(expected_ids)} ids in {path.name}"
+        next_step = "use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's"
+        raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)

@@ -8,19 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
-from gguf import (
-    GGML_QUANT_VERSION,
-    MODEL_ARCH,
-    MODEL_ARCH_NAMES,
-    GGUFType,
-    GGUFWriter,
-    LlamaFileType,
-    RopeScalingType,
-    get_tensor_name_map,
-    size_label,
-)
 from torch import Tensor
 
 from common.errors import UserError
@@ -40,27 +30,16 @@ def write_f16(
     licence: ModelLicence | None = None,
     sources: Sequence[DataSource] = (),
 ) -> None:
-    """Writes `checkpoint` to `path` as a GGUF file in F16.
+    """Writes `checkpoint` to `path` as a GGUF file in F16, with the model's `name` and the `sources` of its data in it.
 
-    Args:
-        checkpoint, vocabulary: the weights and their tokens.
-        path: the file.
-        name: the model's name in the file.
-        licence: the model's, if known.
-        sources: the data that the model learnt from, as far as known.
-
-    Raises:
-        UserError: a tensor holds a value beyond float16's range, or one that is not finite.
+    UserError for a tensor with a value that is not finite or beyond float16's range.
     """
-    architecture = MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
-    if architecture != MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
-        raise UserError(
-            "unsupported",
-            wanted="rope_type default, linear or yarn, which llama.cpp runs on Qwen models",
-            got=f"llama3 in {checkpoint.folder}/config.json",
-            next_step="correct rope_parameters",
-        )
-    writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture])
+    architecture = gguf.MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
+    if architecture != gguf.MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
+        wanted = "rope_type default, linear or yarn, which llama.cpp runs on Qwen models"
+        got = f"llama3 in {checkpoint.folder}/config.json"
+        raise UserError("unsupported", wanted=wanted, got=got, next_step="correct rope_parameters")
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_model(writer, checkpoint, name=name)
     _add_origin(writer, licence, sources)
     _add_vocabulary(writer, vocabulary)
@@ -81,9 +60,9 @@ def write_f16(
         writer.close()
 
 
-def _plan(checkpoint: Checkpoint, architecture: MODEL_ARCH) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+def _plan(checkpoint: Checkpoint, architecture: gguf.MODEL_ARCH) -> dict[str, tuple[str | None, tuple[int, ...]]]:
     """GGUF's name of each tensor, with the checkpoint's name and shape; Llama 3's rope factors are computed."""
-    names = get_tensor_name_map(architecture, checkpoint.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(architecture, checkpoint.config.num_hidden_layers)
     planned: dict[str, tuple[str | None, tuple[int, ...]]] = {}
     if checkpoint.rope().type == "llama3":
         planned["rope_freqs.weight"] = (None, (checkpoint.head_dim // 2,))
@@ -114,14 +93,14 @@ def _rope_factors(checkpoint: Checkpoint) -> Tensor:
     return plain / rope.inverse_frequencies
 
 
-def _add_model(writer: GGUFWriter, checkpoint: Checkpoint, *, name: str) -> None:
+def _add_model(writer: gguf.GGUFWriter, checkpoint: Checkpoint, *, name: str) -> None:
     config: Any = checkpoint.config
     parameters = sum(math.prod(checkpoint.shape(tensor)) for tensor in checkpoint.names())
-    writer.add_type(GGUFType.MODEL)
+    writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
-    writer.add_size_label(size_label(parameters, parameters, 0, 0))
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_size_label(gguf.size_label(parameters, parameters, 0, 0))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -137,11 +116,11 @@ def _add_model(writer: GGUFWriter, checkpoint: Checkpoint, *, name: str) -> None
     _add_rope(writer, checkpoint.rope())
 
 
-def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
+def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
     writer.add_rope_freq_base(rope.theta)
     factor = float(rope.parameters.get("factor") or 1.0)
     if rope.type in ("linear", "yarn"):
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR if rope.type == "linear" else RopeScalingType.YARN)
+        writer.add_rope_scaling_type(gguf.RopeScalingType[rope.type.upper()])
         writer.add_rope_scaling_factor(factor)
     if rope.type == "yarn":
         writer.add_rope_scaling_orig_ctx_len(int(rope.parameters["original_max_position_embeddings"]))
@@ -153,7 +132,7 @@ def _add_rope(writer: GGUFWriter, rope: Rope) -> None:
             writer.add_rope_scaling_attn_factors(rope.attention_factor / own)
 
 
-def _add_origin(writer: GGUFWriter, licence: ModelLicence | None, sources: Sequence[DataSource]) -> None:
+def _add_origin(writer: gguf.GGUFWriter, licence: ModelLicence | None, sources: Sequence[DataSource]) -> None:
     """Licence and data sources, each once, though it may have been both text and conversations."""
     if licence is not None:
         writer.add_license(licence.identifier)
@@ -172,7 +151,7 @@ def _add_origin(writer: GGUFWriter, licence: ModelLicence | None, sources: Seque
         writer.add_dataset_description(index, " ".join(term for term in terms if term))
 
 
-def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)

@@ -15,19 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, damaged, not_found
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
-
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-HEAD = "lm_head.weight"
-
-FLOAT16_MAX = 65504.0
+EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 SAVE_AGAIN = "save the model again: config.json and the weights differ"
 _COPY_AGAIN = "copy or build the model again"
@@ -47,24 +42,15 @@ class Rope:
 def check_stem(stem: str) -> None:
     """UserError ("wrong-format") unless `stem` can begin the name of an exported file, `<stem>-<encoding>`."""
     if not stem or stem.startswith(".") or any(sign in stem for sign in "/\\:\0"):
-        raise UserError(
-            "wrong-format",
-            wanted="a stem that can begin a file's name",
-            got=repr(stem),
-            next_step="use letters, digits and hyphens",
-        )
+        wanted, next_step = "a stem that can begin a file's name", "use letters, digits and hyphens"
+        raise UserError("wrong-format", wanted=wanted, got=repr(stem), next_step=next_step)
 
 
 class Checkpoint:
     """A model folder opened for reading.
 
-    Attributes:
-        folder: the model folder.
-        config: the model's configuration, defaults filled in.
-        architecture: one of `ARCHITECTURES`.
-        head_dim: features of an attention head.
-        rows: rows of the embedding, at least the tokenizer's size.
-        tied: the head is the embedding.
+    `config` has its defaults filled in, `architecture` is one of `ARCHITECTURES`, `rows` are those of the embedding, at
+    least the tokenizer's size; `tied` says that the head is the embedding.
 
     Raises:
         UserError: no such model, one of another kind, or with missing, unknown or unreadable tensors.
@@ -86,12 +72,9 @@ class Checkpoint:
             raise UserError("mismatch", wanted=wanted, got=f"{self.rows} rows in {folder}", next_step=SAVE_AGAIN)
         # A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means.
         if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
-            raise UserError(
-                "contradiction",
-                wanted=f"{HEAD} equal to {EMBEDDING}, since tie_word_embeddings is true",
-                got=f"two different tensors in {folder}",
-                next_step="set tie_word_embeddings to false in config.json, or save the model again",
-            )
+            wanted, got = f"{HEAD} equal to {EMBEDDING}, since they are tied", f"two different tensors in {folder}"
+            next_step = "set tie_word_embeddings to false in config.json, or save the model again"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
 
     def names(self) -> list[str]:
         """Names of the model's tensors in export order; without the head where it is tied."""
@@ -105,19 +88,15 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor as it is stored (float32, bfloat16 or float16).
 
-        Raises:
-            UserError: it holds a value that float16, which every export goes through, cannot hold.
+        UserError for a value that float16, which every export goes through, cannot hold.
         """
         with _opened(self._shards[name]) as shard:
             value: Tensor = shard.get_tensor(name)
         # Rounding keeps the order, so the two ends decide for all values; and both are NaN where any value is.
         if value.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(value)).half()).all()):
-            raise UserError(
-                "not-finite",
-                wanted=f"finite weights between -{FLOAT16_MAX:.0f} and {FLOAT16_MAX:.0f}, float16's range",
-                got=f"{float(value.float().abs().max())} in {name} of {self.folder}",
-                next_step="export another checkpoint, or rescale this tensor",
-            )
+            got = f"{float(value.float().abs().max())} in {name} of {self.folder}"
+            wanted, next_step = "finite weights between -65504 and 65504, float16's range", "rescale this tensor"
+            raise UserError("not-finite", wanted=wanted, got=got, next_step=next_step)
         return value
 
     def rope(self) -> Rope:
@@ -138,28 +117,22 @@ class Checkpoint:
         missing, unknown = sorted(expected - stored), sorted(stored - expected - ({HEAD} if self.tied else set()))
         if missing or unknown:
             what = f"missing {', '.join(missing[:3])}" if missing else f"unknown {', '.join(unknown[:3])}"
-            raise UserError(
-                "mismatch",
-                wanted=f"exactly the {len(expected)} tensors of a {self.architecture} of this config.json",
-                got=f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})",
-                next_step="save the model with save_pretrained; merge adapters first",
-            )
+            wanted = f"exactly the {len(expected)} tensors of a {self.architecture} of this config.json"
+            got = f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step="merge adapters and use save_pretrained")
         for name in sorted(expected):
             with _opened(self._shards[name]) as shard:
                 kind = shard.get_slice(name).get_dtype()
             if kind not in _FLOAT_TYPES:
-                raise UserError(
-                    "unsupported",
-                    wanted=f"weights in one of {', '.join(_FLOAT_TYPES)}",
-                    got=f"{kind} in {name} of {self.folder}",
-                    next_step="export the checkpoint from before its quantisation",
-                )
+                wanted, got = f"weights in one of {', '.join(_FLOAT_TYPES)}", f"{kind} in {name} of {self.folder}"
+                next_step = "export the checkpoint from before its quantisation"
+                raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
 
 
 def _read_config(folder: Path) -> "PreTrainedConfig":
     if not (folder / "config.json").is_file():
         next_step = "give the folder that holds config.json, the safetensors and the tokenizer"
-        raise UserError("not-found", wanted="a model folder", got=f"no config.json in {folder}", next_step=next_step)
+        raise not_found("a model folder", f"no config.json in {folder}", next_step=next_step)
     from transformers import AutoConfig
 
     try:
@@ -195,8 +168,7 @@ def _index(folder: Path) -> dict[str, Path]:
         try:
             weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (json.JSONDecodeError, KeyError) as error:
-            wanted = "a readable index of the shards"
-            raise UserError("damaged", wanted=wanted, got=f"{index}: {error}", next_step=_COPY_AGAIN) from error
+            raise damaged("a readable index of the shards", f"{index}: {error}", next_step=_COPY_AGAIN) from error
         return {name: folder / file for name, file in weight_map.items()}
     with _opened(single) as shard:
         return dict.fromkeys(shard.keys(), single)
@@ -205,13 +177,12 @@ def _index(folder: Path) -> dict[str, Path]:
 def _opened(path: Path) -> Any:
     """A safetensors file; UserError where it is absent or cut short."""
     if not path.is_file():
-        wanted, next_step = f"weights in {path.name}", "copy the model again; only safetensors are read"
-        raise UserError("not-found", wanted=wanted, got=f"none in {path.parent}", next_step=next_step)
+        next_step = "copy the model again; only safetensors are read"
+        raise not_found(f"weights in {path.name}", f"none in {path.parent}", next_step=next_step)
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        wanted = "a whole safetensors file"
-        raise UserError("damaged", wanted=wanted, got=f"{path}: {error}", next_step=_COPY_AGAIN) from error
+        raise damaged("a whole safetensors file", f"{path}: {error}", next_step=_COPY_AGAIN) from error
 
 
 def _expected(config: Any, architecture: str, *, tied: bool) -> Iterator[str]:

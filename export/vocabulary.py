@@ -48,11 +48,9 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
-    """Reads the tokenizer of a model folder.
+    """Reads the tokenizer of a model folder: `tokenizer.json` and, where it is there, `tokenizer_config.json`.
 
-    Args:
-        folder: holds `tokenizer.json` and usually `tokenizer_config.json`.
-        rows: rows of the model's embedding; those beyond the tokenizer become unused `[PADi]` tokens.
+    Of the `rows` of the model's embedding, those beyond the tokenizer become unused `[PADi]` tokens.
 
     Raises:
         UserError: no byte-level BPE tokenizer, a pre-tokenizer that llama.cpp does not know, more ids than rows.
@@ -85,12 +83,9 @@ def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
 
 
 def _not_byte_level(folder: Path, got: str) -> UserError:
-    return UserError(
-        "unsupported",
-        wanted="a byte-level BPE tokenizer.json, as Qwen2, Qwen3 and Llama 3 have",
-        got=f"{got} in {folder}",
-        next_step="export another model: SentencePiece tokenizers (Llama 2, Mistral) are not supported",
-    )
+    wanted = "a byte-level BPE tokenizer.json, as Qwen2, Qwen3 and Llama 3 have"
+    next_step = "export another model: SentencePiece tokenizers (Llama 2, Mistral) are not supported"
+    return UserError("unsupported", wanted=wanted, got=f"{got} in {folder}", next_step=next_step)
 
 
 def _tokens(described: dict[str, Any], *, rows: int, folder: Path) -> tuple[list[str], list[int]]:
@@ -103,39 +98,32 @@ def _tokens(described: dict[str, Any], *, rows: int, folder: Path) -> tuple[list
         entries.append((added["id"], added["content"], TokenType.CONTROL if is_control else TokenType.USER_DEFINED))
     highest = max(index for index, _, _ in entries)
     if highest >= rows:
-        wanted = f"an embedding row for each of the tokenizer's ids, 0 to {highest}"
-        next_step = "export the model with the tokenizer that it was trained with"
-        raise UserError("mismatch", wanted=wanted, got=f"{rows} rows in {folder}", next_step=next_step)
+        wanted, got = f"an embedding row for each of the tokenizer's ids, 0 to {highest}", f"{rows} rows in {folder}"
+        raise UserError("mismatch", wanted=wanted, got=got, next_step="use the tokenizer of the model's training")
     for index, token, kind in entries:
         tokens[index], types[index] = token, int(kind)
     if len(set(tokens)) != rows or "" in tokens:
         doubled = next(token for token in tokens if not token or tokens.count(token) > 1)
-        raise UserError(
-            "wrong-format",
-            wanted="tokens that differ from each other, none empty",
-            got=f"{doubled!r} twice or empty in {folder}/tokenizer.json",
-            next_step="correct the tokenizer; llama.cpp refuses such a vocabulary",
-        )
+        wanted, got = "different tokens, none empty", f"{doubled!r} twice or empty in {folder}/tokenizer.json"
+        next_step = "correct the tokenizer; llama.cpp refuses such a vocabulary"
+        raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
     return tokens, types
 
 
 def _pre_tokenizer_name(described: dict[str, Any], folder: Path) -> str:
     split, ignore_merges = _split_of(described.get("pre_tokenizer")), bool(described["model"].get("ignore_merges"))
-    name = _KNOWN.get((split, ignore_merges))
-    if name is None:
-        raise UserError(
-            "unsupported",
-            wanted=f"a pre-tokenizer that llama.cpp and this exporter know ({', '.join(sorted(_KNOWN.values()))})",
-            got=f"{split} with ignore_merges {ignore_merges} in {folder}/tokenizer.json",
-            next_step="use a tokenizer with Qwen2's or Llama 3's pre-tokenizer",
-        )
-    return name
+    if name := _KNOWN.get((split, ignore_merges)):
+        return name
+    wanted = f"a pre-tokenizer that llama.cpp and this exporter know ({', '.join(sorted(_KNOWN.values()))})"
+    got = f"{split} with ignore_merges {ignore_merges} in {folder}/tokenizer.json"
+    next_step = "use a tokenizer with Qwen2's or Llama 3's pre-tokenizer"
+    raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
 
 
 def _split_of(pre_tokenizer: dict[str, Any] | None) -> str:
     """The steps of a pre-tokenizer in words, without a ByteLevel that splits nothing by itself."""
-    single = [pre_tokenizer] if pre_tokenizer else []
-    steps: list[dict[str, Any]] = (pre_tokenizer or {}).get("pretokenizers") or single
+    outer = pre_tokenizer or {}
+    steps: list[dict[str, Any]] = outer.get("pretokenizers") or ([outer] if outer else [])
     words: list[str] = []
     for step in steps:
         if step["type"] == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):

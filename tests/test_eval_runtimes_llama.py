@@ -86,7 +86,7 @@ def test_the_cache_has_the_type_that_was_asked_for(folder: Path, runtime: Runtim
     exact, rounded = (np.concatenate(list(each.logprobs(ids))) for each in (runtime, half))
     half.close()
     assert 0 < np.abs(exact - rounded).max() < 0.1  # float16 keys and values move the figures, a little
-    with refuses("unknown-name", wanted="f16 or f32", got="q8_0"):
+    with refuses("unknown-name", wanted="f16, f32", got="q8_0"):
         open_runtime(folder / "tiny-F16.gguf", kv="q8_0")
 
 

@@ -13,7 +13,7 @@ metrics. The modules:
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.errors import UserError, not_found
 from eval.runtimes.protocol import NOT_RUN, Runtime
 
 if TYPE_CHECKING:
@@ -51,9 +51,5 @@ def open_runtime(
         from eval.runtimes.torch_runtime import CheckpointRuntime
 
         return CheckpointRuntime(artifact, machine=machine, context_tokens=context_tokens, exact=exact)
-    raise UserError(
-        "not-found",
-        wanted="a checkpoint folder with config.json, a .gguf file or a .mlpackage",
-        got=f"{artifact.name}, which {'holds no config.json' if artifact.is_dir() else 'does not exist'}",
-        next_step="give the path of one of these",
-    )
+    got = f"{artifact.name}, which {'holds no config.json' if artifact.is_dir() else 'does not exist'}"
+    raise not_found("a checkpoint folder with config.json, a .gguf file or a .mlpackage", got)

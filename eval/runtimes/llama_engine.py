@@ -37,10 +37,8 @@ from eval.runtimes.protocol import (
 KV_TYPES = {"f16": 1, "f32": 0}  # ggml's numbers of these types
 BATCH_TOKENS = 512
 MAX_SEQUENCES = 32
-# Tokens that the KV cache holds for all sequences of a wave: 448 MiB at the release's 28 KiB a token.
-CACHE_TOKENS = 16_384
-# Logits read at once: 256 rows of the release's vocabulary are 155 MB.
-LOGIT_ROWS = 256
+CACHE_TOKENS = 16_384  # of all sequences of a wave: 448 MiB at the release's 28 KiB a token
+LOGIT_ROWS = 256  # read at once: 155 MB with the release's vocabulary
 # Below this, threads wait for one another longer than they compute, and on a busy machine 20 times as long.
 SMALL_MODEL_BYTES = 64 * 2**20
 _FLASH_ATTENTION_OFF = 0
@@ -48,20 +46,13 @@ _FLASH_ATTENTION_OFF = 0
 
 def default_threads() -> int:
     """Cores that this process may use, or what OMP_NUM_THREADS says, as for torch."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quantize(source: str, target: str, file_type: int, threads: int) -> None:
-    """Writes the GGUF file `target` from the F16 file `source` with llama.cpp's own quantiser.
-
-    Args:
-        source, target: paths.
-        file_type: llama.cpp's number of the encoding (`gguf.LlamaFileType`).
-        threads: threads to compute with.
-    """
+    """Writes the GGUF file `target` from the F16 file `source`; `file_type` is a number of `gguf.LlamaFileType`."""
     _log_to_stderr()
     parameters: Any = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype, parameters.nthread = file_type, threads
@@ -71,24 +62,13 @@ def quantize(source: str, target: str, file_type: int, threads: int) -> None:
 
 
 class Engine(FileText):
-    """One loaded file.
-
-    Args:
-        path: the GGUF file.
-        kv: type of the KV cache, "f16" or "f32".
-        threads: threads to compute with; None takes `default_threads`, and 1 for a small model.
-        repack: let llama.cpp copy weights into the layout that is fastest here.
-
-    Raises:
-        LlamaError: llama.cpp refuses the file.
-    """
+    """One loaded file, arguments as in `LlamaCppRuntime`; LlamaError if llama.cpp refuses it."""
 
     def __init__(self, path: str, *, kv: str, threads: int | None = None, repack: bool = True) -> None:
         _log_to_stderr()
         llama_cpp.llama_backend_init()
         parameters: Any = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 0
-        parameters.use_extra_bufts = repack
+        parameters.n_gpu_layers, parameters.use_extra_bufts = 0, repack
         model = llama_cpp.llama_model_load_from_file(path.encode(), parameters)
         if model is None:
             raise LlamaError("wrong-format", "llama.cpp refuses to load it")
@@ -100,8 +80,6 @@ class Engine(FileText):
         self._cached: list[int] = []  # ids of sequence 0 that `stream` has computed
         self._batch: Any = llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
 
-    # --- numbers ------------------------------------------------------------------------------------------------------
-
     def logprobs_chunk(self, ids: Sequence[int], start: int, total: int) -> LogProbs:
         """Log-softmax float32 [N, V] after each of `ids`, which are at positions `start`.. of a text of `total`."""
         if start == 0:
@@ -111,9 +89,9 @@ class Engine(FileText):
 
     def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """See `Runtime.score`."""
-        results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
         if not pairs:
-            return results
+            return []
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
         # A context with more continuations than sequences is computed again for the rest of them.
         groups = by_context(pairs, most=MAX_SEQUENCES)
         longest = max(len(context) + len(continuation) for context, continuation in pairs)
@@ -165,8 +143,7 @@ class Engine(FileText):
             best = self._decode(positions).argmax(1).tolist()
             positions = []
             for index, token in zip(active, best, strict=True):
-                finished = complete(answers[index], token, ends=self.is_end(token))
-                if finished is not None:
+                if finished := complete(answers[index], token, ends=self.is_end(token)):
                     done[index] = finished
                 else:
                     place = len(prompts[index]) + len(answers[index]) - 1
@@ -198,8 +175,6 @@ class Engine(FileText):
         finally:
             llama_cpp.llama_sampler_free(sampler)
 
-    # --- llama.cpp ----------------------------------------------------------------------------------------------------
-
     def _prepare(self, tokens: int, sequences: int) -> int:
         """A context with room for sequences of `tokens`; returns how many of them it holds."""
         tokens = _rounded(tokens)
@@ -208,8 +183,7 @@ class Engine(FileText):
             if self._context is not None:
                 llama_cpp.llama_free(self._context)
             parameters = llama_cpp.llama_context_default_params()
-            parameters.n_ctx = tokens * sequences
-            parameters.n_seq_max = sequences
+            parameters.n_ctx, parameters.n_seq_max = tokens * sequences, sequences
             parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
             parameters.n_threads = parameters.n_threads_batch = self._threads
             parameters.flash_attn_type = _FLASH_ATTENTION_OFF
@@ -233,11 +207,9 @@ class Engine(FileText):
         found: list[LogProbs] = []
         for start in range(0, len(positions), BATCH_TOKENS):
             part = positions[start : start + BATCH_TOKENS]
-            code = llama_cpp.llama_decode(self._context, self._filled(part))
-            if code != 0:
+            if code := llama_cpp.llama_decode(self._context, self._filled(part)):
                 raise LlamaError("failed", f"llama_decode fails with code {code}")
-            count = sum(position.wants_logits for position in part)
-            if count:
+            if count := sum(position.wants_logits for position in part):
                 logits = llama_cpp.llama_get_logits(self._context)
                 found.append(np.ctypeslib.as_array(logits, (count, self.vocabulary)).copy())
         rows_NV = np.concatenate(found)
@@ -262,12 +234,12 @@ def _sampler(temperature: float) -> Any:
     add = partial(llama_cpp.llama_sampler_chain_add, chain)
     if temperature == 0:
         add(llama_cpp.llama_sampler_init_greedy())
-    else:
-        add(llama_cpp.llama_sampler_init_top_k(40))
-        add(llama_cpp.llama_sampler_init_top_p(0.95, 1))
-        add(llama_cpp.llama_sampler_init_min_p(0.05, 1))
-        add(llama_cpp.llama_sampler_init_temp(temperature))
-        add(llama_cpp.llama_sampler_init_dist(llama_cpp.LLAMA_DEFAULT_SEED))
+        return chain
+    add(llama_cpp.llama_sampler_init_top_k(40))
+    add(llama_cpp.llama_sampler_init_top_p(0.95, 1))
+    add(llama_cpp.llama_sampler_init_min_p(0.05, 1))
+    add(llama_cpp.llama_sampler_init_temp(temperature))
+    add(llama_cpp.llama_sampler_init_dist(llama_cpp.LLAMA_DEFAULT_SEED))
     return chain
 
 
@@ -292,8 +264,7 @@ def serve(socket: int) -> None:
     engine: Engine | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            request = connection.recv()
-            if request is None:  # cancels what has just ended
+            if (request := connection.recv()) is None:  # cancels what has just ended
                 continue
             function, arguments, keywords = request
             try:

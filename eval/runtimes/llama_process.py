@@ -21,11 +21,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import Code, UserError
+from common.errors import Code, UserError, unknown_name
 from eval.runtimes.protocol import Generation, LogProbs, Message, Pair, check_lengths
 
-# Positions whose logits cross the socket at once.
-_LOGIT_ROWS = 256
+_LOGIT_ROWS = 256  # positions whose logits cross the socket at once
 _WATCH_S = 0.2
 # Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
 _START = (
@@ -56,9 +55,7 @@ class LlamaProcess:
     def call(self, function: str, *arguments: Any, watch: Callable[[str], None] | None = None, **keywords: Any) -> Any:
         """What a function of `eval.runtimes.llama_engine` returns, a method of its Engine after `load`.
 
-        Args:
-            function, arguments, keywords: what to call.
-            watch: gets the log of this call so far, a few times a second.
+        `watch` gets the log of this call so far, a few times a second.
 
         Raises:
             UserError: llama.cpp fails, or its process dies; then every later call raises as well.
@@ -120,12 +117,9 @@ class LlamaProcess:
         return self._error("failed", f"llama.cpp died with {cause}")
 
     def _error(self, code: Code, text: str) -> UserError:
-        return UserError(
-            code,
-            wanted="a GGUF file that llama.cpp can use",
-            got=f"{self._name}: {text}{self._telling_line()}",
-            next_step="export the file again; if that fails too, check free memory and disk",
-        )
+        wanted, got = "a GGUF file that llama.cpp can use", f"{self._name}: {text}{self._telling_line()}"
+        next_step = "export the file again; if that fails too, check free memory and disk"
+        return UserError(code, wanted=wanted, got=got, next_step=next_step)
 
     def _logged(self) -> str:
         self._log.seek(self._log_start)
@@ -159,8 +153,7 @@ class LlamaCppRuntime(LlamaProcess):
         repack: bool = True,
     ) -> None:
         if kv not in ("f16", "f32"):
-            wanted = "a KV cache of type f16 or f32"
-            raise UserError("unknown-name", wanted=wanted, got=kv, next_step="give one of these")
+            raise unknown_name("type of the KV cache", kv, ("f16", "f32"))
         super().__init__(path)
         try:
             facts = self.call("load", str(path.absolute()), kv=kv, threads=threads, repack=repack)

@@ -87,8 +87,7 @@ class FileText:
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation by the file's template; control tokens that are spelt in a message are plain text."""
         values = [value for message in messages for value in message.values() if isinstance(value, str)]
-        brought = "".join(values)
-        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in brought)
+        free = (chr(code) for code in _PRIVATE_USE if not any(chr(code) in value for value in values))
         found = dict.fromkeys(text for value in values for text in re.findall(self._control_pattern, value))
         marks = {text: next(free) for text in found}
 

@@ -164,11 +164,8 @@ def score_waves(
 ) -> Iterator[Wave]:
     """Waves over groups of pairs with equal contexts, the longest contexts first.
 
-    Args:
-        pairs: what is scored.
-        groups: indices of pairs, as `by_context` gives them; none is larger than `sequences`.
-        sequences: sequences of the KV cache, the most pairs of a wave.
-        logit_rows: most tokens of a step of continuations.
+    `groups` are indices of pairs as `by_context` gives them, none larger than `sequences`, the KV cache's. A step of
+    continuations has at most `logit_rows` tokens.
     """
     rest = sorted(groups, key=lambda members: -len(pairs[members[0]][0]))
     while rest:
@@ -204,12 +201,9 @@ def _wave(pairs: Sequence[Pair], groups: Sequence[list[int]], logit_rows: int) -
 
 
 def by_budget(lengths: Sequence[int], *, tokens: int, rows: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first.
+    """Indices in batches of similar length, longest first, of at most `rows` items.
 
-    Args:
-        lengths: tokens of each item.
-        tokens: most tokens of a batch, padding counted; a longer item is a batch by itself.
-        rows: most items of a batch.
+    A batch has at most `tokens` tokens, padding counted; a longer item is a batch by itself.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     while order:
@@ -226,9 +220,9 @@ def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 def check_lengths(lengths: Sequence[int], context_tokens: int) -> None:
     """UserError when an item is longer than the model's context: cutting it would change what is measured."""
     if lengths and max(lengths) > context_tokens:
-        wanted = f"items of at most {context_tokens} tokens, the model's context"
+        wanted, got = f"items of at most {context_tokens} tokens, the model's context", f"one of {max(lengths)} tokens"
         next_step = "measure a model with a longer context, or leave out the task with these items"
-        raise UserError("out-of-range", wanted=wanted, got=f"one of {max(lengths)} tokens", next_step=next_step)
+        raise UserError("out-of-range", wanted=wanted, got=got, next_step=next_step)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:

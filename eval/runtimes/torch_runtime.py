@@ -63,14 +63,10 @@ def _padded(rows: Sequence[Sequence[int]], *, value: int = 0, side: str = "right
 def held_out_losses(model_folder: Path, packed_folder: Path, machine: Machine) -> list[tuple[float, float]]:
     """Loss of a checkpoint on each packed row of one split (`<corpus>/packed/<split>`), weighted as packed.
 
-    Returns:
-        (sum over the tokens of the row in nats, number of tokens), a pair a row.
-
-    Raises:
-        UserError: rows packed with another tokenizer, an unreadable model.
+    Returns (sum over the tokens of the row in nats, number of tokens), a pair a row. Raises UserError for rows packed
+    with another tokenizer and for an unreadable model.
     """
-    tokenizer = Tokenizer.load(model_folder)
-    rows = PackedRows(packed_folder)
+    tokenizer, rows = Tokenizer.load(model_folder), PackedRows(packed_folder)
     rows.require(tokenizer)
     model = load_model(model_folder, machine, dtype=dtype_on(machine, exact=False))
     return row_losses(model, rows, machine, vocab_size=tokenizer.size)
@@ -97,9 +93,8 @@ class CheckpointRuntime:
         self._device = machine.torch_device
         rows = head_weight(self.model).size(0)
         if rows < self.vocabulary:
-            wanted = f"a model with at least the tokenizer's {self.vocabulary} logits"
-            next_step = "put the model's own tokenizer into its folder"
-            raise UserError("mismatch", wanted=wanted, got=f"{rows} in {folder.name}", next_step=next_step)
+            wanted, got = f"a model with at least the tokenizer's {self.vocabulary} logits", f"{rows} in {folder.name}"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step="put the model's tokenizer into its folder")
         self._head_VD = head_weight(self.model)[: self.vocabulary].detach()
 
     def encode(self, text: str) -> list[int]:
