@@ -14,7 +14,6 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,8 @@ _MEGABYTE = 10**6
 
 def add_verb(verbs: Any) -> None:
     """Register `corpus`."""
-    verb = verbs.add_parser(
-        "corpus",
-        help="cleaning: megabytes a second on one core, and memory",
-        description=__doc__,
-    )
+    text = "cleaning: megabytes a second on one core, and memory"
+    verb = verbs.add_parser("corpus", help=text, description=__doc__)
     verb.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="text to clean")
     verb.add_argument("--small", type=int, default=10, metavar="MB", help="size of the smaller generated input")
     verb.add_argument("--large", type=int, default=100, metavar="MB", help="size of the larger generated input")
@@ -102,11 +98,7 @@ def _clean(files: list[Path], near: bool) -> dict[str, Any]:
 
 
 def write_made(path: Path, files: list[Path], size: int) -> None:
-    """Write documents of the sentences of `files` in random order, `size` bytes of text in all.
-
-    Raises:
-        UserError: the files hold too few sentences.
-    """
+    """Write documents of the sentences of `files` (1,000 or more) in random order, `size` bytes of text in all."""
     rng = random.Random(0)
     sentences = [
         sentence
@@ -117,14 +109,9 @@ def write_made(path: Path, files: list[Path], size: int) -> None:
     if len(sentences) < 1000:
         wanted = "at least 1,000 sentences to make documents of"
         raise UserError("empty", wanted=wanted, got=f"{len(sentences)}", next_step="give more text")
-    with path.open("w", encoding="utf-8") as file:
-        for text in _documents(sentences, size, rng):
-            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-
-
-def _documents(sentences: list[str], size: int, rng: random.Random) -> Iterator[str]:
     written = 0
-    while written < size:
-        text = "".join(rng.choices(sentences, k=rng.randint(5, 100)))
-        written += len(text.encode())
-        yield text
+    with path.open("w", encoding="utf-8") as file:
+        while written < size:
+            text = "".join(rng.choices(sentences, k=rng.randint(5, 100)))
+            written += len(text.encode())
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")

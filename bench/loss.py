@@ -39,11 +39,9 @@ def add_verb(verbs: Any) -> None:
 def released_taid_loss(student_logits_NV: Tensor, teacher_logits_NV: Tensor, mask_N: Tensor, *, t: float) -> Tensor:
     """TAID's loss as the released code computes it (SakanaAI/TAID@a062892 src/distil_losses), for comparison.
 
-    Whole logits of every position on both sides, softmax and log-softmax in float32, infinite logits zeroed, and
-    autograd for the rest. Its copies of shifted logits are left out, which is to its advantage.
-
-    Returns:
-        The mean over unmasked tokens of the cross-entropy towards the intermediate distribution.
+    The mean over unmasked tokens of the cross-entropy towards the intermediate distribution: whole logits of every
+    position on both sides, softmax and log-softmax in float32, infinite logits zeroed, and autograd for the rest. Its
+    copies of shifted logits are left out, which is to its advantage.
     """
     mixed_NV = (1.0 - t) * student_logits_NV.detach() + t * teacher_logits_NV
     target_NV = torch.softmax(mixed_NV, dim=-1, dtype=torch.float32)
@@ -126,8 +124,7 @@ class _Case:
         buffers = self._buffers
         for part in chunks(len(self.hidden_ND), _PRODUCT_TOKENS):
             hidden_CD, head_VD = buffers["hidden"][part], buffers["head"]
-            student_CV = buffers["student"][: len(hidden_CD)]
-            teacher_CV = buffers["teacher"][: len(hidden_CD)]
+            student_CV, teacher_CV = (buffers[side][: len(hidden_CD)] for side in ("student", "teacher"))
             head_product(buffers["teacher_hidden"][part], buffers["teacher_head"], teacher_CV)
             head_product(hidden_CD, head_VD, student_CV)
             torch.mm(student_CV, head_VD, out=buffers["grad_hidden"][: len(hidden_CD)])

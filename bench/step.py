@@ -81,12 +81,9 @@ def _documents(options: argparse.Namespace) -> tuple[list[list[int]], int]:
             documents.append(encoded)
         if len(documents) == options.documents:
             return documents, tokenizer.size
-    raise UserError(
-        "empty",
-        wanted=f"{options.documents} documents of two tokens or more in {options.text}",
-        got=str(len(documents)),
-        next_step="give a longer file, or lower --documents",
-    )
+    wanted = f"{options.documents} documents of two tokens or more in {options.text}"
+    next_step = "give a longer file, or lower --documents"
+    raise UserError("empty", wanted=wanted, got=str(len(documents)), next_step=next_step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,9 +149,8 @@ class _Plain:
 
     def __init__(self, case: _Case, student: Any) -> None:
         self._student, self._case, documents = student, case, case.documents
-        self._optimizer = torch.optim.AdamW(
-            student.parameters(), lr=OPTIM.learning_rate, betas=OPTIM.betas, weight_decay=0.0
-        )
+        parameters = student.parameters()
+        self._optimizer = torch.optim.AdamW(parameters, lr=OPTIM.learning_rate, betas=OPTIM.betas, weight_decay=0.0)
         longest = max(map(len, documents))
         device = case.machine.torch_device
         self._tokens_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in documents], device=device)
@@ -206,11 +202,8 @@ def bench_step(options: argparse.Namespace) -> dict[str, Any]:
     probe = MatmulProbe(machine.torch_dtype, device, times=TINY_MATMULS if options.tiny else MATMULS)
     probe()
     # The machine's rate varies with its other load, so each of our steps is measured between two probes.
-    seconds = turns(
-        {"probe before": probe, "ours": ours, "probe after": probe, "plain": plain},
-        rounds=options.rounds,
-        device=device,
-    )
+    sides = {"probe before": probe, "ours": ours, "probe after": probe, "plain": plain}
+    seconds = turns(sides, rounds=options.rounds, device=device)
     ours_s, plain_s = statistics.median(seconds["ours"]), statistics.median(seconds["plain"])
     num_real = sum(map(len, documents))
     around = zip(seconds["probe before"], seconds["probe after"], strict=True)

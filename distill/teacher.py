@@ -59,9 +59,6 @@ def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
     for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs)):
         if mine != other:
             mine, other = ("no token" if token is None else repr(token) for token in (mine, other))
-            wanted, found = (
-                f"a teacher with the student's {len(ours)} token ids",
-                f"{len(theirs)} ids in {teacher_folder}",
-            )
-            got = f"id {index} is {mine} for the student and {other} for the teacher, {found}"
+            wanted, where = f"a teacher with the student's {len(ours)} token ids", f"{len(theirs)} in {teacher_folder}"
+            got = f"id {index} is {mine} for the student and {other} for the teacher, {where}"
             raise UserError("mismatch", wanted=wanted, got=got, next_step="take a teacher of the same tokenizer family")

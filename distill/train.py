@@ -85,11 +85,9 @@ class DistillConfig:
         require_between(0, 1, lm_weight=self.lm_weight)
         require_above(0, temperature=self.temperature)
         if self.temperature != 1.0 and not chosen.supports_temperature:
-            wanted, got = (
-                "temperature 1 without a teacher or with a learnt one",
-                f"{self.temperature:g} for {self.method}",
-            )
-            raise UserError("contradiction", wanted=wanted, got=got, next_step="leave the temperature out")
+            wanted = "temperature 1 for methods without a teacher or with a learnt temperature"
+            got, next_step = f"{self.temperature:g} for {self.method}", "leave the temperature out"
+            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
         if self.on_policy is not None and (not chosen.needs_teacher or self.lm_weight > 0.0):
             wanted, next_step = "a method with a teacher, and lm_weight 0, for on_policy", "leave on_policy out"
             got = f"{self.method}, lm_weight {self.lm_weight:g}: the student's own responses would count as text"

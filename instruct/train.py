@@ -85,17 +85,12 @@ def _open_rows(
 ) -> Rows:
     """Open and check the packed rows."""
     if (config.replay_rows_per_step > 0) != (replay is not None):
-        wanted, got = (
-            "replayed rows and a corpus to replay",
-            f"{config.replay_rows_per_step} rows a step, corpus {replay}",
-        )
-        raise UserError("contradiction", wanted=wanted, got=got, next_step="give both or neither")
+        wanted, next_step = "replayed rows and a corpus to replay from, or neither", "give both or neither"
+        got = f"{config.replay_rows_per_step} rows a step, corpus {replay}"
+        raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
     if is_text(conversations):
         wanted = "a folder of `python -m instruct conversations`, in which only the answers count"
-        got, next_step = (
-            f"{conversations}, a corpus of text",
-            "train on it with `python -m distill train`, or --replay it",
-        )
+        got, next_step = f"{conversations}, a corpus of text", "use `python -m distill train`, or --replay it"
         raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
     opened = partial(open_rows, model=model, tokenizer=tokenizer)
     return Rows(

@@ -71,14 +71,8 @@ def compare(
 ) -> dict[str, Any]:
     """Train what is missing, measure every student on the test split and return the study as JSON.
 
-    Args:
-        recipe: provides the artifacts, the student and the distillation.
-        store: the build folder, also of the runs.
-        num_seeds: runs of each method.
-        methods: names of `distill.methods.METHODS`; the baseline, cross-entropy, is added if it is missing.
-
-    Raises:
-        UserError: fewer than one seed, an unknown method, or what a stage refuses.
+    `methods` are names of `distill.methods.METHODS`; the baseline, cross-entropy, is added if it is missing. UserError
+    for fewer than one seed (runs of each method), an unknown method, or what a stage refuses.
     """
     base, needs_teacher = _checked(recipe, num_seeds, methods)
     last = last_shared(recipe)
@@ -188,12 +182,8 @@ def _test_loss(model: Artifact, corpus: Artifact, store: Store) -> tuple[float, 
     rows = held_out_losses(model.folder, split, store.machine)
     tokens = sum(count for _, count in rows)
     if tokens == 0:
-        raise UserError(
-            "empty",
-            wanted="a test split with text to measure on",
-            got=f"none in {split}",
-            next_step="raise the corpus' share of test in the recipe, or give more documents",
-        )
+        next_step = "raise the corpus' share of test in the recipe, or give more documents"
+        raise UserError("empty", wanted="a test split with text", got=f"none in {split}", next_step=next_step)
     return sum(loss for loss, _ in rows) / tokens, tokens
 
 

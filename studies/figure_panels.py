@@ -218,14 +218,8 @@ def _draw_measured_loss(axes: Axes, words: Words, study: Measured) -> None:
         axes.plot(study.runs[0].step, mean, color=colour, linewidth=1.6)
         # Above every point below the label, and no higher: another curve may be there.
         top = max(float(line[int((1.0 - share) * len(line)) :].max()) for line in lines)
-        axes.annotate(
-            words[name],
-            (0.99 * study.steps, top),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="right",
-            color=colour,
-        )
+        place: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(words[name], (0.99 * study.steps, top), color=colour, **place)
     axes.set(title=words["measured_loss_title"])
     axes.set_ylim(bottom=0)
 

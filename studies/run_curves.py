@@ -22,10 +22,9 @@ MOST_POINTS = 200
 def curves_of(folder: Path, name: str, config: TaidConfig, *, steps: int) -> dict[str, Any] | None:
     """t, sigma and the loss of a trained checkpoint's run; None if the folder has no metrics.
 
-    Returns:
-        `step`, and for each of these steps `cross_entropy` and `kl` towards the target of the method `name`, in nats
-        per token, or None if the method does not log it, and for TAID the `t` of the target and the controller's
-        `sigma`; `floor_leads_from`, see there.
+    `step`, and for each of these steps `cross_entropy` and `kl` towards the target of the method `name`, in nats per
+    token, or None if the method does not log it, and for TAID the `t` of the target and the controller's `sigma`;
+    `floor_leads_from`, see there.
     """
     records = [record for record in read_metrics(folder) if "loss" in record]
     if not records:
@@ -63,11 +62,7 @@ def sigmoid(momentum: float) -> float:
 
 
 def floor_leads_from(records: Sequence[Mapping[str, Any]], config: TaidConfig, *, steps: int) -> int | None:
-    """The first step from which t equals the linear floor until the end of the run.
-
-    Returns:
-        Optimizer step, from 1. None without t, or if t is above the floor in the last step.
-    """
+    """The first step, from 1, from which t equals the linear floor until the end; None without t or such a step."""
     if "t" not in records[0]:
         return None
     # The t of a step is the controller's after the previous step.

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -16,19 +18,19 @@ class Estimate:
     runs: int
 
 
-def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
-    """Mean and t interval of independent values: mean +- t * s / sqrt(n), with n - 1 degrees of freedom."""
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % t interval of independent values: mean +- t * s / sqrt(n), with n - 1 degrees of freedom."""
     assert values, "no value to take the mean of"
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean=mean, interval=None, runs=1)
-    half = t_half_width(confidence, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = t_half_width(CONFIDENCE, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(mean=mean, interval=(mean - half, mean + half), runs=len(values))
 
 
-def paired_difference(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
     """Mean of `values[i] - baseline[i]` and its t interval; what both runs of a pair share cancels."""
-    return estimate([value - base for value, base in zip(values, baseline, strict=True)], confidence=confidence)
+    return estimate([value - base for value, base in zip(values, baseline, strict=True)])
 
 
 def t_half_width(confidence: float, degrees: int) -> float:

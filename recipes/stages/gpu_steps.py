@@ -79,14 +79,9 @@ class GpuStepsConfig:
 
 
 def missing_memory(config: GpuStepsConfig, student: ModelShape | None, memory_bytes: Sequence[int]) -> str | None:
-    """Why GPUs cannot hold the weights of the two models and the optimizer's state, or None.
+    """Why GPUs of this memory cannot hold the weights of the two models and the optimizer's state, or None.
 
-    The student is on the first GPU; the teacher's layers are spread over all of them.
-
-    Args:
-        config: the steps, with the teacher's shape.
-        student: the student's shape; None counts the teacher alone.
-        memory_bytes: of each CUDA device.
+    The student (None counts the teacher alone) is on the first GPU; the teacher's layers are spread over all of them.
     """
     if not memory_bytes:
         return "no CUDA device"
@@ -108,11 +103,7 @@ def _memory_bytes() -> list[int]:
 def gpu_steps(config: GpuStepsConfig, workspace: Workspace, student: Path) -> dict[str, Any]:
     """Run the steps on this machine's GPUs and write nothing but facts.
 
-    Returns:
-        As `measure`; or `not_here`, the reason why this machine cannot run them.
-
-    Raises:
-        UserError: as `measure`.
+    Returns and raises as `measure`, or returns `not_here`, the reason why this machine cannot run them.
     """
     shape = ModelShape.of(json.loads((student / "config.json").read_text(encoding="utf-8")))
     reason = missing_memory(config, shape, _memory_bytes() if workspace.machine.device == "cuda" else [])
@@ -131,10 +122,8 @@ def measure(config: GpuStepsConfig, machine: Machine, student: Path) -> dict[str
         `tokens_per_s` and `seconds` of a step by part (`teacher`, `student` forward and loss, `backward`, `optimizer`)
         over the timed steps; `matmul_share` of `product_flop_per_s`, the rate of a large matrix product here, counting
         the products that real tokens need; `peak_gpu_bytes` of each GPU; `steps`, `tokens` of all steps, `first_loss`,
-        `last_loss`, `teacher_parameters`, `student_parameters`.
-
-    Raises:
-        UserError: a teacher with fewer logits than the tokenizer has ids, a loss that is not finite.
+        `last_loss`, `teacher_parameters`, `student_parameters`. UserError for a teacher with fewer logits than the
+        tokenizer has ids, and for a loss that is not finite.
     """
     gpus = range(torch.cuda.device_count()) if machine.device == "cuda" else range(0)
     for index in gpus:

@@ -54,11 +54,7 @@ class RandomModelConfig:
 def random_model(config: RandomModelConfig, workspace: Workspace, tokenizer: Path) -> dict[str, Any]:
     """Write the model folder in bfloat16, and the tokenizer. The same config gives the same bytes.
 
-    Returns:
-        `parameters`.
-
-    Raises:
-        UserError: fewer logits than the tokenizer has ids, or a config that transformers refuses.
+    UserError for fewer logits than the tokenizer has ids, or a config that transformers refuses.
     """
     loaded = Tokenizer.load(tokenizer)
     config.init.require_logits(loaded)
