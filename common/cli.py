@@ -140,16 +140,12 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     disk_full = full_disk_error(error)
-    if disk_full is not None:
-        return disk_full
-    if isinstance(error, OSError) and error.filename is not None:
-        return UserError(
-            "not-found" if isinstance(error, FileNotFoundError) else "no-access",
-            wanted=f"a file to read or a place to write at {os.fsdecode(error.filename)}",
-            got=error.strerror or type(error).__name__,
-            next_step="check the path and its permissions and start again",
-        )
-    return None
+    if disk_full is None and isinstance(error, OSError) and error.filename is not None:
+        wanted = f"a file to read or a place to write at {os.fsdecode(error.filename)}"
+        got, next_step = error.strerror or type(error).__name__, "check the path and its permissions and start again"
+        code = "not-found" if isinstance(error, FileNotFoundError) else "no-access"
+        return UserError(code, wanted=wanted, got=got, next_step=next_step)
+    return disk_full
 
 
 def _end(line: str, code: int) -> NoReturn:

@@ -36,6 +36,18 @@ def full_disk_error(error: BaseException, path: Path | None = None) -> UserError
     return None
 
 
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Generator[None]:
+    """Turns a full disk inside the block into the UserError of `full_disk_error`."""
+    try:
+        yield
+    except Exception as error:
+        explained = None if isinstance(error, UserError) else full_disk_error(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the disk of `path`, or of its nearest parent that exists."""
     place = path.absolute()

@@ -199,13 +199,9 @@ def _join_groups(
             if len(left) == 0:
                 continue
             alike = (checks(left) == checks(right)).mean(axis=1) >= similarity
-            for one, other in zip(left[alike].tolist(), right[alike].tolist(), strict=True):
-                _union(first, one, other)
-
-
-def _union(first: NDArray[np.signedinteger], one: int, other: int) -> None:
-    one, other = _root(first, one), _root(first, other)
-    first[max(one, other)] = min(one, other)
+            for pair in zip(left[alike].tolist(), right[alike].tolist(), strict=True):
+                one, other = (_root(first, text) for text in pair)
+                first[max(one, other)] = min(one, other)
 
 
 def _root(first: NDArray[np.signedinteger], text: int) -> int:

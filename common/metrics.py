@@ -25,10 +25,8 @@ Item = TypeVar("Item")
 class MetricsLog:
     """Appends records to `folder/metrics.jsonl`, one JSON object per line.
 
-    Args:
-        folder: the stage's folder; it exists.
-        resume_after_step: the step of the checkpoint that the stage resumes from. Lines of later steps, which the
-            resumed run writes again, are dropped, and so is a line cut by a kill. 0 starts an empty file.
+    `resume_after_step` is the step of the checkpoint that the stage resumes from. Lines of later steps, which the
+    resumed run writes again, are dropped, and so is a line cut by a kill. 0 starts an empty file.
     """
 
     def __init__(self, folder: Path, *, resume_after_step: int = 0) -> None:
@@ -51,10 +49,9 @@ def read_metrics(folder: Path, *, last_step: int | None = None) -> list[dict[str
 
     A line cut by a kill can only be the last one; it is left out.
     """
-    path = folder / METRICS_FILE
+    path, records = folder / METRICS_FILE, list[dict[str, Any]]()
     if not path.exists():
-        return []
-    records: list[dict[str, Any]] = []
+        return records
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record: dict[str, Any] = json.loads(line)
@@ -74,13 +71,10 @@ def progress(iterable_or_total: int, *, label: str, unit: str, total: int | None
 @overload
 def progress(iterable_or_total: Iterable[Item], *, label: str, unit: str, total: int | None = None) -> "tqdm[Item]": ...
 def progress(iterable_or_total: int | Iterable[Any], *, label: str, unit: str, total: int | None = None) -> "tqdm[Any]":
-    """A bar with rate and time left on stderr; nothing where stderr is no terminal.
+    """A bar with `label`, rate and time left on stderr; nothing where stderr is no terminal.
 
-    Args:
-        iterable_or_total: what to loop over, or a number of units that the caller advances with `.update(n)`.
-        label: what is being done, in a word or two.
-        unit: what is counted, in the plural ("tokens").
-        total: number of units, where the iterable has no length.
+    It loops over an iterable (`total` units where that has no length), or counts to a number of units that the caller
+    advances with `.update(n)`. `unit` is what is counted, in the plural ("tokens").
     """
     iterable, count = (None, iterable_or_total) if isinstance(iterable_or_total, int) else (iterable_or_total, total)
     return tqdm(

@@ -1,15 +1,15 @@
 """Running a stage: reuse a finished artifact, resume what a kill left, rename the folder when it is complete.
 
-A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are flushed to disk, then the
-manifest is written, `scratch/` is deleted and the folder gets its final name: at every moment there is the whole
-artifact or none. A stage that fails or is killed leaves its partial folder, and decides by its own checkpoints what it
-can reuse. One that refuses its input or settings (InputError), or has written nothing yet, leaves nothing.
+A stage works in `<name>-<key8>.partial/` under a lock. When it returns, its files are flushed to disk, the manifest is
+written, `scratch/` is deleted and the folder gets its final name: at every moment there is the whole artifact or none.
+A stage that fails or is killed leaves its partial folder; its own checkpoints decide what the next start reuses. One
+that refuses its input or settings (InputError), or has written nothing yet, leaves nothing.
 
-A stage that cannot run on this machine returns `not_here(reason)`, and its artifact holds that reason and no files.
-Such an artifact is reused only while the stage's own test, `@stage(version=.., can_run=test)`, still gives a reason; on
-a machine where it gives None, the folder is emptied under the lock and the stage runs. Folder and manifest have the
-same key in both cases, so that a result also serves the machines that could not make it. Stages that read the artifact
-get another key for a reason (`key_of`), and so are built again when the result replaces it.
+A stage that cannot run on this machine returns `not_here(reason)`, and its artifact holds that reason and no files. It
+is reused only while the stage's own test, `@stage(version=.., can_run=test)`, gives a reason; where the test gives
+None, the folder is emptied under the lock and the stage runs. Folder and manifest have the same key in both cases, so
+that a result also serves the machines that could not make it. Readers of the artifact get another key for a reason
+(`key_of`), and so are built again when the result replaces it.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from common.device import Machine, probe
-from common.disk import exclusive, files_under, flush_one, flush_to_disk, full_disk_error, replace_text
+from common.disk import exclusive, files_under, flush_one, flush_to_disk, full_disk_named, replace_text
 from common.errors import InputError, UserError
 from common.heap import retain_freed_memory, trim_freed_memory
 from common.launch import num_processes
@@ -90,8 +90,7 @@ class Store:
     """A build folder: `<root>/<name>-<key8>/` for each artifact, and `<root>/machine.json`."""
 
     def __init__(self, root: Path, *, report: Callable[[str], None] = say) -> None:
-        self.root = root
-        self._report = report
+        self.root, self._report = root, report
 
     @cached_property
     def machine(self) -> Machine:
@@ -166,7 +165,7 @@ class _Job:
         lock = self.folder.with_name(self.folder.name + ".lock")
         if not self.partial.exists() and not lock.exists() and (finished := self._finished()):
             return self._reported(finished, "done before")
-        with _full_disk_named(self.partial):
+        with full_disk_named(self.partial):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(
                 lock, on_wait=lambda by: self._say(f"another process ({by}) is at it; waiting for its result")
@@ -199,7 +198,7 @@ class _Job:
         return None if can_run is None else can_run(self.config)
 
     def _finished(self) -> Artifact | None:
-        """The artifact, if it is finished and no outdated reason."""
+        """The artifact, if it is finished and holds no outdated reason."""
         artifact = open_artifact(self.folder, key=self.key) if _holds_something(self.folder) else None
         return None if artifact is None or self._is_outdated(artifact) else artifact
 
@@ -229,7 +228,9 @@ class _Job:
         facts = self.function(self.config, Workspace(folder=self.partial, machine=machine), *self.input_folders)
         if NOT_HERE in facts:
             assert self.function.__dict__["can_run"], f"{self.name} gives a reason: mark it with @stage(can_run=..)"
-            _remove_files(self.partial)  # of a start on a machine that could run it
+            for path in self.partial.iterdir():  # of a start on a machine that could run it
+                if path.name != SCRATCH_FOLDER:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         manifest = {
             "format": FORMAT,
             "name": self.name,
@@ -286,31 +287,10 @@ def _holds_something(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def _remove_files(partial: Path) -> None:
-    for path in partial.iterdir():
-        if not path.is_dir():
-            path.unlink()
-        elif path.name != SCRATCH_FOLDER:
-            shutil.rmtree(path)
-
-
 def _refuse_other_content(out: Path, key: str) -> None:
-    if not _holds_something(out):
-        return
     with contextlib.suppress(UserError):  # no artifact, a damaged one or one of another version: not ours to replace
-        if read_manifest(out)["key"] == key:
+        if not _holds_something(out) or read_manifest(out)["key"] == key:
             return
     wanted = f"a new or empty folder at {out}, or the same result from before"
     got = "one that holds something else, or was made with other inputs or settings"
     raise UserError("exists", wanted=wanted, got=got, next_step="choose another --out, or delete it")
-
-
-@contextlib.contextmanager
-def _full_disk_named(path: Path) -> Generator[None]:
-    try:
-        yield
-    except Exception as error:
-        explained = None if isinstance(error, UserError) else full_disk_error(error, path)
-        if explained is None:
-            raise
-        raise explained from error
