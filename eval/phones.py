@@ -44,7 +44,6 @@ class Footprint:
     """What decides an artifact's memory."""
 
     artifact: str
-    """File name."""
     weights: str
     """"mapped" (not charged) or "charged"."""
     weight_bytes: int
@@ -95,10 +94,7 @@ def phone_rows(
 ) -> list[dict[str, Any]]:
     """The report's `phones[]`: for each artifact and phone a row, and another at the largest context that fits.
 
-    Args:
-        artifacts: GGUF files and Core ML packages.
-        context_tokens: wanted context; an artifact made for less gets its own.
-        phones: a file like `phones.toml`.
+    An artifact made for fewer than `context_tokens` gets its own context; `phones` is a file like `phones.toml`.
     """
     table = tomllib.loads(phones.read_text(encoding="utf-8"))
     rows: list[dict[str, Any]] = []
@@ -112,13 +108,13 @@ def phone_rows(
     return rows
 
 
-def unread_rows(artifact: Path, reason: str, *, phones: Path = PHONES) -> list[dict[str, Any]]:
+def unread_rows(artifact: Path, reason: str) -> list[dict[str, Any]]:
     """Rows of an artifact whose footprint could not be read: the phones' limits, nulls and the reason."""
     empty = {"context_tokens": None, "predicted_bytes": None, "parts": {}, "weights": None, "sources": {}}
     empty |= {"measured_bytes": None, "measured_reason": reason}
     return [
         {"phone": phone["name"], "artifact": artifact.name, **empty, **_limits(phone, None, 0)}
-        for phone in tomllib.loads(phones.read_text(encoding="utf-8"))["phone"]
+        for phone in tomllib.loads(PHONES.read_text(encoding="utf-8"))["phone"]
     ]
 
 

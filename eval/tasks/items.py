@@ -56,11 +56,8 @@ class _Damage(Exception):
 def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
     """The items of every known file in the folder and the folders below it, by benchmark, train and test.
 
-    Args:
-        folder: holds the published files, each benchmark in a folder of its name, or is one of these folders.
-
-    Raises:
-        UserError: no known file, or a damaged one.
+    The folder holds each benchmark in a folder of its name, or is one of these. Raises UserError without a known file,
+    or for a damaged one.
     """
     found: dict[str, list[Item]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
