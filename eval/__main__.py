@@ -70,12 +70,9 @@ def _tasks(parsed: argparse.Namespace) -> None:
 
 def _fidelity_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files or model folders")
-    verb.add_argument(
-        "--reference", type=Path, required=True, metavar="CHECKPOINT", help="the model folder, computed in float32"
-    )
-    verb.add_argument(
-        "--text", type=Path, required=True, metavar="FILE.jsonl", help="lines with a `text`; .gz is accepted"
-    )
+    needed: dict[str, Any] = {"type": Path, "required": True}
+    verb.add_argument("--reference", metavar="CHECKPOINT", help="the model folder, computed in float32", **needed)
+    verb.add_argument("--text", metavar="FILE.jsonl", help="lines with a `text`; .gz is accepted", **needed)
     verb.add_argument("--kv", choices=("f16", "f32"), default="f32", help="type of llama.cpp's KV cache")
     verb.add_argument("--limit-tokens", type=int, metavar="N", help="stop after N tokens (default: the whole file)")
 

@@ -65,29 +65,6 @@ class EvaluationConfig:
         return any(artifact.endswith(f"-{encoding}.gguf") for encoding in self.main_encodings)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Inputs:
-    """The artifacts by the names that the report gives them."""
-
-    checkpoints: dict[str, Path]
-    ggufs: dict[str, Path]
-    packages: dict[str, Path]
-    world: Path | None
-    corpus: Path
-
-    @property
-    def files(self) -> dict[str, Path]:
-        return self.ggufs | self.packages
-
-    @property
-    def all(self) -> dict[str, Path]:
-        return self.checkpoints | self.files
-
-    @property
-    def has_questions(self) -> bool:
-        return self.world is not None and any(self.world.glob("questions.jsonl*"))
-
-
 @stage(version=3)
 def evaluation(
     config: EvaluationConfig,
@@ -107,20 +84,24 @@ def evaluation(
         `task_average` by artifact, `held_out_loss` by checkpoint, `stopped_share` of the chat form by artifact.
     """
     checkpoints = {"teacher": teacher, "student_before": student_before, "base": base, CHAT: chat}
-    inputs = _Inputs(
-        checkpoints={name: path for name, path in checkpoints.items() if path is not None},
-        ggufs={path.name: path for path in sorted(gguf.glob("*.gguf"))} if gguf else {},
-        packages={path.name: path for path in sorted(coreml.glob("*.mlpackage"))} if coreml else {},
-        world=world,
-        corpus=corpus,
-    )
-    measured = _run_parts(config, workspace, inputs)
+    with ExitStack() as stack:
+        meter = _Meter(
+            config=config,
+            workspace=workspace,
+            stack=stack,
+            checkpoints={name: path for name, path in checkpoints.items() if path is not None},
+            ggufs={path.name: path for path in sorted(gguf.glob("*.gguf"))} if gguf else {},
+            packages={path.name: path for path in sorted(coreml.glob("*.mlpackage"))} if coreml else {},
+            world=world,
+            corpus=corpus,
+        )
+        measured = _run_parts(meter)
     sections: dict[str, Rows] = {
         "tasks": [row for rows in measured["tasks"].values() for row in rows],
         "fidelity": list(measured["fidelity"].values()),
         "samples": [row for rows in measured["samples"].values() for row in rows],
         "held_out": [{"artifact": name} | scores.mean_loss(rows) for name, rows in measured["held_out"].items()],
-        "phones": [row for path in inputs.files.values() for row in _phone_rows(path, config.context_tokens)],
+        "phones": [row for path in meter.files.values() for row in _phone_rows(path, config.context_tokens)],
         "paired": list(_paired(workspace.folder / "logs", measured["held_out"])),
     }
     for name, rows in sections.items():
@@ -133,42 +114,55 @@ def evaluation(
     }
 
 
-def _run_parts(config: EvaluationConfig, workspace: Workspace, inputs: _Inputs) -> Results:
+def _run_parts(meter: "_Meter") -> Results:
     """Measures every part, or reads its result where an earlier start has measured it."""
-    scratch = workspace.folder / "scratch"
+    scratch = meter.workspace.folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        meter = _Meter(config, workspace, inputs, stack)
-        kinds: dict[str, tuple[Callable[[str], Any], Iterable[str]]] = {
-            "tasks": (meter.tasks, inputs.all),
-            "samples": (meter.samples, [CHAT, *filter(config.is_main, inputs.ggufs)]),
-            "fidelity": (meter.fidelity, inputs.files),
-            "held_out": (meter.held_out, inputs.checkpoints),
-        }
-        results: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
-        parts = [(kind, measure, name) for kind, (measure, names) in kinds.items() for name in names]
-        for kind, measure, name in progress(parts, label="evaluation", unit="parts"):
-            file = scratch / f"{kind}-{name}.json"
-            if not file.is_file():
-                _write(file, measure(name))
-            results[kind][name] = json.loads(file.read_text(encoding="utf-8"))
+    kinds: dict[str, tuple[Callable[[str], Any], Iterable[str]]] = {
+        "tasks": (meter.tasks, meter.checkpoints | meter.files),
+        "samples": (meter.samples, [CHAT, *filter(meter.config.is_main, meter.ggufs)]),
+        "fidelity": (meter.fidelity, meter.files),
+        "held_out": (meter.held_out, meter.checkpoints),
+    }
+    results: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    parts = [(kind, measure, name) for kind, (measure, names) in kinds.items() for name in names]
+    for kind, measure, name in progress(parts, label="evaluation", unit="parts"):
+        file = scratch / f"{kind}-{name}.json"
+        if not file.is_file():
+            _write(file, measure(name))
+        results[kind][name] = json.loads(file.read_text(encoding="utf-8"))
     return results
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Meter:
     """The four kinds of measurement. Each takes an artifact's name and returns what the file of its part holds."""
 
-    def __init__(self, config: EvaluationConfig, workspace: Workspace, inputs: _Inputs, stack: ExitStack) -> None:
-        self._config, self._workspace, self._inputs, self._stack = config, workspace, inputs, stack
+    config: EvaluationConfig
+    workspace: Workspace
+    stack: ExitStack
+    checkpoints: dict[str, Path]
+    ggufs: dict[str, Path]
+    packages: dict[str, Path]
+    world: Path | None
+    corpus: Path
+
+    @property
+    def files(self) -> dict[str, Path]:
+        return self.ggufs | self.packages
+
+    @property
+    def has_questions(self) -> bool:
+        return self.world is not None and any(self.world.glob("questions.jsonl*"))
 
     def tasks(self, name: str) -> Rows:
         """The rows of `Harness.run`, or one without a value and with the reason."""
-        config, form = self._config, "plain" if name in PLAIN else "chat"
-        reason = self._not_run(name) or (None if self._inputs.has_questions else "the build has no questions")
+        form = "plain" if name in PLAIN else "chat"
+        reason = NOT_RUN if name in self.packages else None if self.has_questions else "the build has no questions"
         if reason is None:
-            full = name in self._inputs.checkpoints or config.is_main(name)
-            limit = config.items_per_shape if full else config.items_per_shape_other
-            log = self._workspace.folder / "logs" / name
+            full = name in self.checkpoints or self.config.is_main(name)
+            limit = self.config.items_per_shape if full else self.config.items_per_shape_other
+            log = self.workspace.folder / "logs" / name
             try:
                 with closing(self._open(name)) as runtime:
                     return self._harness.run(runtime, artifact=name, form=form, limit=limit, log=log)
@@ -179,14 +173,14 @@ class _Meter:
 
     def samples(self, name: str) -> Rows:
         """Greedy answers to the config's prompts, then to held-out questions in the words that the tasks use."""
-        prompts = list(self._config.sample_prompts)
-        if self._inputs.has_questions and self._config.sample_questions:
-            prompts += self._harness.prompts(self._config.sample_questions)
+        prompts = list(self.config.sample_prompts)
+        if self.has_questions and self.config.sample_questions:
+            prompts += self._harness.prompts(self.config.sample_questions)
         conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
         try:
             with closing(self._open(name)) as runtime:
                 rendered = [runtime.render(messages) for messages in conversations]
-                answers = runtime.generate(rendered, max_tokens=self._config.sample_max_tokens, stop=())
+                answers = runtime.generate(rendered, max_tokens=self.config.sample_max_tokens, stop=())
         except UserError as error:
             self._reason(name, error)
             return []
@@ -198,11 +192,11 @@ class _Meter:
     def fidelity(self, name: str) -> dict[str, Any]:
         """Distance of a file from the chat checkpoint, or nulls with the reason."""
         row: dict[str, Any] = {"artifact": name, "reference": CHAT, "kv": "f32"}
-        reason = self._not_run(name)
+        reason = NOT_RUN if name in self.packages else None
         if reason is None:
             from eval.fidelity import fidelity
 
-            limit = self._config.fidelity_tokens
+            limit = self.config.fidelity_tokens
             try:
                 with closing(self._open(CHAT, exact=True)) as reference, closing(self._open(name, kv="f32")) as runtime:
                     return row | fidelity(runtime, reference, self._held_out_texts, limit_tokens=limit)
@@ -214,31 +208,28 @@ class _Meter:
         """Loss of a checkpoint on each packed row of the test split: (sum in nats, tokens)."""
         from eval.runtimes.torch_runtime import held_out_losses
 
-        packed = self._inputs.corpus / "packed" / "test"
-        return held_out_losses(self._inputs.checkpoints[name], packed, self._workspace.machine)
+        return held_out_losses(self.checkpoints[name], self.corpus / "packed" / "test", self.workspace.machine)
 
     @cached_property
     def _harness(self) -> "Harness":
         """Loaded once for all artifacts: lm-eval and datasets take seconds."""
         from eval.tasks.harness import Harness
 
-        assert self._inputs.world is not None
-        return self._stack.enter_context(Harness(self._inputs.world))
+        assert self.world is not None
+        return self.stack.enter_context(Harness(self.world))
 
     @cached_property
     def _held_out_texts(self) -> list[str]:
-        files = sorted((self._inputs.corpus / "documents").glob("test-*.jsonl.gz"))
+        files = sorted((self.corpus / "documents").glob("test-*.jsonl.gz"))
         return [row["text"] for row in read_rows(files, fields=("text",))]
 
     def _open(self, name: str, *, kv: str = "f16", exact: bool = False) -> Runtime:
-        return open_runtime(self._inputs.all[name], machine=self._workspace.machine, kv=kv, exact=exact)
-
-    def _not_run(self, name: str) -> str | None:
-        return NOT_RUN if name in self._inputs.packages else None
+        path = (self.checkpoints | self.files)[name]
+        return open_runtime(path, machine=self.workspace.machine, kv=kv, exact=exact)
 
     def _reason(self, name: str, error: UserError) -> str:
         """Why a file has no numbers. The error of a checkpoint is raised: without it no other number has a meaning."""
-        if name in self._inputs.checkpoints:
+        if name in self.checkpoints:
             raise error
         return str(error)
 
@@ -253,12 +244,9 @@ def _phone_rows(path: Path, context_tokens: int) -> Rows:
 def _paired(logs: Path, held_out: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Comparisons of two artifacts on the same items and on the same rows."""
     if (logs / "base").is_dir():
-        names = {"quantity": "task average", "artifact": "base", "against": "student_before"}
-        yield names | scores.paired_difference(logs / "base", logs / "student_before")
-        ratio = scores.paired_ratio(logs / CHAT, logs / "base")
-        names = {"quantity": "task average", "artifact": CHAT, "against": "base"}
-        row = names | scores.paired_difference(logs / CHAT, logs / "base")
-        yield row | {"ratio": ratio["ratio"], "ratio_interval": ratio["interval"]}
+        for name, against in (("base", "student_before"), (CHAT, "base")):
+            row = scores.paired_difference(logs / name, logs / against, with_ratio=name == CHAT)
+            yield {"quantity": "task average", "artifact": name, "against": against} | row
     for name, against in HELD_OUT_PAIRS:
         if {name, against} <= held_out.keys() and scores.has_tokens(held_out[name]):
             difference = scores.loss_difference(held_out[name], held_out[against])

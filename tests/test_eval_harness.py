@@ -353,11 +353,13 @@ def test_the_paired_difference_weighs_shapes_equally_and_its_interval_is_the_nor
 
     swapped = scores.paired_difference(b, a)
     assert swapped["difference"] == pytest.approx(-expected)
-    ratio = scores.paired_ratio(a, b)
+    ratio = scores.paired_difference(a, b, with_ratio=True)
     assert ratio["ratio"] == pytest.approx(1 + expected / sum(w * np.mean(low[c]) for c, w in weights.items()))
-    assert ratio["interval"][0] < ratio["ratio"] < ratio["interval"][1]
+    assert ratio["ratio_interval"][0] < ratio["ratio"] < ratio["ratio_interval"][1]
+    assert {name: ratio[name] for name in result} == result
     nothing = write_log(tmp_path / "c", {cell: [0.0] * n for cell, n in sizes.items()})
-    assert scores.paired_ratio(a, nothing)["ratio"] is None and scores.paired_ratio(a, nothing)["reason"]
+    without = scores.paired_difference(a, nothing, with_ratio=True)
+    assert without["ratio"] is None and without["ratio_interval"] is None
 
 
 def test_the_loss_interval_covers_a_mean_over_tokens_not_rows() -> None:

@@ -29,16 +29,13 @@ def is_long(text: str, *, ngram_characters: int, min_characters: int) -> bool:
 
 
 class LongTexts:
-    """Searches for many texts by their n-grams.
+    """Searches for many texts in normal form, each with the number that `find` returns for it, by their n-grams.
+
+    A document holds a text if it has `min_overlap` of its n-grams, as a share above 0 and at most 1.
 
     Each n-gram has a run of "holdings": a holding is one text that holds it, identified by its row in one array. A
     table of booleans, read once by the first and once by the last bits of the hash, rejects nearly every n-gram of a
     document that no text has.
-
-    Args:
-        texts: long texts in normal form, each with the number that `find` returns for it.
-        ngram_characters: length of an n-gram.
-        min_overlap: share of a text's n-grams that a document must have, above 0 and at most 1.
     """
 
     def __init__(self, texts: Mapping[str, int], *, ngram_characters: int, min_overlap: float) -> None:
@@ -127,12 +124,10 @@ class ShortQuestion:
 
 
 class ShortQuestions:
-    """Searches for many questions, by their last characters first.
+    """Searches for many questions, given by their words in normal form, by their last characters first.
 
-    Args:
-        questions: by their words in normal form, at least `SHORTEST` characters each.
-        min_alone_characters: length from which a question counts without its answer.
-        near_characters: how far from a shorter one its answer or choices are searched for.
+    A question shorter than `min_alone_characters` (all have `SHORTEST` at least) counts only with its answer or choices
+    within `near_characters`.
     """
 
     def __init__(

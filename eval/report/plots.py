@@ -30,22 +30,20 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """One labelled position on an axis."""
-
-    label: str
-    percent: float
-    """From the left (x) or from the top (y), 0 to 100."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SvgPath:
-    """One curve as SVG path data."""
+    """One curve as SVG path data: `data` is the `d` attribute, in a box of 1000 by 1000 units."""
 
     label: str
     kind: str
     data: str
-    """The `d` attribute, in a box of 1000 by 1000 units."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """One labelled position on an axis: percent from the left (x) or from the top (y), 0 to 100."""
+
+    label: str
+    percent: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,9 +166,8 @@ def _percent(value: float, low: float, high: float) -> float:
 
 def _path(curve: Curve, x_range: Point, y_range: Point) -> str:
     scale = BOX_UNITS / 100
-    positions = [
-        f"{_percent(x, *x_range) * scale:.1f} {BOX_UNITS - _percent(y, *y_range) * scale:.1f}" for x, y in curve.points
-    ]
+    places = ((_percent(x, *x_range) * scale, _percent(y, *y_range) * scale) for x, y in curve.points)
+    positions = [f"{x:.1f} {BOX_UNITS - y:.1f}" for x, y in places]
     if curve.kind == "dots":
         # A dot is a line of no length with round ends: it stays round when the box is stretched.
         return "".join(f"M{position}h0" for position in positions)

@@ -125,13 +125,10 @@ def assemble(
     machine: Mapping[str, Any],
     left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The content of report.json.
+    """The content of report.json from the artifact folders by name, in the order of the build.
 
-    Args:
-        config: content that is in no manifest.
-        folders: artifact folders by name, in the order of the build.
-        machine: what this stage computes on, from `Machine.to_json`.
-        left_out: published benchmarks that were there and could not be asked, with the reasons.
+    `machine` is what this stage computes on (`Machine.to_json`); `left_out` has the published benchmarks that were
+    there and could not be asked, with the reasons.
     """
     manifests = {name: read_manifest(folder) for name, folder in folders.items()}
     here, *others = collect.machines(manifests, machine)

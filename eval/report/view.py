@@ -34,8 +34,8 @@ TASK_AVERAGE = "task average"
 TASK_LABELS = {task: benchmark.name for task, benchmark in BENCHMARKS.items()}
 """Published benchmarks by the names of their tasks."""
 METRIC_LABELS = {"acc": "likeliest option", "exact_match": "exact match"}
-_NOT_MEASURED = "not measured"
 METHOD_LABELS = {"taid": "TAID", "forward_kl": "forward KL", "cross_entropy": "cross-entropy", "instruct": "tuning"}
+_NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +187,7 @@ def score_table(report: Report) -> ScoreTable:
     unmeasured: dict[str, list[str]] = {}
     for name in order:
         if name not in measured:
-            reason = next(row.get("reason") for row in tasks if row["artifact"] == name) or "not measured"
+            reason = next(row.get("reason") for row in tasks if row["artifact"] == name) or _NOT_MEASURED
             unmeasured.setdefault(reason, []).append(label(report, name))
     average = {row["artifact"]: row for row in report["task_average"]}
     return ScoreTable(
@@ -203,13 +203,9 @@ def score_table(report: Report) -> ScoreTable:
 def _fewer(items: Mapping[str, int]) -> str | None:
     """A note where artifacts, by name, answered different numbers of questions."""
     most = max(items.values(), default=0)
-    few = [f"{name} ({count:,})" for name, count in items.items() if count < most]
-    if not few:
-        return None
-    return (
-        f"Asked fewer questions than the {most:,} of the others: {', '.join(few)}. "
-        "The questions alone may explain a difference between these scores and the others."
-    )
+    few = ", ".join(f"{name} ({count:,})" for name, count in items.items() if count < most)
+    why = "The questions alone may explain a difference between these scores and the others."
+    return f"Asked fewer questions than the {most:,} of the others: {few}. {why}" if few else None
 
 
 def _words(name: str) -> str:
@@ -242,7 +238,7 @@ def _phone_sources(report: Report) -> Iterator[tuple[str, str]]:
             by_part.setdefault(part, {}).setdefault(source, formats.get(row["artifact"], row["artifact"]))
     for part, sources in by_part.items():
         for source, format_ in sources.items():
-            yield part.replace("_", " ") + (f" in {format_}" if len(sources) > 1 else ""), source
+            yield part.replace("_", " ") + f" in {format_}" * (len(sources) > 1), source
 
 
 def samples(report: Report) -> list[dict[str, Any]]:
@@ -258,16 +254,15 @@ def comparisons(report: Report) -> list[dict[str, str]]:
     """Paired comparisons as text: {quantity, of, against, value, interval}; a ratio is a separate line."""
     lines: list[dict[str, str]] = []
     for row in report["paired"]:
-        is_average = row["quantity"] == TASK_AVERAGE
-        scale, decimals, unit = (100, 1, "points") if is_average else (1, 3, "nats")
         quantity = _words(row["quantity"])
-        names = {"of": label(report, row["artifact"]), "against": label(report, row["against"])}
-        difference, *ends = (
+        scale, decimals, unit = (100, 1, "points") if row["quantity"] == TASK_AVERAGE else (1, 3, "nats")
+        difference, low, high = (
             wording.signed(scale * value, decimals=decimals) for value in (row["difference"], *row["interval"])
         )
-        lines.append({"quantity": quantity, **names, "value": f"{difference} {unit}", "interval": " to ".join(ends)})
+        names = {"of": label(report, row["artifact"]), "against": label(report, row["against"])}
+        value, interval = f"{difference} {unit}", f"{low} to {high}"
+        lines.append({"quantity": quantity, **names, "value": value, "interval": interval})
         if row.get("ratio") is not None:
-            kept = {"value": f"{wording.percent(row['ratio'])} %"}
-            kept["interval"] = wording.percent_interval(row["ratio_interval"])
-            lines.append({"quantity": f"{quantity}, kept", **names, **kept})
+            value, interval = f"{wording.percent(row['ratio'])} %", wording.percent_interval(row["ratio_interval"])
+            lines.append({"quantity": f"{quantity}, kept", **names, "value": value, "interval": interval})
     return lines

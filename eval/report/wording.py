@@ -62,18 +62,14 @@ def percent(share: float | None, *, decimals: int = 1) -> str:
     return NOT_MEASURED if share is None else f"{100 * share:.{decimals}f}"
 
 
-def percent_interval(interval: Sequence[float] | None, *, decimals: int = 1) -> str:
+def percent_interval(interval: Sequence[float] | None) -> str:
     """An interval of shares, both ends in percent."""
-    if interval is None:
-        return NOT_MEASURED
-    return f"{percent(interval[0], decimals=decimals)} to {percent(interval[1], decimals=decimals)}"
+    return NOT_MEASURED if interval is None else " to ".join(map(percent, interval))
 
 
 def signed(value: float | None, *, decimals: int = 3) -> str:
     """A difference with its sign; a minus sign, not a hyphen."""
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return NOT_MEASURED if value is None else f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def sentence(text: str) -> str:

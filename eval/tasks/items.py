@@ -56,22 +56,18 @@ class _Damage(Exception):
 def read_benchmarks(folder: Path) -> dict[str, list[Item]]:
     """The items of every known file in the folder and the folders below it, by benchmark, train and test.
 
-    Args:
-        folder: holds the published files, each benchmark in a folder of its name, or is one of these folders.
-
-    Raises:
-        UserError: no known file, or a damaged one.
+    The folder holds each benchmark in a folder of its name, or is one of these. Raises UserError without a known file,
+    or for a damaged one.
     """
     found: dict[str, list[Item]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         # From the folder's own name on: it may be the folder of one benchmark.
         relative = f"/{folder.resolve().name}/{path.relative_to(folder).as_posix()}".lower().removesuffix(".gz")
-        for glob, name, reader in _KINDS:
-            if fnmatchcase(relative, glob):
-                prefix = path.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
-                items = (replace(item, id=f"{prefix}:{item.id}") for item in _read(path, reader))
-                found.setdefault(name, []).extend(items)
-                break
+        kind = next((kind for kind in _KINDS if fnmatchcase(relative, kind[0])), None)
+        if kind is not None:
+            prefix = path.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
+            items = (replace(item, id=f"{prefix}:{item.id}") for item in _read(path, kind[2]))
+            found.setdefault(kind[1], []).extend(items)
     if not found:
         got = "none of these" if folder.is_dir() else "no such folder"
         next_step = "name the folder that holds the benchmarks' folders, with the files as published"

@@ -36,10 +36,8 @@ _NO_ANSWER = "-"
 def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> list[Row]:
     """The questions of `questions.jsonl` in a folder; in a shape with choices, the answer is one of them.
 
-    Only rows of the `shapes` that will be asked are checked; None checks all.
-
-    Raises:
-        UserError: no questions, too many invalid rows, or a question whose answer cannot be chosen.
+    Only rows of the `shapes` that will be asked are checked; None checks all. Raises UserError without questions, for
+    too many invalid rows, or for a question whose answer cannot be chosen.
     """
     rows = list(read_rows(data_files(folder, "questions"), fields={"shape": str, "question": str, "answers": list}))
     for row in rows:
@@ -57,8 +55,7 @@ def question_rows(folder: Path, *, shapes: Collection[str] | None = None) -> lis
 def task_files(shapes: set[str], tasks: Sequence[str] | None = None) -> dict[str, Path]:
     """Files of the named tasks by name; without names, of all tasks whose shape the questions have.
 
-    Raises:
-        UserError: an unknown task, one without questions, or no question of a known shape.
+    Raises UserError for an unknown task, for one without questions, or if no question has a known shape.
     """
     files = {path.stem: path for path in sorted(TASK_FOLDER.glob("[!_]*.yaml"))}
     got = f"questions.jsonl with {', '.join(sorted(shapes)) or 'no rows'}"
@@ -88,10 +85,7 @@ class Chosen:
 def choose_items(items: Mapping[str, Iterable[Item]], *, limit: int | None) -> tuple[list[Chosen], dict[str, str]]:
     """The test items of each benchmark that is there and can be scored, and why each other one is left out.
 
-    Args:
-        items: by benchmark, as `read_benchmarks` returns them.
-        limit: maximum number for each benchmark; a smaller limit takes a part of what a larger one takes. None takes
-            all.
+    Of each benchmark at most `limit` items are taken; a smaller limit takes a part of what a larger one takes.
     """
     chosen: list[Chosen] = []
     left_out: dict[str, str] = {}

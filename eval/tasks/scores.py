@@ -116,33 +116,22 @@ def read_log(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def paired_difference(log_a: Path, log_b: Path) -> dict[str, Any]:
-    """Task average of a minus that of b on the items that both answered, paired by id.
+def paired_difference(log_a: Path, log_b: Path, *, with_ratio: bool = False) -> dict[str, Any]:
+    """Task average of a minus that of b on the items that both folders of `<task>.jsonl` hold, paired by id.
 
-    Args:
-        log_a, log_b: folders with `<task>.jsonl`, as `--log` writes them.
-
-    Returns:
-        `difference`, `interval` (95 %, bootstrap over items within each shape and group) and `n` items.
+    Returns `difference`, `interval` (95 %, bootstrap over items within each shape and group), `n` items, and on request
+    `ratio` of a to b with `ratio_interval`: None where the average of b is 0, or nearly.
     """
     pairs = _paired(log_a, log_b)
     mean_K, samples_RK = _bootstrap(pairs)
-    return {
-        "difference": float(mean_K[0] - mean_K[1]),
-        "interval": list(_middle(samples_RK[:, 0] - samples_RK[:, 1])),
-        "n": sum(map(len, pairs.values())),
-    }
-
-
-def paired_ratio(log_a: Path, log_b: Path) -> dict[str, Any]:
-    """Task average of a divided by that of b, as `paired_difference`; `ratio` is None where b's average is 0."""
-    pairs = _paired(log_a, log_b)
-    mean_K, samples_RK = _bootstrap(pairs)
-    n = sum(map(len, pairs.values()))
-    if mean_K[1] == 0 or not samples_RK[:, 1].all():
-        return {"ratio": None, "interval": None, "n": n, "reason": "the other's task average is 0, or nearly"}
-    ratios_R = samples_RK[:, 0] / samples_RK[:, 1]
-    return {"ratio": float(mean_K[0] / mean_K[1]), "interval": list(_middle(ratios_R)), "n": n}
+    a_R, b_R = samples_RK.T
+    row: dict[str, Any] = {"difference": float(mean_K[0] - mean_K[1]), "interval": list(_middle(a_R - b_R))}
+    row["n"] = sum(map(len, pairs.values()))
+    if with_ratio:
+        row |= {"ratio": None, "ratio_interval": None}
+        if mean_K[1] != 0 and b_R.all():
+            row |= {"ratio": float(mean_K[0] / mean_K[1]), "ratio_interval": list(_middle(a_R / b_R))}
+    return row
 
 
 def has_tokens(rows: Sequence[tuple[float, float]]) -> bool:
