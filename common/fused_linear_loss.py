@@ -151,6 +151,15 @@ def _shared_rows(head_WD: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor
     return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
 
 
+def _teacher_logits(
+    teacher: TeacherHead | None, rows_C: Tensor, head_VE: Tensor | None, buffer_CV: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """The teacher's logits [C, V] of these rows, in the buffer; None without a teacher."""
+    if teacher is None or head_VE is None or buffer_CV is None:
+        return None
+    return head_product(teacher.hidden_NE[rows_C].to(dtype), head_VE, buffer_CV[: len(rows_C)])
+
+
 class _FusedLinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
@@ -184,10 +193,7 @@ class _FusedLinearLoss(torch.autograd.Function):
         for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
             hidden_CD = hidden_ND[rows_C].to(compute_dtype)
-            teacher_logits_CV = None
-            if teacher is not None and teacher_head_VE is not None and teacher_buffer_CV is not None:
-                teacher_hidden_CE = teacher.hidden_NE[rows_C].to(compute_dtype)
-                teacher_logits_CV = head_product(teacher_hidden_CE, teacher_head_VE, teacher_buffer_CV[: len(rows_C)])
+            teacher_logits_CV = _teacher_logits(teacher, rows_C, teacher_head_VE, teacher_buffer_CV, compute_dtype)
             gradient_CV = evaluate(
                 objective,
                 head_product(hidden_CD, head_VD, student_buffer_CV[: len(rows_C)]),
@@ -204,9 +210,8 @@ class _FusedLinearLoss(torch.autograd.Function):
             if grad_weight_WD is not None:
                 _add_weight_gradient(grad_weight_WD[:vocab_size], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:
-            grad_weight_WD[vocab_size:] = 0.0
-            grad_weight_WD = grad_weight_WD.to(weight_WD.dtype)
-        ctx.gradients = grad_hidden_ND, grad_weight_WD
+            grad_weight_WD[vocab_size:] = 0.0  # padded rows have no logits
+        ctx.gradients = grad_hidden_ND, None if grad_weight_WD is None else grad_weight_WD.to(weight_WD.dtype)
         return (sums.pop(LOSS) / denominator).float()
 
     @staticmethod
