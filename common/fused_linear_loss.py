@@ -185,8 +185,7 @@ class _FusedLinearLoss(torch.autograd.Function):
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
         # One buffer per side for all chunks: fresh memory of this size costs as much as a pass over it.
-        most = min(chunk_tokens, len(valid_N))
-        like = hidden_ND.new_empty(0, dtype=compute_dtype)
+        most, like = min(chunk_tokens, len(valid_N)), hidden_ND.new_empty(0, dtype=compute_dtype)
         student_buffer_CV = logit_buffer(most, vocab_size, like=like)
         teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocab_size, like=like)
         # Without a valid token one empty chunk names the further values, so that all processes sum the same names.
