@@ -43,7 +43,7 @@ class UserError(ValueError):
         next_step: one imperative clause.
     """
 
-    def __init__(self, code: Code = "contradiction", /, *, wanted: str, got: str, next_step: str) -> None:
+    def __init__(self, code: Code, /, *, wanted: str, got: str, next_step: str) -> None:
         self.code: Code = code
         self.wanted, self.got, self.next_step = wanted, got, next_step
         super().__init__(f"wanted {wanted}; got {got}; next: {next_step}")

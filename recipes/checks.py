@@ -41,7 +41,9 @@ def require_order(stages: Sequence[_Stage], functions: Mapping[type, Callable[..
     for place, stage in enumerate(stages):
         if stage.name in names[:place]:
             got = f"two named {stage.name}"
-            raise UserError(wanted="stages of different names", got=got, next_step="rename one of them")
+            raise UserError(
+                "contradiction", wanted="stages of different names", got=got, next_step="rename one of them"
+            )
         if stage.config is not None and type(stage.config) not in functions:
             wanted, got = f"a stage function for the config of {stage.name}", type(stage.config).__name__
             next_step = "add the config type to STAGES in recipes/recipe.py"
@@ -52,6 +54,7 @@ def require_order(stages: Sequence[_Stage], functions: Mapping[type, Callable[..
             if read not in names[:place]:
                 circle = _path(reads, read, stage.name)
                 raise UserError(
+                    "contradiction",
                     wanted=f"inputs of {stage.name} that come before it",
                     got=f"a cycle: {' reads '.join([stage.name, *circle])}" if circle else f"{read}, which comes later",
                     next_step="remove one of these inputs" if circle else f"move {stage.name} behind {read}",
@@ -84,6 +87,7 @@ def check_models(models: Mapping[str, Any], conversations: ConversationsConfig |
     wrong = [name for name, part in parts.items() if (part is None) != is_rehearsal]
     if wrong:
         raise UserError(
+            "contradiction",
             wanted=f"{', '.join(parts)} where the chat model is trained, and none of them where it has random weights",
             got=f"{', '.join(wrong)} {'set' if is_rehearsal else 'missing'}",
             next_step="change these or `chat`",
@@ -92,10 +96,10 @@ def check_models(models: Mapping[str, Any], conversations: ConversationsConfig |
         config = models[name]
         if isinstance(config, DistillConfig) and method(config.method).needs_teacher != needs_teacher:
             wanted = f"{name} with a method {'with' if needs_teacher else 'without'} a teacher"
-            raise UserError(wanted=wanted, got=config.method, next_step=f"change {name}.method")
+            raise UserError("contradiction", wanted=wanted, got=config.method, next_step=f"change {name}.method")
     if models["base"] is not None and models["base"].init is not None:
         wanted = "base without init, since it starts from student_before"
-        raise UserError(wanted=wanted, got="one", next_step="set it to None")
+        raise UserError("contradiction", wanted=wanted, got="one", next_step="set it to None")
 
 
 def check_data(
@@ -111,20 +115,23 @@ def check_data(
     counts = [len(corpus.sources), len(conversations.sources) if conversations else 0]
     if any(only_questions != bool(count) for count in counts):
         raise UserError(
+            "contradiction",
             wanted="sources of the corpus and of the conversations where the world has questions alone, else neither",
             got=f"{counts[0]} of text, {counts[1]} of conversations, world of {type(world).__name__}",
             next_step="change `world`, or the sources",
         )
     if only_questions and benchmarks is None and world.benchmarks is None:
         wanted = "benchmark files for a world of benchmark questions"
-        raise UserError(wanted=wanted, got="none", next_step="set `benchmarks`")
+        raise UserError("contradiction", wanted=wanted, got="none", next_step="set `benchmarks`")
     if isinstance(world, UserFilesConfig) and not world.conversations and conversations is not None:
         wanted = "conversations in the world, which the chat stage learns from"
-        raise UserError(wanted=wanted, got="none", next_step="name files in UserFilesConfig(conversations=..)")
+        raise UserError(
+            "contradiction", wanted=wanted, got="none", next_step="name files in UserFilesConfig(conversations=..)"
+        )
     if (tokenizer is None) != isinstance(models["student_before"], PublishedModelConfig):
         wanted = "a tokenizer to train, or a published student that brings its own"
         got = "neither" if tokenizer is None else "both"
-        raise UserError(wanted=wanted, got=got, next_step="change `tokenizer` or `student_before`")
+        raise UserError("contradiction", wanted=wanted, got=got, next_step="change `tokenizer` or `student_before`")
 
 
 def check_sizes(
@@ -141,7 +148,9 @@ def check_sizes(
         if not isinstance(config, DistillConfig | RandomModelConfig):
             continue
         if config.init is None:
-            raise UserError(wanted=f"{name}.init, the shape of the untrained model", got="None", next_step="set it")
+            raise UserError(
+                "contradiction", wanted=f"{name}.init, the shape of the untrained model", got="None", next_step="set it"
+            )
         fields = config.init.fields()
         _require_field(name, fields, "max_position_embeddings", sequence, "the longest packed rows")
         if tokenizer is not None:

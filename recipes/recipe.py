@@ -116,10 +116,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise UserError(
-                wanted="a recipe name of letters, digits, - and _", got=repr(self.name), next_step="rename the recipe"
+                "contradiction",
+                wanted="a recipe name of letters, digits, - and _",
+                got=repr(self.name),
+                next_step="rename the recipe",
             )
         if self.report.recipe not in (None, self.name):
             raise UserError(
+                "contradiction",
                 wanted=f"a report of recipe {self.name}",
                 got=f"report.recipe {self.report.recipe!r}",
                 next_step="give both one name",

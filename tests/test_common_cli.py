@@ -49,7 +49,7 @@ def test_arguments_are_those_after_the_program() -> None:
 
 
 def test_a_user_error_is_one_line_and_2() -> None:
-    done = ended("print('begun'); raise UserError(wanted='a', got='b', next_step='c')")
+    done = ended("print('begun'); raise UserError('contradiction', wanted='a', got='b', next_step='c')")
     assert (done.returncode, done.stdout) == (2, "begun\n")
     assert done.stderr == "error: wanted a; got b; next: c\n"
 
@@ -119,7 +119,7 @@ def test_a_full_disk_is_found_behind_another_error() -> None:
 def test_an_error_of_the_operating_system_without_a_file_is_ours() -> None:
     assert as_user_error(OSError(errno.EBADF, "bad handle")) is None
     assert as_user_error(ValueError("x")) is None
-    error = UserError(wanted="a", got="b", next_step="c")
+    error = UserError("contradiction", wanted="a", got="b", next_step="c")
     assert as_user_error(error) is error
 
 

@@ -183,7 +183,7 @@ def test_a_refused_run_leaves_only_what_a_later_start_can_use(
         (workspace.folder / "scratch" / "shards").mkdir()
         if writes:
             (workspace.folder / "scratch" / "shards" / "00000").write_text("cleaned")
-        raise kind(wanted="a", got="b", next_step="c")
+        raise kind("contradiction", wanted="a", got="b", next_step="c")
 
     monkeypatch.setattr("common.store.building.probe", record)
     root = tmp_path / "build"

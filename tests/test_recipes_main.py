@@ -280,7 +280,11 @@ def test_a_plan_builds_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     said = capsys.readouterr().out
     assert said.startswith("FLOPs\n") and "there: corpus\n" in said and judged == [left]
     assert "missing" not in said and "hub was not asked" not in said
-    lacks.append(Unresolved(what="disk", error=UserError(wanted="9 GB", got="1 GB", next_step="free some space")))
+    lacks.append(
+        Unresolved(
+            what="disk", error=UserError("contradiction", wanted="9 GB", got="1 GB", next_step="free some space")
+        )
+    )
     main(["recipe.py", "--plan", "--build", "there", "--until", "base"])  # ends with 0: it may be for another machine
     printed = capsys.readouterr().out
     assert f"missing: {lacks[0].error}\n" in printed
