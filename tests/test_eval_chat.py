@@ -34,7 +34,7 @@ class Scripted:
 
     def answer(self, messages: list[Message]) -> Iterator[str]:
         if len(messages) > self.room:
-            raise ContextOverflow("no-memory", wanted="a", got="b", next_step="c")
+            raise ContextOverflow("out-of-range", wanted="a", got="b", next_step="c")
         self.shown.append(list(messages))
         yield "reply "
         yield str(len(messages))
@@ -81,7 +81,7 @@ def test_at_a_terminal_a_question_that_is_too_long_is_said_and_forgotten() -> No
 
     def answer(messages: list[Message]) -> Iterator[str]:
         if "long" in messages[-1]["content"]:
-            raise ContextOverflow("no-memory", wanted="a", got="b", next_step="c")
+            raise ContextOverflow("out-of-range", wanted="a", got="b", next_step="c")
         return scripted.answer(messages)
 
     chat_loop(answer, iter(["one", "long", "two"]), [], say=said.append, keep_going=True)
