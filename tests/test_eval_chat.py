@@ -72,7 +72,7 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_exchange() -> None:
 
 
 def test_a_single_question_that_is_too_long_is_the_user_s() -> None:
-    with refuses("contradiction", got="b"):
+    with refuses("out-of-range", got="b"):
         converse("one", opening=[turn("system", "s")], room=1)
 
 
