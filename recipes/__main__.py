@@ -12,6 +12,7 @@ from typing import Any
 
 from common.cli import Command, command, run
 from common.errors import UserError
+from common.store import Store, say
 from recipes.loading import KNOWN, RELEASE, load
 
 
@@ -34,11 +35,6 @@ def main(arguments: list[str]) -> None:
         _build(parsed.recipe, until=parsed.until, build_folder=parsed.build, dist_folder=parsed.dist)
     else:
         parser.error("name a recipe; --list prints the known ones")
-
-
-def say(line: str) -> None:
-    """Print a line at once, also where stdout is a file that someone follows."""
-    print(line, flush=True)
 
 
 def _parser() -> Command:
@@ -65,7 +61,6 @@ def _build(name: str, *, until: str | None, build_folder: Path, dist_folder: Pat
     start = time.perf_counter()
     recipe = load(name, say=say, build_folder=build_folder)
     # Imported after the name was found to be right, because these load torch.
-    from common.store import Store
     from recipes.preflight import before_start
     from recipes.publish import publish
     from recipes.recipe import build

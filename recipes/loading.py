@@ -11,10 +11,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from common.errors import UserError, not_found, unknown_name
 from common.sources import local_mirror
-from recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
 
 RELEASE = "tinyswallow"
 KNOWN = {
@@ -27,7 +30,7 @@ KNOWN = {
 """What each recipe is, by name; `recipes/<name>.py` has a function of the same name."""
 
 
-def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("build")) -> Recipe:
+def load(wanted: str, *, say: Callable[[str], None], build_folder: Path = Path("build")) -> "Recipe":
     """The recipe that `wanted` names: one of KNOWN, "auto", or a path that ends in `.py`.
 
     Args:
@@ -59,9 +62,11 @@ def _automatic(build_folder: Path) -> tuple[str, str]:
     return choose(release, here, state, build_folder=build_folder)
 
 
-def _load_file(path: Path) -> Recipe:
+def _load_file(path: Path) -> "Recipe":
     if not path.is_file():
         raise not_found(f"the recipe file {path}")
+    from recipes.recipe import Recipe
+
     source = path.read_bytes()
     module = _new_module(path, source)
     try:

@@ -27,6 +27,7 @@ from recipes.publish import publish
 from recipes.resolve import Unresolved
 from recipes.tinyswallow import tinyswallow
 
+ROOT = Path(__file__).parents[1]
 MACHINE = Machine(
     device="cpu", compute_dtype="float32", cpu="any", gpu=None, memory_bytes=1, os="any", threads=1
 )  # fmt: skip
@@ -70,7 +71,6 @@ def build(recipe: Recipe, store: Store, *, until: str | None = None) -> dict[str
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("recipes.recipe.Recipe", Recipe)
-    monkeypatch.setattr("recipes.loading.Recipe", Recipe)
     monkeypatch.setattr("recipes.recipe.build", build)
     monkeypatch.setattr("recipes.resolve.resolve", lambda recipe, folder, until: recipe)
     monkeypatch.setattr("common.store.building.probe", lambda record: MACHINE)
@@ -221,6 +221,18 @@ def test_list_names_the_recipes_with_a_word_on_each(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert [re.fullmatch(r"(\w+) +\S.*", line)[1] for line in lines] == list(KNOWN)  # pyright: ignore[reportOptionalSubscript]
     assert {"mini", "tinyswallow"} <= set(KNOWN)
+
+
+@pytest.mark.parametrize("argument", ["--list", "--help", "nope", "nope.py"])
+def test_what_needs_no_recipe_loads_no_torch(argument: str) -> None:
+    code = (
+        "import sys; from common.errors import UserError; from recipes.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except (UserError, SystemExit): pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_show_prints_every_number(capsys: pytest.CaptureFixture[str]) -> None:
