@@ -39,6 +39,9 @@ _NEEDED_FIRST = ("train", "validation", "test", "calibration")
 
 SPLIT_FILE = "scratch/split.json"
 """Written when the documents are complete, so that a restarted stage does not write them again."""
+MAX_DROPPED_SHARE = 0.2
+"""A larger share of removed rows is worth a warning."""
+_NAMED_RULES = 3
 _KEPT_FILE = "scratch/kept.jsonl"
 _BATCH_CHARACTERS = 1_000_000
 
@@ -106,6 +109,22 @@ def kept_lines(card: Mapping[str, Any]) -> list[str]:
     """`kept_line` of a whole data card and, if there are several sources, of each."""
     each = [f"  {source['name']}: {kept_line(source)}" for source in card["sources"]]
     return [kept_line(card), *(each if len(each) > 1 else [])]
+
+
+def drop_warnings(card: Mapping[str, Any], advice: Callable[[str], str | None]) -> list[str]:
+    """A warning for each source of a data card that lost more than `MAX_DROPPED_SHARE` of its rows to the rules.
+
+    `advice` gives, for the name of a rule, how users keep these rows; None for rows that they asked to leave out.
+    """
+    warnings: list[str] = []
+    for source in card["sources"]:
+        removed = {rule: count for rule, count in source["removed"].items() if count and advice(rule) is not None}
+        lost = sum(removed.values())
+        if lost > MAX_DROPPED_SHARE * source["rows_in"]:
+            rules = sorted(removed, key=lambda rule: -removed[rule])[:_NAMED_RULES]
+            named = "; ".join(f"{removed[rule]:,} {rule} ({advice(rule)})" for rule in rules)
+            warnings.append(f"{lost:,} of {source['rows_in']:,} rows of {source['name']} were removed: {named}")
+    return warnings
 
 
 def split_documents(

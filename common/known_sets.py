@@ -13,6 +13,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
+from common.errors import UserError
 from common.provenance import Terms
 
 _REGISTRY_FILE = Path(__file__).with_name("known_sets.toml")
@@ -59,7 +60,7 @@ class KnownSet:
     """The line that the licence asks for."""
     obligations: tuple[Obligation, ...] = ()
     quotable: bool = True
-    """Whether its terms allow cards to quote rows."""
+    """Whether its terms allow a published report to quote rows."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Patterns inside the repository, by part; the part "" of a set without parts. Without patterns the set's own card
     lists the files."""
@@ -105,7 +106,31 @@ def terms_of(name: str) -> Terms:
     if known is None:
         return terms
     duties = tuple(each.english for each in known.obligations)
-    return replace(terms, licence=known.licence, attribution=known.attribution, obligations=duties)
+    stated = {"licence": known.licence, "attribution": known.attribution, "quotable": known.quotable}
+    return replace(terms, **stated, obligations=duties)
+
+
+def require_own_terms(dataset: str | None, terms: Terms | None) -> None:
+    """Compare terms that a user states with those of the known set that they are for.
+
+    Args:
+        dataset: `org/name` of the set on the hub; None for local files, which are a known set if `terms` say so.
+        terms: what is stated; None states nothing.
+
+    Raises:
+        UserError ("contradiction"): another licence than the publisher's, or a set as quotable that is not.
+    """
+    known = None if terms is None else known_set(dataset or terms.name)
+    if known is None or terms is None:
+        return
+    if terms.licence is not None and terms.licence != known.licence and known.licence is not None:
+        wanted, got = f"the licence of {known.name}, {known.licence}", terms.licence
+    elif terms.quotable and not known.quotable:
+        wanted, got = f"quotable=False for {known.name}, whose terms forbid to pass its rows on", "quotable=True"
+    else:
+        return
+    next_step = f"correct the terms, or leave them out: common.known_sets.terms_of({known.name!r}) has them"
+    raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
 
 
 def in_japanese(name: str, obligation: str) -> str:

@@ -17,6 +17,10 @@ from common.errors import UserError, damaged
 SOURCES_FILE = "data_sources.json"
 TERMS_FILE = "terms.json"
 CARD_FILE = "data_card.json"
+MODEL = "model"
+"""`DataSource.stage` of a published checkpoint."""
+_TYPES = {"rows_out": int, "tokens_out": int, "quotable": bool}
+"""Of the fields that are not text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,8 @@ class Terms:
     """The line that the licence asks for."""
     obligations: tuple[str, ...] = ()
     """Duties of users who pass on the data or a model made of it, a sentence each, in English."""
+    quotable: bool = False
+    """Whether a report may quote rows of the source: a report is published with the model."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.name.startswith(("/", "~")):
@@ -72,14 +78,30 @@ def read_terms(folder: Path) -> Terms | None:
         return None
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        values["obligations"] = tuple(values.get("obligations", ()))
-        return Terms(**values)
-    except (ValueError, TypeError) as error:
+        unknown = values.keys() - {field.name for field in fields(Terms)}
+        if unknown:
+            raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
+        return Terms(**_typed(values, Terms))
+    except (ValueError, TypeError, AttributeError) as error:
         wanted, next_step = (
-            f"name, licence, url, attribution and obligations in {path}",
+            f"name, licence, url, attribution, obligations and quotable in {path}",
             "correct the file or delete it",
         )
         raise UserError("wrong-format", wanted=wanted, got=str(error), next_step=next_step) from error
+
+
+def terms_in(folder: Path, stated: Terms | None) -> Terms | None:
+    """The terms of a folder of data: as `stated`, or as its `terms.json` says; None where neither is there.
+
+    UserError ("contradiction") where both are there and differ.
+    """
+    own = read_terms(folder)
+    if stated is None or own is None or stated == own:
+        return stated or own
+    both = asdict(stated), asdict(own)
+    differing = ", ".join(name for name in both[0] if both[0][name] != both[1][name])
+    wanted, got = f"terms as in {folder / TERMS_FILE}, or none", f"terms of {stated.name} with another {differing}"
+    raise UserError("contradiction", wanted=wanted, got=got, next_step="correct one of the two, or leave one out")
 
 
 def propagate_sources(target: Path, stage: str, data_folder: Path | None, *checkpoints: Path | None) -> None:
@@ -152,14 +174,17 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def _parsed(entry: Mapping[str, Any], stage: Any) -> DataSource:
     """One entry; other fields of a data card are ignored. A field of another type is a TypeError."""
-    values = {field.name: entry[field.name] for field in fields(DataSource) if entry.get(field.name) is not None}
-    if stage is not None:
-        values["stage"] = stage
+    return DataSource(**_typed({**entry, "stage": entry.get("stage") if stage is None else stage}, DataSource))
+
+
+def _typed(entry: Mapping[str, Any], kind: type[Terms]) -> dict[str, Any]:
+    """The fields of `kind` that an entry holds, null ones left out. A field of another type is a TypeError."""
+    values = {field.name: entry[field.name] for field in fields(kind) if entry.get(field.name) is not None}
     obligations = values.pop("obligations", [])
     for name, value in values.items():
-        kind = int if name in ("rows_out", "tokens_out") else str
-        if type(value) is not kind:  # True is no number here
+        wanted = _TYPES.get(name, str)
+        if type(value) is not wanted:  # True is no number here
             raise TypeError(f"{value!r} as {name}")
     if not isinstance(obligations, list) or not all(isinstance(each, str) for each in cast(list[Any], obligations)):
         raise TypeError("obligations that are no list of sentences")
-    return DataSource(**values, obligations=tuple(cast(list[str], obligations)))
+    return values | {"obligations": tuple(cast(list[str], obligations))}

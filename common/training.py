@@ -100,11 +100,16 @@ def optimizer_step(
 
 
 def require_finite(values: Mapping[str, float], *, step: int) -> None:
-    """UserError for the first value that is NaN or infinite, as a sum of logits is where any of them is."""
+    """UserError for the first value that is NaN or infinite, as a sum of logits is where any of them is.
+
+    `step` counts optimizer steps from 1; 0 is before the first one.
+    """
     for name, value in values.items():
         if not math.isfinite(value):
-            wanted, got = f"finite {name.replace('_', ' ')}", f"{value} in optimizer step {step}"
+            when = f"in optimizer step {step}" if step else "before the first optimizer step"
+            wanted, got = f"finite {name.replace('_', ' ')}", f"{value} {when}"
             next_step = "lower the learning rate or check the data of that step; finished steps are kept"
+            next_step = next_step if step else "check the weights of that model, or take another"
             raise UserError("not-finite", wanted=wanted, got=got, next_step=next_step)
 
 
@@ -154,10 +159,10 @@ def row_losses(
         batch = rows.batch(wanted[rows_B])
         real = batch.varlen()
         hidden_MD = hidden_states(model, real, machine)
-        targets_M = real.targets_M.to(hidden_MD.device)
-        loss_M = torch.zeros(targets_M.numel(), device=hidden_MD.device)
+        targets_M = real.targets_M.to(head_VD.device)  # a model that is spread may have its head on another GPU
+        loss_M = torch.zeros(targets_M.numel(), device=head_VD.device)
         for part in chunks(len(targets_M), DEFAULT_CHUNK_TOKENS):
-            hidden_CD = hidden_MD[part].to(head_VD.dtype)
+            hidden_CD = hidden_MD[part].to(head_VD)
             logits_CV = head_product(hidden_CD, head_VD, head_VD.new_empty(len(hidden_CD), vocab_size))
             loss_M[part] = cross_entropy(logits_CV.float(), targets_M[part])[0]
         loss_BT = torch.zeros_like(batch.weights_BT)
@@ -177,15 +182,24 @@ def mean_loss(pairs: Sequence[tuple[float, float]], distributed: Distributed | N
     return totals["loss"] / totals["weight"]
 
 
-def held_out_loss(loss: ModelLoss, rows: PackedRows, distributed: Distributed, *, step: int) -> float:
+def held_out_loss(
+    loss: ModelLoss,
+    rows: PackedRows,
+    distributed: Distributed,
+    *,
+    step: int,
+    teacher: "PreTrainedModel | None" = None,
+    num_rows: int | None = None,
+) -> float:
     """Mean cross-entropy of the model in nats over a whole split, of which each process measures its share.
 
-    UserError where it is not finite, naming `step`, the optimizer step that it was measured after.
+    `teacher` is measured instead of the model of the loss; the first `num_rows` rows count. UserError where the mean is
+    not finite, naming `step`, the optimizer step that it was measured after.
     """
-    indices = range(distributed.rank, rows.num_rows, distributed.size)
-    losses = row_losses(loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
+    indices = range(distributed.rank, rows.num_rows if num_rows is None else num_rows, distributed.size)
+    losses = row_losses(teacher or loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
     mean = mean_loss(losses, distributed)
-    require_finite({"validation loss": mean}, step=step)
+    require_finite({f"validation loss of the {'model' if teacher is None else 'teacher'}": mean}, step=step)
     return mean
 
 

@@ -5,8 +5,10 @@ layer into heads that attend to the previous token, through Qwen2's query and ke
 circuit (Olsson et al. 2022), which a model of a few million parameters otherwise needs most of its training to find.
 """
 
+import difflib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,14 @@ from common.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "vocab_size", "max_position_embeddings"),
+)
+_ALSO_KNOWN = ("rope_theta", "rope_scaling", "torch_dtype", "use_mrope")
+"""Fields of published configs that transformers takes, or leaves alone, without naming them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +48,7 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         fields = self.fields()
+        _require_sizes(fields)
         heads = int(fields.get("num_attention_heads", 0))
         if self.previous_token_heads and (fields.get("model_type") != "qwen2" or self.previous_token_heads > heads):
             wanted = f"previous_token_heads of 0, or up to the {heads} heads of a qwen2 model"
@@ -57,12 +68,47 @@ class InitConfig:
             raise UserError("wrong-format", wanted=wanted, got=got, next_step="correct the config file")
         return fields  # pyright: ignore
 
+    def require_known_fields(self) -> None:
+        """UserError for a field that the model type does not have: transformers would keep its default instead."""
+        from transformers import AutoConfig
+
+        fields = self.fields()
+        try:
+            known = {*AutoConfig.for_model(fields["model_type"]).to_dict(), *_ALSO_KNOWN}
+        except ValueError:
+            return  # an unknown type, which `new_model` refuses
+        for name in fields:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                next_step = f"correct it to {nearest[0]}, or leave it out" if nearest else "leave it out"
+                wanted = f"fields of a {fields['model_type']} config"
+                raise UserError("unknown-name", wanted=wanted, got=name, next_step=next_step)
+
     def require_logits(self, tokenizer: Tokenizer) -> None:
         """UserError for a model with fewer logits, `vocab_size`, than the tokenizer has ids."""
         vocab_size = int(self.fields().get("vocab_size", 0))
         if vocab_size < tokenizer.size:
             wanted, next_step = f"vocab_size of at least the tokenizer's {tokenizer.size} ids", "raise vocab_size"
             raise UserError("mismatch", wanted=wanted, got=str(vocab_size), next_step=next_step)
+
+
+def _require_sizes(fields: Mapping[str, Any]) -> None:
+    """UserError for sizes that are no positive whole numbers, or contradict each other."""
+    for name in _SIZES:
+        value = fields.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            wanted = f"{name} as a whole number of at least 1"
+            raise UserError("out-of-range", wanted=wanted, got=repr(value), next_step="correct the config")
+    hidden, heads, kv_heads = (
+        fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
+    if hidden and heads and not fields.get("head_dim") and hidden % heads:
+        wanted, got = "num_attention_heads that divide hidden_size, or a head_dim", f"{heads} heads for {hidden}"
+    elif heads and kv_heads and heads % kv_heads:
+        wanted, got = "num_key_value_heads that divide num_attention_heads", f"{kv_heads} for {heads}"
+    else:
+        return
+    raise UserError("contradiction", wanted=wanted, got=got, next_step="change one of the two in the config")
 
 
 def qwen2_config(
@@ -115,6 +161,7 @@ def _plant_previous_token_heads(model: "PreTrainedModel", config: InitConfig) ->
 
 def initial_model(config: InitConfig, tokenizer: Tokenizer) -> "PreTrainedModel":
     """The untrained model; UserError for too few logits for the tokenizer, or a config that transformers refuses."""
+    config.require_known_fields()
     config.require_logits(tokenizer)
     torch.manual_seed(config.seed)
     model = new_model(config.fields())

@@ -14,7 +14,6 @@ from common.checkpoint import head_weight, hidden_states, load_model
 from common.device import Machine
 from common.errors import UserError
 from common.fused_linear_loss import TeacherHead
-from common.model_loss import TeacherSignal
 from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 from distill.methods import method
@@ -28,20 +27,20 @@ class OnlineTeacher:
 
     def __init__(self, model: "PreTrainedModel", machine: Machine) -> None:
         """Take a model in the dtype in which it computes, on the machine's device or spread over several."""
-        self._model = model.requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self._machine = machine
         # The loss is computed on the student's device.
-        self._head_WE = head_weight(self._model).to(machine.torch_device)
+        self._head_WE = head_weight(self.model).to(machine.torch_device)
 
     @torch.no_grad()
     def __call__(self, real: VarlenBatch) -> TeacherHead:
-        hidden_NE = hidden_states(self._model, real, self._machine)
+        hidden_NE = hidden_states(self.model, real, self._machine)
         return TeacherHead(hidden_NE=hidden_NE.to(self._machine.torch_device), weight_WE=self._head_WE)
 
 
 def open_teacher(
     method_name: str, folder: Path | None, student_tokenizer: Tokenizer, machine: Machine
-) -> TeacherSignal | None:
+) -> OnlineTeacher | None:
     """The signal that a method needs, or None; UserError for a superfluous, missing or unfit teacher."""
     if method(method_name).needs_teacher != (folder is not None):
         wanted = f"{'a teacher' if folder is None else 'no teacher'} for method {method_name}"

@@ -7,8 +7,9 @@ together (`common.launch`). Methods are known only by name (`distill.methods`).
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from common.launch import Distributed
 from common.metrics import MetricsLog, progress
 from common.model_loss import ModelLoss
 from common.optim import OptimConfig, Optimizers
+from common.outcome import teacher_warnings, training_outcome
 from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.provenance import propagate_sources
 from common.store import Workspace, say, stage
@@ -31,6 +33,12 @@ from distill.methods import LossPass, Settings, method, pass_name, require_kerne
 from distill.on_policy import OnPolicy, OnPolicyConfig
 from distill.taid import TaidConfig, alpha_warning
 from distill.teacher import open_teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_COMPARED_ROWS = 32
+"""Held-out rows on which teacher and student are compared: enough to see exchanged arguments, cheap for any teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +118,7 @@ class _Run:
 
     config: DistillConfig
     loss: ModelLoss
+    teacher: "PreTrainedModel | None"
     wrapped: nn.Module
     """The loss, its gradients the same in every process."""
     optimizers: Optimizers
@@ -155,6 +164,7 @@ def _open(
     return _Run(
         config=config,
         loss=loss,
+        teacher=None if signal is None else signal.model,
         wrapped=distributed.wrap(loss),
         optimizers=optimizers,
         checkpoints=CheckpointManager(workspace.folder, model, optimizers, writes=distributed.is_main),
@@ -166,17 +176,38 @@ def _open(
     )
 
 
+def _before_the_first_step(run: _Run) -> dict[str, Any]:
+    """The held-out loss, and what speaks against the teacher, which is compared on at most `_COMPARED_ROWS` rows."""
+    before, warnings = held_out_loss(run.loss, run.validation, run.distributed, step=0), list[str]()
+    if run.teacher is not None:
+        rows = min(run.validation.num_rows, max(_COMPARED_ROWS, run.distributed.size))
+        compared = partial(held_out_loss, run.loss, run.validation, run.distributed, step=0, num_rows=rows)
+        warnings = teacher_warnings(
+            teacher_parameters=run.teacher.num_parameters(),
+            student_parameters=run.loss.model.num_parameters(),
+            teacher_loss=compared(teacher=run.teacher),
+            student_loss=compared(),
+        )
+    return {"held_out_before": before, "warnings": warnings}
+
+
 def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, Any], State]:
     """All steps that are left; returns the counters over all starts of the run, and the controller's last state."""
     config, checkpoints, on_policy, distributed = run.config, run.checkpoints, run.on_policy, run.distributed
     start = checkpoints.resume() or TrainingState(step=0, values={"controller": None, "tokens": 0, "seconds": 0.0})
     values, steps = start.values, range(start.step, config.steps)
     state = controller.initial() if values["controller"] is None else controller.load_state(values["controller"])
+    log = MetricsLog(folder, resume_after_step=start.step) if distributed.is_main else None
+    if start.step == 0:
+        values |= _before_the_first_step(run)
+        if log:
+            log.write({"step": 0, "validation_loss": values["held_out_before"]})
+            for warning in values["warnings"]:
+                say(f"warning: {warning}")
     if on_policy and start.step > 0:
         on_policy.load_state(values)
     elif on_policy and on_policy.adapts:
-        on_policy.validated(held_out_loss(run.loss, run.validation, distributed, step=0))
-    log = MetricsLog(folder, resume_after_step=start.step) if distributed.is_main else None
+        on_policy.validated(values["held_out_before"])
     run.loss.model.train()
     started = time.perf_counter()
     for step, batches in progress(prefetched(run.read, steps), label=config.method, unit="step", total=len(steps)):
@@ -191,6 +222,7 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
         if not result.is_skipped:
             state = controller.update(state, result.means, step=done, steps=config.steps)
         seconds = time.perf_counter() - started
+        values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
         values["tokens"] += result.tokens
         values["seconds"] += seconds
         if log:
@@ -211,7 +243,7 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
     return values, state
 
 
-@stage(version=7)
+@stage(version=8)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:
@@ -232,15 +264,21 @@ def distill(
         save_model(run.loss.model, run.tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
         propagate_sources(workspace.folder, "corpus", corpus, student, teacher)
     run.distributed.barrier()
-    return {
+    outcome = training_outcome(
+        values,
+        held_out_after=run.checkpoints.best_loss,
+        best_step=run.checkpoints.best_step,
+        first_validation=config.validate_every,
+        steps=config.steps,
+        vocab_size=run.loss.vocab_size,
+    )
+    return outcome | {
         "method": config.method,
         "steps": config.steps,
         "tokens": values["tokens"],
         "corpus_tokens": run.rows.num_tokens,
         "tokens_per_s": values["tokens"] / max(values["seconds"], 1e-9),
         "parameters": run.loss.model.num_parameters(),
-        "best_step": run.checkpoints.best_step,
-        "validation_loss": run.checkpoints.best_loss,
         "t_final": controller.kwargs(state).get("t"),
-        "warnings": [warning] if warning else [],
+        "warnings": [*([warning] if warning else []), *values["warnings"], *outcome["warnings"]],
     }

@@ -153,6 +153,9 @@ def _settings_help() -> str:
 
 
 def _init(parsed: argparse.Namespace) -> None:
+    if parsed.config.is_dir():
+        wanted, next_step = "a file for --config", f"name {parsed.config / 'config.json'}"
+        raise UserError("wrong-format", wanted=wanted, got=f"the folder {parsed.config}", next_step=next_step)
     config = InitConfig(config_json=parsed.config.read_text(encoding="utf-8"), seed=parsed.seed)
     run_alone(init, config, parsed.out, parsed.tokenizer)
 

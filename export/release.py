@@ -9,16 +9,17 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.disk import files_under, sha256_of
 from common.errors import UserError, not_found
-from common.provenance import SOURCES_FILE, DataSource, Terms, merged, read_sources, write_sources
+from common.provenance import MODEL, SOURCES_FILE, DataSource, Terms, merged, read_sources, write_sources
 from common.store import MANIFEST_FILE, Workspace, stage
-from export.card import CARD, CARD_FILES, MODEL, PAGE, REPORT, CardConfig, rendered, write_card
+from eval.report.collect import read_json
+from export.card import CARD, CARD_FILES, PAGE, REPORT, CardConfig, rendered, write_card
 from export.licences import LICENCE_TEXTS, duties, spdx_url, unstated
 
 SUMS_FILE = "SHA256SUMS"
@@ -170,6 +171,8 @@ class Release:
     sources: Sequence[DataSource]
     front_matter: dict[str, Any]
     """The fields of the card that hubs read."""
+    report: Mapping[str, Any]
+    """The content of report.json; empty where the release has none."""
 
     @property
     def names(self) -> list[str]:
@@ -196,7 +199,9 @@ def read_release(folder: Path) -> Release:
     if CARD not in sums or not (folder / CARD).is_file():
         next_step = "build the release with a card in its recipe"
         raise not_found(f"a model card {CARD} that {SUMS_FILE} lists", f"none in {folder}", next_step=next_step)
-    return Release(folder=folder, sums=sums, sources=read_sources(folder), front_matter=_front_matter(folder / CARD))
+    report = read_json(folder / REPORT) if REPORT in sums and (folder / REPORT).is_file() else {}
+    front_matter, sources = _front_matter(folder / CARD), read_sources(folder)
+    return Release(folder=folder, sums=sums, sources=sources, front_matter=front_matter, report=report)
 
 
 def _front_matter(card: Path) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from common.disk import files_under, sha256_of
 from common.errors import Code, UserError
 from common.sources import hub
 from eval.report import wording
+from eval.report.data import quoted_rows
 from export import licences
-from export.card import CARD
+from export.card import CARD, REPORT
 from export.release import SUMS_FILE, Release, read_release
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -91,6 +92,11 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Use
         texts, got = licences.text_folder(name), f"no text of the terms of {name}, which ask to be passed on"
         line = f"in {release.folder}, sha256sum {texts}/FILE >> {SUMS_FILE}"
         add("not-found", got, f"put it into {texts}/ of the release, and its line into {SUMS_FILE}: {line}")
+    quotable = {source.name for source in release.sources if source.quotable}
+    private = [name for name in quoted_rows(release.report) if name not in quotable]
+    if private:
+        got = f"rows of {', '.join(private)} in {REPORT}, and no terms that allow to quote them"
+        add("needs-consent", got, "build the release again, which leaves them out, or state quotable terms before it")
     unknown = licences.unstated(release.sources) if release.sources else ["everything it learnt from"]
     if unknown and not licence_checked:
         next_step = "read the publishers' terms, and give --licence-checked if they allow it"
@@ -125,6 +131,9 @@ def _plan(release: Release, repo: str, *, private: bool, found: Sequence[UserErr
     yield f"licence on the hub: {licence}"
     for duty in licences.duties(release.sources):
         yield f"owed ({', '.join(duty.names)}): {duty.english}"
+    for name, count in quoted_rows(release.report).items():
+        yield f"quoted: {count} rows of {name}"
+    yield f"sample answers of the model: {len(release.report.get('samples') or ()) or 'none'}"
     for line in licences.attributions(release.sources):
         yield f"shown with it: {line}"
     base_models: Sequence[str] = release.front_matter.get("base_model") or []

@@ -22,6 +22,7 @@ from common.launch import Distributed
 from common.metrics import MetricsLog, progress
 from common.model_loss import ModelLoss
 from common.optim import OptimConfig, Optimizers
+from common.outcome import training_outcome
 from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.provenance import is_text, propagate_sources
 from common.store import Workspace, stage
@@ -110,7 +111,7 @@ def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[VarlenB
     return batches
 
 
-@stage(version=7)
+@stage(version=8)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:
@@ -128,6 +129,9 @@ def instruct(
     start = checkpoints.resume() or TrainingState(step=0, values={"tokens": 0, "seconds": 0.0})
     values, steps = start.values, range(start.step, config.steps)
     log = MetricsLog(workspace.folder, resume_after_step=start.step)
+    if start.step == 0:
+        values["held_out_before"] = held_out_loss(loss, rows.validation, alone, step=0)
+        log.write({"step": 0, "validation_loss": values["held_out_before"]})
     model.train()
     read = partial(micro_batches, rows, config)
     started = time.perf_counter()
@@ -137,6 +141,7 @@ def instruct(
             batches, loss, _objective, optimizers, alone, step=step, steps=config.steps, optim=config.optim
         )
         seconds = time.perf_counter() - started
+        values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
         values["tokens"] += result.tokens
         values["seconds"] += seconds
         speed = {"tokens": values["tokens"], "tokens_per_s": result.tokens / seconds}
@@ -152,12 +157,18 @@ def instruct(
     save_model(model, tokenizer, workspace.folder, dtype=getattr(torch, config.save_dtype))
     propagate_sources(workspace.folder, "corpus", replay, base)
     propagate_sources(workspace.folder, "conversations", conversations, workspace.folder)
-    return {
+    outcome = training_outcome(
+        values,
+        held_out_after=checkpoints.best_loss,
+        best_step=checkpoints.best_step,
+        first_validation=config.validate_every,
+        steps=config.steps,
+        vocab_size=tokenizer.size,
+    )
+    return outcome | {
         "method": "instruct",
         "steps": config.steps,
         "tokens": values["tokens"],
         "tokens_per_s": values["tokens"] / max(values["seconds"], 1e-9),
         "parameters": model.num_parameters(),
-        "best_step": checkpoints.best_step,
-        "validation_loss": checkpoints.best_loss,
     }

@@ -14,13 +14,14 @@ from pathlib import Path
 from common.errors import UserError
 from common.model_shape import config_of
 from common.sources import local_mirror
+from distill.initial import InitConfig
 from instruct.conversations.lmsys import KEY_HINT, PASSPHRASE_VARIABLE
 from recipes.plan import Plan, plan_of
 from recipes.plan.cost import fits
 from recipes.plan.lines import gigabytes, short_lines
 from recipes.plan.machine import Available, BuildState, available_here, build_state
 from recipes.plan.sets import TOKEN_VARIABLE
-from recipes.recipe import Recipe
+from recipes.recipe import Recipe, stages_until
 from recipes.resolve import Unresolved, attempt
 
 EMBEDDED = "mini"
@@ -78,6 +79,9 @@ def before_start(
     state = build_state(recipe, build_folder, sources=sources)
     # Made after the names were resolved, so that it has the sizes that the hub has just given.
     done = state.finished.difference(rebuild)
+    for stage in stages_until(recipe, until):
+        if stage.name not in done and isinstance(init := getattr(stage.config, "init", None), InitConfig):
+            init.require_known_fields()
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done)
     for line in short_lines(plan) if recipe.published_models else ():
         say(line)

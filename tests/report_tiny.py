@@ -40,6 +40,9 @@ SHAPES = {
 HOSTILE = "</p><script>alert('x')</script> & \"<b>|太字|</b>\" `code` {{ 7 * 7 }}"
 """An answer that tries to become markup."""
 
+PRIVATE = "社外秘の一文"
+"""A row of a source whose terms do not allow to quote it."""
+
 VOID = {"meta", "link", "br", "hr", "img", "input", "path"}
 
 
@@ -156,7 +159,8 @@ def write_build(root: Path, *, machine: dict[str, Any] | None = None) -> dict[st
         folders["coreml"], {"file": PACKAGE, "weights": "float16", "parameters": 6_790_144}, files=inside, seconds=19.4
     )
     write_manifest(folders["world"], {})
-    write_manifest(folders["evaluation"], {}, seconds=171.0, **({"machine": machine} if machine else {}))
+    asked = {"config": {"path": "/home/someone/secret", "sample_questions": 2}}
+    write_manifest(folders["evaluation"], {}, seconds=171.0, **asked, **({"machine": machine} if machine else {}))
     for name, rows in evaluation().items():
         (folders["evaluation"] / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     return folders
@@ -170,6 +174,7 @@ def corpus_sources() -> list[dict[str, Any]]:
         "url": "https://huggingface.co/datasets/HuggingFaceFW/fineweb-2",
         "attribution": "FineWeb2 (HuggingFaceFW)",
         "obligations": ["Name FineWeb2 as a source.", f"Beware of {HOSTILE}"],
+        "quotable": True,
         "revision": "af9c13333eb981300149d5ca60a8e9d659b276b9",
         "weight": 0.75,
         "rows_in": 20_000,
@@ -185,6 +190,7 @@ def corpus_sources() -> list[dict[str, Any]]:
     }
     own = {
         **{"name": "own.jsonl", "licence": None, "url": None, "attribution": None, "obligations": []},
+        "quotable": False,
         **{"revision": None, "weight": 0.25, "rows_in": 1_734, "characters_in": 8_400_000},
         **{"removed": {"exact duplicate": 11}, "rows_out": 1_723, "characters_out": 8_000_000},
         **{"tokens_out": 4_000_000, "tokens_in_estimate": 4_200_000},
@@ -195,8 +201,9 @@ def corpus_sources() -> list[dict[str, Any]]:
 def corpus_details() -> dict[str, Any]:
     """What a corpus' card holds besides the counts."""
     samples = [
-        {"source": "own.jsonl", "id": "/home/someone/secret/own.jsonl:3", "text": HOSTILE},
+        {"source": "HuggingFaceFW/fineweb-2", "id": "/home/someone/secret/web.jsonl:3", "text": HOSTILE},
         {"source": "HuggingFaceFW/fineweb-2", "id": "18", "text": ""},
+        {"source": "own.jsonl", "id": PRIVATE, "text": PRIVATE},
     ]
     return {
         "removed": {"empty text": 2, "exact duplicate": 31, "too little Japanese": 4_000},
@@ -214,6 +221,7 @@ def corpus_details() -> dict[str, Any]:
         ],
         "contamination": {"jglue": 3, "niilc": 0},
         "samples": {
+            "exact duplicate": [{"source": "own.jsonl", "id": "7", "text": PRIVATE}],
             "kept": [{"source": "HuggingFaceFW/fineweb-2", "id": "17", "text": "春になると、桜が咲きます。"}],
             "too little Japanese": samples,
         },

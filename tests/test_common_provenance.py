@@ -50,10 +50,10 @@ def test_the_cards_terms_and_counts_arrive_whole(tmp_path: Path) -> None:
     propagate_sources(tmp_path, "corpus", card(tmp_path / "corpus", WIKI, {"name": "own.jsonl"}))
     content = json.loads((tmp_path / "data_sources.json").read_text(encoding="utf-8"))
     told = ("name", "licence", "url", "attribution", "obligations", "revision", "rows_out", "tokens_out")
-    absent = dict.fromkeys(told) | {"obligations": []}
+    absent = dict.fromkeys(told) | {"obligations": [], "quotable": False}
     assert content == {
         "sources": [
-            {"stage": "corpus"} | {field: WIKI[field] for field in told},
+            {"stage": "corpus", "quotable": False} | {field: WIKI[field] for field in told},
             {"stage": "corpus"} | absent | {"name": "own.jsonl"},
         ]
     }
@@ -110,6 +110,7 @@ def test_where_nothing_is_known_no_file_is_written(tmp_path: Path) -> None:
         '{"sources": [{"name": "a", "stage": "corpus", "obligations": [4]}]}',
         '{"sources": [{"name": "a", "stage": "corpus", "rows_out": "many"}]}',
         '{"sources": [{"name": "a", "stage": "corpus", "rows_out": true}]}',
+        '{"sources": [{"name": "a", "stage": "corpus", "quotable": "no"}]}',
         '{"sources": [{"name": "/home/someone/a", "stage": "corpus"}]}',
         '{"sources": 3}',
         "[]",

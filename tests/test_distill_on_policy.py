@@ -298,7 +298,7 @@ def test_a_fixed_share_stays_and_is_not_logged(tiny: dict[str, Path], tmp_path: 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("distill.train.held_out_loss", held_out)
         run_alone(distill, CONFIG, tmp_path / "out", tiny["corpus"], tiny["student"], tiny["teacher"])
-    assert asked == [4, 8] and _metrics(tmp_path / "out", "on_policy_share") == [[]]
+    assert asked == [0, 0, 0, 4, 8] and _metrics(tmp_path / "out", "on_policy_share") == [[]]
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -88,6 +88,15 @@ def test_your_own_model_does_what_it_says(checkout: Path) -> None:
     assert all(row["value"] is None and row["reason"] for row in report["tasks"])
     stated = {source["licence"] for part in ("corpus", "conversations") for source in report["data"][part]["sources"]}
     assert stated == {"my own"} and "embedded" not in (dist / "LICENSES.md").read_text(encoding="utf-8")
+    own = {*TEXTS, *(turn for talk in TALKS for turn in talk)} - {"こんにちは。"}  # the samples ask that themselves
+    for folder in (dist, my / "gguf", my / "coreml"):
+        for path in folder.rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            for text in own:
+                spelt = (text.encode(), json.dumps(text)[1:-1].encode(), text.encode("utf-16-le"))
+                assert not any(each in content for each in spelt), f"{path} quotes {text}"
+    kept = json.loads((my / "corpus" / "data_card.json").read_text())["samples"]["kept"]
+    assert kept and all(sample["text"] in own for sample in kept), "samples to look at stay where they are made"
 
 
 def test_every_block_of_commands_is_run_or_marked() -> None:

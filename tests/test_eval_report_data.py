@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tiny import HOSTILE, INPUTS, MACHINE, Page, corpus_details, corpus_sources, write_build
+from report_tiny import HOSTILE, INPUTS, MACHINE, PRIVATE, Page, corpus_details, corpus_sources, write_build
 
+from common.provenance import DataSource, write_sources
 from common.store import Workspace
 from eval.report import ReportConfig, report
 from eval.report.data import data_cards
@@ -122,7 +124,59 @@ def test_no_path_and_no_other_field_of_a_card_is_told(out: Path) -> None:
     everything = "".join(path.read_text(encoding="utf-8") for path in out.iterdir())
     for secret in ("/home", "secret", "first_bad_rows"):
         assert secret not in everything
-    assert "own.jsonl:3" in everything
+    assert "web.jsonl:3" in everything
+
+
+def test_rows_are_quoted_only_of_sources_whose_terms_say_so(out: Path, page: Page) -> None:
+    for path in out.iterdir():
+        assert PRIVATE not in path.read_text(encoding="utf-8"), path.name
+    card = json.loads((out / "report.json").read_text(encoding="utf-8"))["data"]["corpus"]
+    assert card["not_quoted"] == ["own.jsonl"] and "exact duplicate" not in card["samples"]
+    assert any("may quote own.jsonl" in text for text in texts(page, "p"))
+    assert "may quote own.jsonl" in markdown(out)
+
+
+@pytest.mark.parametrize("quotable", [None, False, "yes", 1])
+def test_a_card_that_does_not_say_true_is_not_quoted(tmp_path: Path, quotable: Any) -> None:
+    samples = {"kept": [{"source": "own", "id": "1", "text": PRIVATE}]}
+    card = card_of(tmp_path, sources=[{"name": "own", "quotable": quotable}], samples=samples)
+    assert PRIVATE not in json.dumps(card, ensure_ascii=False) and card["not_quoted"] == ["own"]
+
+
+LEARNT = DataSource(name="own.jsonl", stage="corpus")
+
+
+@pytest.mark.parametrize(
+    ("learnt", "questions", "says"),
+    [
+        ([], None, None),
+        ([replace(LEARNT, quotable=True)], None, None),
+        ([DataSource(name="tokyotech-llm/lmsys-chat-1m-synth", stage="conversations")], None, None),
+        ([DataSource(name="org/a-model", stage="model")], None, None),
+        ([LEARNT, replace(LEARNT, stage="conversations")], None, "own.jsonl"),
+        ([], {}, "the questions"),
+        ([], {"name": "mine", "licence": "MIT"}, "the questions"),
+        ([], {"name": "mine", "quotable": True}, None),
+    ],
+)
+def test_answers_are_shown_where_all_that_was_learnt_is_public(
+    tmp_path: Path, learnt: list[DataSource], questions: dict[str, Any] | None, says: str | None
+) -> None:
+    build = write_build(tmp_path / "build")
+    write_sources(build["chat"], learnt)
+    if questions is not None:
+        (build["world"] / "questions.jsonl").write_text("{}\n")
+    if questions:
+        (build["world"] / "terms.json").write_text(json.dumps(questions))
+    (tmp_path / "out").mkdir()
+    report(ReportConfig(), Workspace(folder=tmp_path / "out", machine=MACHINE), *(build[name] for name in INPUTS))
+    written = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert (written["samples_reason"] is None) == (says is None) == bool(written["samples"])
+    assert says is None or written["samples_reason"].endswith(f"may quote {says}")
+    for path in (tmp_path / "out").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert ("カレーライス" in text) == (says is None), path.name
+        assert path.suffix == ".json" or ("Not shown: a model can repeat" in text) == (says is not None), path.name
 
 
 def test_paths_anywhere_in_a_card_lose_their_folders(tmp_path: Path) -> None:
@@ -130,7 +184,10 @@ def test_paths_anywhere_in_a_card_lose_their_folders(tmp_path: Path) -> None:
         tmp_path,
         rows_in=1,
         removed={"in /srv/data/own.jsonl": 1},
-        sources=[{"name": "a", "url": "file:///srv/data/a", "revision": "/srv/data/a", "removed": {"/srv/data/b": 1}}],
+        sources=[
+            {"name": "a", "url": "file:///srv/data/a", "revision": "/srv/data/a", "removed": {"/srv/data/b": 1}},
+            {"name": "/srv/data/f", "quotable": True},
+        ],
         steps=[{"step": "s", "on": False, "reason": "no /srv/data/c", "settings": {"folder": "/srv/data/d", "n": [3]}}],
         contamination={"/srv/data/e": 2},
         samples={"kept": [{"source": "/srv/data/f", "id": 4, "text": "道は /srv/data/g です"}]},

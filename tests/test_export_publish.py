@@ -12,6 +12,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,34 @@ def test_a_dry_run_names_what_is_owed_what_is_missing_and_what_is_in_the_way(
     assert all(name in each.got for name, each in zip(named, in_the_way, strict=True))
     assert "me/Llama-My-Model" in in_the_way[1].next_step
     assert all(each.got in told and each.next_step in told for each in in_the_way)
+
+
+def test_quoted_rows_are_counted_by_source(tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = release(tmp_path, replace(OWN, quotable=True), DataSource(name="mine", licence="MIT", stage="corpus"))
+    quoted = [{"source": OWN.name, "id": "1", "text": "桜"}]
+    data: dict[str, Any] = {"corpus": {"samples": {"kept": quoted, "short": quoted}}, "conversations": None}
+    _with_report(folder, {"data": data, "samples": [{"text": "はい"}]})
+    assert main(["publish", str(folder), "--repo", REPO]) == 0
+    told = capsys.readouterr().out
+    assert f"quoted: 2 rows of {OWN.name}\n" in told and "sample answers of the model: 1\n" in told
+    data["corpus"]["samples"]["kept"].append({"source": "mine", "id": "2", "text": "梅"})
+    _with_report(folder, {"data": data, "samples": []})
+    assert main(["publish", str(folder), "--repo", REPO]) == 1
+    told = capsys.readouterr().out
+    assert "quoted: 2 rows of mine\n" in told
+    assert "sample answers of the model: none\n" in told
+    (in_the_way,) = obstacles(read_release(folder), REPO, licence_checked=False)
+    assert in_the_way.code == "needs-consent" and "rows of mine in report.json" in in_the_way.got
+
+
+def _with_report(folder: Path, report: dict[str, Any]) -> None:
+    """Put a report into a release, and its line into the sums."""
+    content = json.dumps(report).encode()
+    (folder / "report.json").write_bytes(content)
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    lines = [line for line in sums if not line.endswith("  report.json")]
+    lines.append(f"{hashlib.sha256(content).hexdigest()}  report.json")
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
 # What is refused before anything is sent

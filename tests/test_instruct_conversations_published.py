@@ -154,7 +154,8 @@ def test_from_the_hub_the_commit_and_all_needed_files_are_in_the_config(monkeypa
         "data/gemma2-lmsys-chat-1m-synth-ja+en.jsonl.gz",
         "data/lmsys-chat-1m-first-turn-user-instructions-ja.jsonl.gz.gpg",
     )
-    assert (source.kind, source.weight, source.quotable) == ("lmsys", 2.0, False)
+    assert (source.kind, source.weight) == ("lmsys", 2.0)
+    assert source.terms is not None and not source.terms.quotable
     source = published_source(HubDataset(name=MAGPIE_ULTRA), sources=None)
     assert (wanted[-1].config, wanted[-1].files, source.kind) == ("ja", ("train_ja.jsonl*",), "auto")
     assert isinstance(source.files, HubFiles) and source.files.revision == "0" * 40

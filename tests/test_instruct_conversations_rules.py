@@ -350,6 +350,7 @@ def test_card_has_what_reports_and_licences_need(tmp_path: Path, tokenizer_folde
         "url": None,
         "attribution": "by them",
         "obligations": ["Pass it on likewise."],
+        "quotable": False,
         "revision": None,
         "weight": None,
         "rows_in": 22,

@@ -47,7 +47,7 @@ _MACHINE_FILE = "machine.json"
 
 StageFunction = Callable[..., dict[str, Any]]
 """`f(config, workspace, *input_folders)`; the folder of an omitted input is None. Returns facts: JSON for the manifest,
-where `tokens_per_s` also appears in the stage's line."""
+where `tokens_per_s` also appears in the stage's line, and `summary` and each of `warnings` in a line of its own."""
 
 Function = TypeVar("Function", bound=StageFunction)
 
@@ -268,6 +268,10 @@ class _Job:
 
     def _reported(self, artifact: Artifact, said: str) -> Artifact:
         self._say(said if artifact.reason is None else f"not here: {artifact.reason}")
+        facts = artifact.manifest["facts"]
+        summary = [facts["summary"]] if "summary" in facts else []
+        for line in (*summary, *(f"warning: {each}" for each in facts.get("warnings", ()))):
+            self.report(f"{'':<16}  {line}")
         return artifact
 
     def _say(self, text: str) -> None:

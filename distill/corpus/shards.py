@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from common.disk import replace_text
 from common.errors import require_above, require_at_least, require_below
+from common.known_sets import require_own_terms
 from common.metrics import progress
 from common.provenance import Terms
 from common.rows import Raw, RowCounts, printable, raw_rows
@@ -60,6 +61,7 @@ class TextSource:
     """Of a data set on the hub only the first files, by path; None takes all. A set may be larger than any disk."""
 
     def __post_init__(self) -> None:
+        require_own_terms(None if isinstance(self.files, tuple) else self.files.name, self.terms)
         require_at_least(1, max_files=self.max_files)
         require_above(0, weight=self.weight, next_step=f"correct the weight of {self.terms.name}")
         require_below(math.inf, weight=self.weight, next_step=f"correct the weight of {self.terms.name}")

@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import replace_text
-from common.documents import SPLIT_FILE, Encoded, Shares, finish_documents, kept_line
+from common.documents import SPLIT_FILE, Encoded, Shares, drop_warnings, finish_documents, kept_line
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError, require_at_least, require_between
 from common.packing import FULL_WEIGHT
-from common.provenance import Terms, read_terms
+from common.provenance import Terms, terms_in
 from common.rows import MAX_BAD_SHARE, Row, data_files, printable
 from common.store import Workspace, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer
 from distill.corpus.data_card import card_of_cleaning, with_tokens
-from distill.corpus.kept import find_duplicates, write_kept
+from distill.corpus.kept import EXACT, NEAR, RULES, find_duplicates, write_kept
 from distill.corpus.shards import TextSource, write_shards
-from distill.text.cleaning import Cleaner, CleaningConfig, Spans
+from distill.text.cleaning import BENCHMARK_RULE, Cleaner, CleaningConfig, Spans
+from distill.text.quality import QUALITY_RULES
 from eval.decontamination import DecontaminationConfig, Decontaminator
 
 _SHARDS = "scratch/shards"
@@ -77,7 +78,7 @@ class CorpusConfig:
             raise UserError("contradiction", wanted=wanted, got=got, next_step="give the other sources a weight")
 
 
-@stage(version=3)
+@stage(version=4)
 def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
@@ -95,6 +96,7 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
     def encode(split: str, batch: Sequence[Row]) -> list[Encoded]:
         return _encode(tokenizer, batch, prompt_weight=config.prompt_weight if split == "train" else FULL_WEIGHT)
 
+    card |= {"warnings": drop_warnings(card, _advice)}
     folder, finish = workspace.folder, partial(with_tokens, card)
     return finish_documents(folder, encode, finish, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer)
 
@@ -116,7 +118,7 @@ def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSourc
         files = data_files(path, "text")
         # Several files of a folder are one source, named as if the folder had one file.
         named = Path("text") if path.is_dir() else files[0]
-        terms = known or read_terms(path) or Terms(name=name_of(named, [source.terms.name for source in given]))
+        terms = terms_in(path, known) or Terms(name=name_of(named, [source.terms.name for source in given]))
         given.append(TextSource(terms=terms, files=tuple(files)))
     given += config.sources
     names = [source.terms.name for source in given]
@@ -162,6 +164,19 @@ def _require_documents(card: Mapping[str, Any]) -> None:
             wanted = f"documents of {source['name']}, which has a weight"
             next_step = "correct the source or its text_field, or leave it out"
             raise InputError("empty", wanted=wanted, got=kept_line(source), next_step=next_step)
+
+
+_ADVICE = {
+    RULES[EXACT]: "each is kept once",
+    RULES[NEAR]: "--no-near-duplicates keeps them",
+    BENCHMARK_RULE: "leave out --benchmarks to keep them",
+    **dict.fromkeys(QUALITY_RULES, "--no-quality keeps them"),
+}
+
+
+def _advice(rule: str) -> str:
+    """How a user keeps the rows that a rule removes; the flags are fields of the config in a recipe."""
+    return _ADVICE.get(rule, "data_card.json has samples")
 
 
 def cleaner_of(config: CorpusConfig) -> Cleaner:

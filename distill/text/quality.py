@@ -88,7 +88,7 @@ class QualityConfig:
 def fault(text: str, config: QualityConfig) -> str | None:
     """The name of the first rule that removes the document; None if it is kept."""
     measures = Measures(text)
-    return next((rule for rule, breaks in _RULES.items() if breaks(measures, config)), None)
+    return next((rule for rule, breaks in QUALITY_RULES.items() if breaks(measures, config)), None)
 
 
 def _below(value: float, least: float | None) -> bool:
@@ -116,7 +116,7 @@ def _has_odd_sentences(measures: Measures, config: QualityConfig) -> bool:
 
 
 # In the order of their evaluation: cheap rules first, specific ones before general ones.
-_RULES: dict[str, Callable[[Measures, QualityConfig], bool]] = {
+QUALITY_RULES: dict[str, Callable[[Measures, QualityConfig], bool]] = {
     "too short": lambda m, c: _below(m.characters, c.min_characters),
     "broken encoding": lambda m, c: _above(m.damage_share, c.max_damage_share),
     "little Japanese": lambda m, c: _below(m.japanese_share, c.min_japanese_share),

@@ -70,8 +70,11 @@ def _geometry(config_file: Path) -> dict[str, Any] | None:
 
 
 def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, validation_loss, ..}."""
-    copied = ("method", "steps", "tokens", "corpus_tokens", "tokens_per_s", "validation_loss", "best_step", "t_final")
+    """A row for each training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, warnings, ..}."""
+    copied = (
+        *("method", "steps", "tokens", "corpus_tokens", "tokens_per_s", "validation_loss_before", "validation_loss"),
+        *("best_step", "t_final"),
+    )
     return [
         {
             "stage": name,

@@ -1,15 +1,19 @@
 """The data cards of a build: what came in, what was removed and why, under which terms.
 
 `data_cards` reads them for the report's JSON: only the fields that are named here, with absolute paths cut to their
-last part; terms and the texts of samples stay as they are. A card of an older build, without sources, has empty lists.
+last part; terms and the texts of samples stay as they are. A report is published: it quotes rows only of sources whose
+terms say so (`Terms.quotable`). A card of an older build, without sources, has empty lists.
 `data_parts` turns that JSON into what a page shows; what an older report lacks is empty or a dash.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.known_sets import known_set
+from common.provenance import MODEL, DataSource
 from eval.report import wording
 from eval.report.collect import cut_paths, read_json
 
@@ -19,7 +23,7 @@ _COUNTS = (
     *("rows_in", "characters_in", "removed", "changed", "truncated", "rows_out", "characters_out"),
     *("tokens_out", "tokens_in_estimate"),
 )
-_TERMS = ("licence", "attribution", "obligations")
+_TERMS = ("licence", "attribution", "obligations", "quotable")
 _SHARED_BY = ("tokens_out", "characters_out", "rows_out")
 """Counts that a source's share may refer to: the first that is known of every source."""
 _REVISION_CHARACTERS = 12
@@ -28,20 +32,47 @@ _REVISION_CHARACTERS = 12
 def data_cards(folders: Mapping[str, Path]) -> dict[str, Any]:
     """The cards of the corpus and the conversations, null where one is absent.
 
-    Each is {rows_in, removed, rows_out, splits, tokens, sources, steps, contamination, samples}; the last four may be
-    empty. A source has its terms, its counts and `share`, its part of the tokens that were kept (of the characters or
-    the rows where tokens are not counted), 0 to 1.
+    Each is {rows_in, removed, rows_out, splits, tokens, warnings, sources, steps, contamination, samples, not_quoted};
+    the last six may be empty. A source has its terms, its counts and `share`, its part of the tokens that were kept (of
+    the characters or the rows where tokens are not counted), 0 to 1. `samples` are rows of the sources whose terms
+    allow to quote them, and `not_quoted` names the sources whose samples stay in the build folder.
     """
     paths = {name: folders[name] / "data_card.json" for name in ("corpus", "conversations") if name in folders}
     there = {name: _card(read_json(path)) for name, path in paths.items() if path.is_file()}
     return {"corpus": None, "conversations": None} | there
 
 
+def why_no_answers(sources: Iterable[DataSource], *, private_questions: bool) -> str | None:
+    """Why a published report shows no answers of a model that learnt from these sources; None where it may show them.
+
+    A small model can repeat a text that it learnt. Its answers are shown where all of its texts and conversations are
+    public: a known set, or a source that may be quoted. `private_questions`: the answers are to questions that may not
+    be quoted.
+    """
+    learnt = (source for source in sources if source.stage != MODEL)
+    private = [source.name for source in learnt if not (source.quotable or known_set(source.name))]
+    named = [*dict.fromkeys(private), *(["the questions"] if private_questions else [])]
+    if not named:
+        return None
+    return f"a model can repeat what it learnt, and no terms say that a report may quote {', '.join(named)}"
+
+
+def quoted_rows(report: Row) -> dict[str, int]:
+    """Rows that a report quotes, by the name of their source."""
+    cards: list[Row] = [card for card in (report.get("data") or {}).values() if card]
+    samples = [sample for card in cards for rows in (card.get("samples") or {}).values() for sample in rows]
+    return dict(Counter(str(sample.get("source")) for sample in samples if sample.get("text")))
+
+
 def _card(card: Row) -> dict[str, Any]:
     sources: Sequence[Row] = card.get("sources") or []
+    quotable = {source.get("name") for source in sources if source.get("quotable") is True}
     samples: Mapping[str, Sequence[Row]] = card.get("samples") or {}
+    quoted = {rule: [sample for sample in rows if sample.get("source") in quotable] for rule, rows in samples.items()}
+    sampled = {str(sample.get("source")) for rows in samples.values() for sample in rows}
     return {
         **_cut(card, ("rows_in", "removed", "rows_out", "splits", "tokens")),
+        "warnings": cut_paths(card.get("warnings") or []),
         "sources": [
             _cut(source, ("name", "revision", "weight", *_COUNTS))
             | {field: source.get(field) for field in _TERMS}
@@ -52,8 +83,10 @@ def _card(card: Row) -> dict[str, Any]:
         "contamination": cut_paths(card.get("contamination") or {}),
         "samples": {
             cut_paths(rule): [_cut(sample, ("source", "id")) | {"text": sample.get("text")} for sample in rows]
-            for rule, rows in samples.items()
+            for rule, rows in quoted.items()
+            if rows
         },
+        "not_quoted": cut_paths(sorted(sampled - quotable)),
     }
 
 

@@ -48,6 +48,7 @@ def _context(report: view.Report) -> dict[str, object]:
         "benchmarks": asked_in(report["tasks"]),
         "differing": view.differing,
         "lead": view.lead(report),
+        "warnings": view.warnings(report),
         "headlines": view.headlines(report),
         "scores": view.score_table(report),
         "plots": loss_plots(report),

@@ -15,9 +15,10 @@ from typing import Any, cast
 from common.disk import replace_text
 from common.errors import UserError, unknown_name
 from common.known_benchmarks import BENCHMARKS
+from common.provenance import read_sources, read_terms
 from common.store import Workspace, read_manifest, stage
 from eval.report import collect
-from eval.report.data import data_cards
+from eval.report.data import data_cards, why_no_answers
 from eval.report.render import write_pages
 
 Scalar = int | float | str
@@ -93,7 +94,7 @@ class ReportConfig:
     """The recipe's numbers that a reader may ask about, published and chosen."""
 
 
-@stage(version=7)
+@stage(version=8)
 def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> dict[str, Any]:
     """Writes report.json, report.html and report.md.
 
@@ -102,7 +103,7 @@ def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> 
         workspace: where to write.
         inputs: artifacts in the order of the build, None for an absent one; a manifest has the artifact's name.
             `corpus`, `chat`, `gguf`, `coreml` and `evaluation` are needed. Of `world` only the benchmarks that could
-            not be asked are reported.
+            not be asked are reported, and its terms say whether its questions may be quoted.
 
     Returns:
         `artifacts`, the number of files for phones, and `not_measured`, the number of gaps, each with a reason.
@@ -111,8 +112,7 @@ def report(config: ReportConfig, workspace: Workspace, *inputs: Path | None) -> 
         UserError: an input without a complete manifest, or an evaluation file that is absent or broken.
     """
     folders = {str(read_manifest(folder)["name"]): folder for folder in inputs if folder is not None}
-    left_out = read_manifest(folders.pop("world"))["facts"].get("left_out", {}) if "world" in folders else {}
-    content = assemble(config, folders, machine=workspace.machine.to_json(), left_out=left_out)
+    content = assemble(config, folders, machine=workspace.machine.to_json(), world=folders.pop("world", None))
     replace_text(workspace.folder / "report.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
     write_pages(content, workspace.folder)
     return {"artifacts": len(content["artifacts"]), "not_measured": len(content["not_measured"])}
@@ -123,13 +123,14 @@ def assemble(
     folders: Mapping[str, Path],
     *,
     machine: Mapping[str, Any],
-    left_out: Mapping[str, str] | None = None,
+    world: Path | None = None,
 ) -> dict[str, Any]:
     """The content of report.json from the artifact folders by name, in the order of the build.
 
-    `machine` is what this stage computes on (`Machine.to_json`); `left_out` has the published benchmarks that were
-    there and could not be asked, with the reasons.
+    `machine` is what this stage computes on (`Machine.to_json`). The manifest of `world` has the published benchmarks
+    that were there and could not be asked, with the reasons.
     """
+    left_out = {} if world is None else read_manifest(world)["facts"].get("left_out", {})
     manifests = {name: read_manifest(folder) for name, folder in folders.items()}
     here, *others = collect.machines(manifests, machine)
     files = collect.artifacts(manifests)
@@ -141,6 +142,9 @@ def assemble(
         )
         for name in MEASURED
     }
+    why_not = _why_no_answers(folders["chat"], world, asked=manifests["evaluation"]["config"]["sample_questions"])
+    if why_not is not None:
+        measured["samples"] = []
     # The GGUF files' names begin with BaseName-SizeLabel-FineTune, and end with the encoding.
     stems = (file["path"].removesuffix(f"-{file['encoding']}.gguf") for file in files if file["format"] == "GGUF")
     content: dict[str, Any] = {
@@ -153,14 +157,23 @@ def assemble(
         "training": collect.training(manifests),
         "curves": collect.curves(folders),
         **measured,
+        "samples_reason": why_not,
         "task_average": [row for row in measured["tasks"] if row["task"] == "average"],
         "speed": [{"artifact": file["path"], **_NO_SPEED} for file in files],
         "data": data_cards(folders),
         "licences": [asdict(each) for each in config.licences],
         "choices": [_choice(choice, manifests) for choice in config.choices],
     }
-    content["not_measured"] = list(_gaps(content, manifests, left_out or {}))
+    content["not_measured"] = list(_gaps(content, manifests, left_out))
     return collect.without_paths(content)
+
+
+def _why_no_answers(chat: Path, world: Path | None, *, asked: int) -> str | None:
+    """See `why_no_answers`; `asked` is the number of questions of each shape among the sample answers."""
+    has_questions = world is not None and asked > 0 and any(world.glob("questions.jsonl*"))
+    terms = read_terms(world) if world is not None and has_questions else None
+    private_questions = has_questions and not (terms is not None and terms.quotable)
+    return why_no_answers(read_sources(chat), private_questions=private_questions)
 
 
 def _gaps(content: Mapping[str, Any], manifests: Manifests, left_out: Mapping[str, str]) -> Iterator[dict[str, Any]]:

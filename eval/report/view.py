@@ -109,6 +109,13 @@ def lead(report: Report) -> str:
     )
 
 
+def warnings(report: Report) -> list[tuple[str, str]]:
+    """(label of a stage, warning) of all data and training stages."""
+    cards = [(name, card) for name, card in (report.get("data") or {}).items() if card]
+    rows = [*cards, *((row["stage"], row) for row in report["training"])]
+    return [(label(report, name), each) for name, row in rows for each in row.get("warnings") or ()]
+
+
 def headlines(report: Report) -> list[Headline]:
     """The six numbers at the top of the page, each from a section below it; one that was not measured says so."""
     files = [file for file in report["artifacts"] if file["bytes"]]

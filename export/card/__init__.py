@@ -5,6 +5,6 @@
 `export.release`. Licences and duties are in `export.licences`.
 """
 
-from export.card.model_card import CARD, CARD_FILES, MODEL, PAGE, REPORT, CardConfig, Sampling, rendered, write_card
+from export.card.model_card import CARD, CARD_FILES, PAGE, REPORT, CardConfig, Sampling, rendered, write_card
 
-__all__ = ["CARD", "CARD_FILES", "MODEL", "PAGE", "REPORT", "CardConfig", "Sampling", "rendered", "write_card"]
+__all__ = ["CARD", "CARD_FILES", "PAGE", "REPORT", "CardConfig", "Sampling", "rendered", "write_card"]

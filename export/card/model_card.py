@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.errors import UserError, require_above, require_at_least, require_between
-from common.provenance import DataSource
+from common.provenance import MODEL, DataSource
 from eval.report import Choice, wording
 from export import licences
 from export.card import tables
@@ -27,8 +27,6 @@ CARD, MODELFILE, LICENCE_TEXT = "README.md", "Modelfile", "LICENSE"
 CARD_FILES = (CARD, MODELFILE, LICENCE_TEXT, LICENCE_PAGE)
 """Names of all that `write_card` may write."""
 PAGE, REPORT = "report.html", "report.json"
-MODEL = "model"
-"""The kind of a source that is a published model, and no data."""
 APACHE = "Apache-2.0"
 QUESTION = "こんにちは。"
 _TEMPLATES = Path(__file__).with_name("templates")

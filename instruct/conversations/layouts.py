@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 from common.errors import UserError, require_above, require_below
+from common.known_sets import require_own_terms
 from common.provenance import Terms
 from common.rows import Row, RowCounts, data_files, read_rows
 from common.sources import Found, HubDataset, HubFiles, fetched, found_files
@@ -65,10 +66,9 @@ class ConversationSource:
     """Its share of the rows, relative to the weights of the other sources; None in all sources keeps all rows."""
     terms: Terms | None = None
     """Licence and obligations; None if they are not known."""
-    quotable: bool = True
-    """Whether the data card can quote its conversations as samples."""
 
     def __post_init__(self) -> None:
+        require_own_terms(None if isinstance(self.files, tuple) else self.files.name, self.terms)
         require_above(0, weight=self.weight, next_step=f"correct the weight of {self.name}")
         require_below(inf, weight=self.weight, next_step=f"correct the weight of {self.name}")
         if self.files == ():

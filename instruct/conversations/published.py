@@ -68,7 +68,6 @@ def published_source(
         original=_original(known, sources, find) if needs_original else (),
         weight=weight,
         terms=terms,
-        quotable=known.quotable,
     )
 
 

@@ -11,11 +11,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from common.documents import Encoded, Shares, finish_documents, split_documents
+from common.documents import Encoded, Shares, drop_warnings, finish_documents, split_documents
 from common.errors import InputError, UserError, require_at_least, unknown_name
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
-from common.provenance import Terms, read_terms
+from common.provenance import Terms, terms_in
 from common.rows import MAX_BAD_SHARE, Row
 from common.sources import HubFiles
 from common.store import MANIFEST_FILE, Workspace, read_manifest, stage
@@ -23,7 +23,7 @@ from common.store.keys import readable
 from common.tokenizer import Tokenizer
 from eval.decontamination import DecontaminationConfig, Decontaminator
 from instruct.conversations.counts import RuleCounts, card_of, card_step
-from instruct.conversations.layouts import FIRST_ANSWER, ConversationSource, files_of, read_chat
+from instruct.conversations.layouts import FIRST_ANSWER, PERSONAL_DATA, ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
 from instruct.conversations.rules import FiltersConfig, LmsysConfig, filter_steps
 from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener, thinned
@@ -67,7 +67,7 @@ class ConversationsConfig:
         _require_weights(self.sources)
 
 
-@stage(version=4)
+@stage(version=5)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
@@ -89,10 +89,27 @@ def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Pa
         return [(ids, [FULL_WEIGHT * supervised for supervised in mask]) for ids, mask in rendered]
 
     # `distill` can train on these rows too, and reads the kind of data from the card.
-    card = selected | {"stage": "conversations"}
+    card = selected | {"stage": "conversations", "warnings": drop_warnings(selected, _advice)}
     return finish_documents(
         workspace.folder, encode, lambda _: card, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer
     )
+
+
+_ADVICE = {
+    TOO_LONG: "raise --sequence-tokens, or give --overlong cut",
+    "a turn too short": "lower --min-turn-characters",
+    "a turn too long": "raise --max-turn-characters",
+    "answered in another language": "--min-japanese-share 0 keeps them",
+    "a refusal": "leave out --drop-refusals",
+    PERSONAL_DATA: "--keep-personal-data keeps them",
+    "template instruction": "--keep-templates keeps them",
+    DUPLICATE: "each is kept once",
+}
+
+
+def _advice(rule: str) -> str | None:
+    """How a user keeps the rows that a rule removes; the flags are fields of the config in a recipe."""
+    return None if rule == THINNED else _ADVICE.get(rule, "data_card.json has samples")
 
 
 class Selection:
@@ -209,7 +226,7 @@ def _of_inputs(inputs: Sequence[Path], terms: Sequence[Terms]) -> Iterator[Conve
     for path, known in zip_longest(inputs, terms):
         is_artifact = path.is_dir() and (path / MANIFEST_FILE).is_file()
         name = str(read_manifest(path)["name"]) if is_artifact else path.resolve().name
-        yield ConversationSource(name=name, files=(path,), terms=known or read_terms(path))
+        yield ConversationSource(name=name, files=(path,), terms=terms_in(path, known))
 
 
 def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCounts]:
@@ -221,4 +238,4 @@ def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCount
         if seen[terms.name] > 1:
             terms = replace(terms, name=f"{terms.name} ({seen[terms.name]})")
         revision = source.files.revision if isinstance(source.files, HubFiles) else None
-        yield RuleCounts(terms=terms, revision=revision, weight=source.weight, quotable=source.quotable)
+        yield RuleCounts(terms=terms, revision=revision, weight=source.weight)

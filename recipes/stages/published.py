@@ -16,7 +16,7 @@ from typing import Any, cast
 from common.disk import free_bytes
 from common.errors import UserError
 from common.metrics import progress
-from common.provenance import DataSource, Terms, write_sources
+from common.provenance import MODEL, DataSource, Terms, write_sources
 from common.sources import Found, HubFiles, HubModel, fetch, found_files
 from common.sources.download import require_whole, tensor_shapes
 from common.sources.select import INDEX_FILE, is_licence_text
@@ -44,7 +44,7 @@ def published(name: str, *, licence: str, attribution: str, obligations: tuple[s
     return PublishedModelConfig(files=HubModel(name=name), terms=terms)
 
 
-@stage(version=1)
+@stage(version=2)
 def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[str, Any]:
     """Put a model's files into the workspace: downloads, hard links to local files, or copies from another disk.
 
@@ -64,7 +64,7 @@ def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[
         _link_or_copy(files, folder, name)
     num_parameters = _checked_parameters(folder, name)
     revision = files.revision if isinstance(files, HubFiles) else None
-    write_sources(folder, [DataSource(**asdict(config.terms), stage="model", revision=revision)])
+    write_sources(folder, [DataSource(**asdict(config.terms), stage=MODEL, revision=revision)])
     return {"parameters": num_parameters, "bytes": _bytes_in(folder), "name": name, "revision": revision}
 
 

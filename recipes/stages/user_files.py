@@ -51,7 +51,7 @@ class UserFilesConfig:
                     raise not_found(f"the file {path}", next_step="correct its path in the recipe")
 
 
-@stage(version=3)
+@stage(version=4)
 def user_files(config: UserFilesConfig, workspace: Workspace) -> dict[str, Any]:
     """Copy the files into the layout of a world. Only questions are checked: they are read after hours of training.
 

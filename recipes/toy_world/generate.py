@@ -152,8 +152,8 @@ def write_world(config: WorldConfig, folder: Path) -> dict[str, int]:
     }
 
 
-@stage(version=2)
+@stage(version=3)
 def world(config: WorldConfig, workspace: Workspace) -> dict[str, Any]:
     """Write the world with its terms and return the number of rows of each file."""
-    write_terms(workspace.folder, Terms(name="the embedded world", licence="Apache-2.0"))
+    write_terms(workspace.folder, Terms(name="the embedded world", licence="Apache-2.0", quotable=True))
     return dict(write_world(config, workspace.folder))
