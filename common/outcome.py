@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_NEARLY = 0.99
+"""A model that has collapsed ends near the loss of a guess, on either side of it."""
 _EXCHANGED = "check that student and teacher are not exchanged"
 
 
@@ -38,9 +40,9 @@ def training_outcome(
             f"the held-out loss did not fall: {held_out_before:.3f} nats before the first step, "
             f"{held_out_after:.3f} at its lowest; lower the learning rate, or check the data"
         )
-    if held_out_after > uniform:
+    if held_out_after > _NEARLY * uniform:
         warnings.append(
-            f"the held-out loss of {held_out_after:.3f} nats is above {uniform:.3f}, that of a guess among "
+            f"the held-out loss of {held_out_after:.3f} nats is no better than {uniform:.3f}, that of a guess among "
             f"{vocab_size:,} tokens: the model has learnt nothing that holds; lower the learning rate"
         )
     if best_step == first_validation < steps:

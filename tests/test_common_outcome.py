@@ -55,8 +55,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ({"best_step": 100, "steps": 100}, []),
         ({"held_out_before": 2.0}, ["did not fall: 2.000 nats before the first step, 2.000"]),
         ({"held_out_before": 1.5}, ["did not fall: 1.500"]),
-        ({"held_out_after": 6.5, "held_out_before": 7.0}, [f"6.500 nats is above {log(500):.3f}"]),
-        ({"held_out_after": 9e6}, ["did not fall", "above 6.215"]),
+        ({"held_out_after": 6.5, "held_out_before": 7.0}, [f"6.500 nats is no better than {log(500):.3f}"]),
+        ({"held_out_after": 0.995 * log(500), "held_out_before": 7.0}, ["no better than"]),
+        ({"held_out_after": 0.98 * log(500), "held_out_before": 7.0}, []),
+        ({"held_out_after": 9e6}, ["did not fall", "no better than 6.215"]),
         ({"best_step": 100}, ["lowest at step 100, the first validation of 300"]),
     ],
 )
