@@ -53,9 +53,12 @@ def open_teacher(
 
 
 def require_same_vocabulary(student: Tokenizer, teacher_folder: Path) -> None:
-    """UserError for a teacher with other tokens, naming the first id that differs; another padding is fine."""
+    """UserError for a teacher with another token for one of the student's ids, naming the first such id.
+
+    More tokens after the student's, and another padding, are fine: both heads are cropped to the student's ids.
+    """
     ours, theirs = student.tokens(), Tokenizer.load(teacher_folder).tokens()
-    for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs)):
+    for index, (mine, other) in enumerate(itertools.zip_longest(ours, theirs[: len(ours)])):
         if mine != other:
             mine, other = ("no token" if token is None else repr(token) for token in (mine, other))
             wanted, where = f"a teacher with the student's {len(ours)} token ids", f"{len(theirs)} in {teacher_folder}"

@@ -243,7 +243,7 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
     return values, state
 
 
-@stage(version=8)
+@stage(version=9)
 def distill(
     config: DistillConfig, workspace: Workspace, corpus: Path, student: Path | None, teacher: Path | None
 ) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 `python -m export gguf CHECKPOINT --out DIR [--encoding Q4_K_M ...]` runs it by itself. F16 is written first, straight
 from the safetensors; llama.cpp's own quantiser makes the others from it. Rows whose length does not fit an encoding's
 blocks fall back by tensor as llama.cpp decides, and are listed. Each file is read back, loaded in llama.cpp, and its
-tokenizer compared with the checkpoint's on a probe text before it gets its name. `eval.fidelity` measures the loss.
+tokenizer and chat template compared with the checkpoint's on probes before it gets its name. `eval.fidelity` measures
+the loss.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +22,9 @@ from common.errors import UserError, unknown_name
 from common.gguf_header import GgufHeader, read_header
 from common.metrics import progress
 from common.provenance import read_sources, write_sources
+from common.rendering import Message
 from common.store import Workspace, stage
-from common.tokenizer import Tokenizer
+from common.tokenizer import PROBE, Tokenizer
 from eval.runtimes.llama_process import LlamaCppRuntime, LlamaProcess
 from eval.runtimes.protocol import shared_prefix
 from export.gguf_file import write_f16
@@ -32,12 +36,9 @@ from export.vocabulary import read_vocabulary
 MATRIX_TYPES = {"F16": {"F16"}, "Q8_0": {"Q8_0"}, "Q5_K_M": {"Q5_K", "Q6_K"}, "Q4_K_M": {"Q4_K", "Q6_K"}}
 COUNTED = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]", re.MULTILINE)
 """Where llama.cpp's quantiser logs which tensor of how many it writes."""
-# What pre-tokenizers disagree on: runs of digits, spaces and newlines, contractions, marks, emoji, width and scripts.
-PROBE = (
-    "吾輩は猫である。名前はまだ無い。\n\n  リンゴを3個、1234567円で買った！？（税込）\t「東京」へ行く…\r\n"  # noqa: RUF001
-    "ﾊﾝｶｸとＦＵＬＬ、がぎぐ゛ヴ々〆ヶ。 I'm sure we'LL see 3.14 of them --- don't you?\n   \n"
-    "नमस्ते 안녕하세요 สวัสดี é ñ \u200d👩‍👩‍👧🚀 x=foo_bar(10**9);  // ok"
-)
+_USER, _ANSWER = {"role": "user", "content": PROBE}, {"role": "assistant", "content": "はい。 42"}
+_TALKS: tuple[list[Message], ...] = ([_USER], [_USER, _ANSWER, _USER], [{"role": "system", "content": PROBE}, _USER])
+"""Conversations of which llama.cpp must make the checkpoint's ids, by the file's own template."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class GgufConfig:
         check_stem(self.stem)
 
 
-@stage(version=2)
+@stage(version=3)
 def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str, Any]:
     """Writes the GGUF files of a checkpoint folder into the workspace, and its list of data sources where it has one.
 
@@ -71,7 +72,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
     """
     source, sources = Checkpoint(checkpoint), read_sources(checkpoint)
     vocabulary = read_vocabulary(checkpoint, rows=source.rows)
-    expected_ids = Tokenizer.load(checkpoint).encode(PROBE)
+    probes = _probes(Tokenizer.load(checkpoint), with_prompts=bool(vocabulary.chat_templates))
     scratch = workspace.folder / "scratch"
     scratch.mkdir(exist_ok=True)
     # A source of the quantised files even where F16 itself is not asked for.
@@ -86,7 +87,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
             quantize(f16, made, encoding, threads=workspace.machine.threads)
         header = read_header(made)
         _check_same_tensors(made, header, reference)
-        _check_loads(made, expected_ids, rows=source.rows)
+        _check_loads(made, probes, rows=source.rows)
         os.replace(made, workspace.folder / made.name)
         files.append(_facts(made.name, encoding, header))
     write_sources(workspace.folder, sources)
@@ -97,7 +98,7 @@ def gguf(config: GgufConfig, workspace: Workspace, checkpoint: Path) -> dict[str
         "context_tokens": int(source.config.max_position_embeddings),
         "vocabulary": {"rows": source.rows, "tokens": vocabulary.size},
         "pre_tokenizer": vocabulary.pre,
-        "chat_template": vocabulary.chat_template is not None,
+        "chat_template": bool(vocabulary.chat_templates),
         "files": files,
     }
 
@@ -145,12 +146,29 @@ def _check_same_tensors(path: Path, header: GgufHeader, reference: GgufHeader) -
         )
 
 
-def _check_loads(path: Path, expected_ids: list[int], *, rows: int) -> None:
-    """llama.cpp loads the file, and its tokenizer gives the checkpoint's ids for `PROBE`."""
+def _probes(tokenizer: Tokenizer, *, with_prompts: bool) -> list[tuple[str | list[Message], list[int]]]:
+    """Texts and, for a tokenizer with a chat template, conversations, each with the checkpoint's ids."""
+    probes: list[tuple[str | list[Message], list[int]]] = [(PROBE, tokenizer.encode(PROBE))]
+    for talk in _TALKS if with_prompts else ():
+        with contextlib.suppress(UserError):  # a template may want other messages
+            probes.append((talk, tokenizer.render_prompt(talk)))
+    return probes
+
+
+def _check_loads(path: Path, probes: Sequence[tuple[str | list[Message], list[int]]], *, rows: int) -> None:
+    """llama.cpp loads the file, and gives the checkpoint's ids for the probes by its own tokenizer and template."""
     with closing(LlamaCppRuntime(path, repack=False)) as loaded:
-        ids, vocabulary = loaded.encode(PROBE), loaded.vocabulary
-    if vocabulary != rows or ids != expected_ids:
-        wanted = f"{rows} tokens and the same ids for a probe text in llama.cpp as in the checkpoint's tokenizer"
-        got = f"{vocabulary} tokens, {shared_prefix(ids, expected_ids)} of {len(expected_ids)} ids in {path.name}"
-        next_step = "use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's"
-        raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)
+        found = [loaded.encode(probe) if isinstance(probe, str) else loaded.render(probe) for probe, _ in probes]
+        vocabulary = loaded.vocabulary
+    if vocabulary != rows:
+        got, next_step = f"{vocabulary} in {path.name}", "start again; if it fails twice, report it"
+        raise UserError("mismatch", wanted=f"{rows} tokens in llama.cpp", got=got, next_step=next_step)
+    for (probe, expected), ids in zip(probes, found, strict=True):
+        if ids != expected:
+            what = "text" if isinstance(probe, str) else "conversation"
+            wanted = f"the same ids for a probe {what} in llama.cpp as in the checkpoint's tokenizer"
+            got = f"{shared_prefix(ids, expected)} of {len(expected)} ids in {path.name}"
+            next_step = "use a tokenizer whose pre-tokenizer and normaliser llama.cpp knows, such as Qwen2's"
+            if what == "conversation":
+                next_step = "correct added tokens that strip blanks around them (lstrip, rstrip), or the chat template"
+            raise UserError("mismatch", wanted=wanted, got=got, next_step=next_step)

@@ -157,12 +157,15 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(vocabulary.turn_end_id)
+    writer.add_eos_token_id(vocabulary.eos_id)
     writer.add_eot_token_id(vocabulary.turn_end_id)
+    for stop in vocabulary.more_stops[:1]:  # llama.cpp reads one more
+        writer.add_eom_token_id(stop)
     if vocabulary.bos_id is not None:
         writer.add_bos_token_id(vocabulary.bos_id)
     if vocabulary.padding_id is not None:
         writer.add_pad_token_id(vocabulary.padding_id)
     writer.add_add_bos_token(vocabulary.add_bos)
-    if vocabulary.chat_template is not None:
-        writer.add_chat_template(vocabulary.chat_template)
+    templates = [{"name": name, "template": text} for name, text in vocabulary.chat_templates.items()]
+    if templates:
+        writer.add_chat_template(vocabulary.chat_templates["default"] if len(templates) == 1 else templates)

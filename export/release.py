@@ -39,7 +39,7 @@ class DistConfig:
     """What the model card says by itself; None writes no card, which makes a folder that cannot be published."""
 
 
-@stage(version=6)
+@stage(version=7)
 def dist(
     config: DistConfig,
     workspace: Workspace,

@@ -30,6 +30,9 @@ _KNOWN = {
     ("Digits ByteLevel", False): "smollm",
 }
 
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
+"""Tokens at which llama.cpp stops by their names alone."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
@@ -40,10 +43,13 @@ class Vocabulary:
     types: list[int]
     merges: list[str]
     bos_id: int | None
+    eos_id: int
     turn_end_id: int
+    more_stops: tuple[int, ...]
+    """Further tokens that end an answer, and that llama.cpp does not know by their names."""
     padding_id: int | None
     add_bos: bool
-    chat_template: str | None
+    chat_templates: dict[str, str]
     size: int
 
 
@@ -59,25 +65,28 @@ def read_vocabulary(folder: Path, *, rows: int) -> Vocabulary:
     if not tokenizer_file.is_file() and (folder / "tokenizer.model").is_file():
         raise _not_byte_level(folder, "a SentencePiece tokenizer.model")
     tokenizer = Tokenizer.load(folder)
-    described: dict[str, Any] = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    described = tokenizer.described()
     model = described["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         raise _not_byte_level(folder, f"{model.get('type')} with byte_fallback {bool(model.get('byte_fallback'))}")
     tokens, types = _tokens(described, rows=rows, folder=folder)
-    ids = {token: index for index, token in enumerate(tokens)}
     path = folder / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    bos_id = ids.get(_text(settings.get("bos_token")))
+    bos_id, eos_id, turn_end_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.turn_end_id
+    eos_id = turn_end_id if eos_id is None else eos_id
+    more = (stop for stop in tokenizer.stop_ids if stop not in (eos_id, turn_end_id) and tokens[stop] not in ENDS)
     return Vocabulary(
         pre=_pre_tokenizer_name(described, folder),
         tokens=tokens,
         types=types,
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
         bos_id=bos_id,
-        turn_end_id=tokenizer.turn_end_id,
-        padding_id=ids.get(_text(settings.get("pad_token"))),
+        eos_id=eos_id,
+        turn_end_id=turn_end_id,
+        more_stops=tuple(more),
+        padding_id=tokenizer.padding_id,
         add_bos=bos_id is not None and _adds_bos(described, settings, bos=tokens[bos_id]),
-        chat_template=_chat_template(folder, settings),
+        chat_templates=tokenizer.chat_templates,
         size=tokenizer.size,
     )
 
@@ -137,25 +146,9 @@ def _split_of(pre_tokenizer: dict[str, Any] | None) -> str:
     return " ".join(words) or "none"
 
 
-def _text(token: Any) -> str:
-    """A special token of tokenizer_config.json: a string, an object or null."""
-    return str(token["content"] if isinstance(token, dict) else token or "")
-
-
 def _adds_bos(described: dict[str, Any], settings: dict[str, Any], *, bos: str) -> bool:
     """Whether plain text gets the bos token: by the post-processor, which tokenizer_config.json overrides."""
     processor = described.get("post_processor") or {}
     templates = [step.get("single", []) for step in (processor, *processor.get("processors", []))]
     by_file = any(piece.get("SpecialToken", {}).get("id") == bos for single in templates for piece in single[:1])
     return bool(settings.get("add_bos_token", by_file))
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The template where transformers looks for it: a file of its own, else tokenizer_config.json."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template

@@ -111,7 +111,7 @@ def micro_batches(rows: Rows, config: InstructConfig, step: int) -> list[VarlenB
     return batches
 
 
-@stage(version=8)
+@stage(version=9)
 def instruct(
     config: InstructConfig, workspace: Workspace, base: Path, conversations: Path, replay: Path | None
 ) -> dict[str, Any]:

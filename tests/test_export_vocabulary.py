@@ -105,11 +105,11 @@ def test_template_comes_from_its_own_file_first(tmp_path: Path) -> None:
     own = (tmp_path / "chat_template.jinja").read_text()
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ messages }}"}]
     edit(tmp_path, "tokenizer_config.json", lambda settings: settings.update(chat_template=named))
-    assert read(tmp_path).chat_template == own
+    assert read(tmp_path).chat_templates == {"default": own}
     (tmp_path / "chat_template.jinja").unlink()
-    assert read(tmp_path).chat_template == "{{ messages }}"
+    assert read(tmp_path).chat_templates == {"tool_use": "no", "default": "{{ messages }}"}
     edit(tmp_path, "tokenizer_config.json", lambda settings: settings.pop("chat_template"))
-    assert read(tmp_path).chat_template is None
+    assert read(tmp_path).chat_templates == {}
 
 
 def test_beginning_token_follows_the_tokenizer(tmp_path: Path) -> None:

@@ -232,3 +232,22 @@ def test_a_folders_own_terms_are_taken(tmp_path: Path, tokenizer_folder: Path) -
     write_terms(folder, Terms(name="my talks", licence="my own"))
     facts = conversations(CONFIG, workspace(tmp_path / "out"), folder, tokenizer_folder)
     assert [(one["name"], one["licence"]) for one in facts["sources"]] == [("my talks", "my own")]
+
+
+def test_what_a_template_leaves_out_is_counted_and_its_date_recorded(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    Tokenizer.load(tokenizer_folder).save(tokenizer)
+    file = tokenizer / "chat_template.jinja"
+    cut = file.read_text().replace("message.content", "message.content.split('</think>')[-1]")
+    assert "</think>" in cut
+    file.write_text("{{ strftime_now('%Y') }}" + cut)
+    rows = [said("春は？", f"<think>{number}</think>桜が{number}本咲きます。") for number in range(9)]
+    config = replace(CONFIG, sequence_tokens=512)
+    facts = conversations(config, workspace(tmp_path / "out"), write_rows(tmp_path / "talks.jsonl", rows), tokenizer)
+    assert facts["rows_out"] == 9
+    assert facts["sources"][0]["truncated"] == {"answers of which the chat template leaves out a part": 9}
+    assert [step["settings"] for step in facts["steps"] if step["step"] == "chat template"] == [{"date": "2024-07-26"}]
+    (warning,) = facts["warnings"]
+    assert "a part of 9 answers of talks.jsonl" in warning

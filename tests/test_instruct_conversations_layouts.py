@@ -62,7 +62,69 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
     "magpie pairs": ({"instruction": "春は？", "response": "桜が咲きます。", "score": 5}, ONE),
     "prompt and response": ({"prompt": "春は？", "response": "桜が咲きます。"}, ONE),
     "question and answer": ({"question": "春は？", "answer": "桜が咲きます。"}, ONE),
+    "OpenOrca": ({"system_prompt": SYSTEM[1], "question": "春は？", "response": "桜が咲きます。"}, [SYSTEM, *ONE]),
+    "TRL, texts": ({"prompt": "春は？", "completion": "桜が咲きます。"}, ONE),
+    "TRL, turns": ({"prompt": messages(SYSTEM, ONE[0]), "completion": messages(ONE[1])}, [SYSTEM, *ONE]),
 }
+DOCUMENTED = [
+    (asked, answered)
+    for asked in ("instruction", "prompt", "question")
+    for answered in ("response", "output", "answer", "completion")
+]
+
+
+@pytest.mark.parametrize(("asked", "answered"), DOCUMENTED)
+def test_every_documented_pair_of_columns(tmp_path: Path, asked: str, answered: str) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", [{asked: "春は？", answered: "桜が咲きます。", "system": SYSTEM[1]}])
+    rows, counts = loaded(file)
+    assert rows[0]["messages"] == messages(SYSTEM, *ONE) and counts.rows.num_bad == 0
+
+
+PLACE = {"place": "港"}
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}
+CALLED = {"type": "function", "function": {"name": "weather", "arguments": PLACE}}
+FILLED = {"place": "港", "a": None, "deep": {"b": None, "c": [{"d": None, "e": 1}]}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (PLACE, PLACE),
+        (json.dumps(PLACE, ensure_ascii=False), PLACE),
+        (FILLED, {"place": "港", "deep": {"c": [{"e": 1}]}}),
+        ('{"a": null}', {"a": None}),
+        ("not JSON", "not JSON"),
+    ],
+)
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_arguments_of_calls_are_objects_without_a_tables_nulls(
+    tmp_path: Path, arguments: Any, expected: Any, is_nested: bool
+) -> None:
+    call: dict[str, Any] = {"name": "weather", "arguments": arguments}
+    calls = [{"id": "c", "type": None, "function": call} if is_nested else call]
+    turns = [{"role": "user", "content": "天気は？"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    turns += [{"role": "tool", "content": "晴"}, {"role": "assistant", "content": "晴れです。"}]
+    tools = [{"type": "function", "function": TOOL | {"strict": None}}, TOOL]
+    rows, counts = loaded(write_rows(tmp_path / "calls.jsonl", [{"messages": turns, "tools": tools}]))
+    assert counts.rows.num_bad == 0
+    (made,) = rows[0]["messages"][1]["tool_calls"]
+    inner = {"name": "weather", "arguments": expected}
+    assert made == ({"id": "c", "function": inner} if is_nested else inner)
+    assert rows[0]["tools"] == [{"type": "function", "function": TOOL}] * 2
+
+
+def test_sharegpt_with_tools(tmp_path: Path) -> None:
+    call = json.dumps({"name": "weather", "arguments": PLACE})
+    turns = [("human", "天気は？"), ("function_call", call), ("observation", "晴"), ("gpt", "晴れです。")]
+    row = {
+        "conversations": [{"from": speaker, "value": value} for speaker, value in turns],
+        "tools": json.dumps([TOOL]),
+    }
+    rows, counts = loaded(write_rows(tmp_path / "share.jsonl", [row]))
+    assert counts.rows.num_bad == 0
+    assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant", "tool", "assistant"]
+    assert rows[0]["messages"][1]["tool_calls"] == [CALLED]
+    assert rows[0]["tools"] == [{"type": "function", "function": TOOL}]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -14,6 +14,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from common.errors import Code
+from common.rendering import TEMPLATE_DATE
 from eval.runtimes.protocol import Message
 
 # What llama.cpp makes of a text only where it parses special tokens.
@@ -111,4 +112,12 @@ class FileText:
             raise LlamaError("wrong-format", "it holds no chat template")
         ends: list[Any] = [llama_cpp.llama_vocab_eos(self._vocab), llama_cpp.llama_vocab_bos(self._vocab)]
         eos, bos = (self.decode([token], skip_special=False) if token >= 0 else "" for token in ends)
-        return Jinja2ChatFormatter(template=template.decode(), eos_token=eos, bos_token=bos)
+        return _Formatter(template=template.decode(), eos_token=eos, bos_token=bos)
+
+
+class _Formatter(Jinja2ChatFormatter):
+    """Tells a template the day that training told it."""
+
+    @staticmethod
+    def strftime_now(f: str) -> str:
+        return TEMPLATE_DATE.strftime(f)

@@ -7,14 +7,14 @@ llama.cpp.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import UserError
+from common.rendering import Message
 
-Message = dict[str, Any]
 Pair = tuple[Sequence[int], Sequence[int]]
 NOT_RUN = "not run on this platform"
 """Why a Core ML package has no scores."""

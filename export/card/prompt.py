@@ -5,17 +5,17 @@ rendering conversations and comparing texts, never by the model's name.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import UserError
 from common.gguf_header import read_header
+from common.rendering import apply_template
+from export.vocabulary import ENDS
 
 Message = Mapping[str, str]
 
@@ -29,7 +29,6 @@ _GO_TEMPLATE = """\
 {{- if and $last (ne .Role "assistant") }}<|im_start|>assistant
 {{ end }}
 {{- end }}"""
-_DOCUMENT_END = "<|endoftext|>"
 _USER, _SYSTEM = {"role": "user", "content": "question"}, {"role": "system", "content": "instruction"}
 _TURNS = (_USER, {"role": "assistant", "content": "answer"}, {"role": "user", "content": "another"})
 _PREFERRED = ("Q5_K_M", "Q4_K_M")
@@ -71,14 +70,16 @@ def read_prompt(path: Path, messages: Sequence[Message]) -> Prompt:
     """
     fields = read_header(path).fields
     tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
-    ids = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    ends = [tokens[index] for index in ids if index is not None and index < len(tokens)]
-    ends += [_DOCUMENT_END] if _DOCUMENT_END in tokens else []
-    stop, template = tuple(dict.fromkeys(ends)), fields.get("tokenizer.chat_template")
+    ids = {name: fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eos", "eom", "bos")}
+    named = {name: tokens[index] for name, index in ids.items() if index is not None and index < len(tokens)}
+    known = [end for end in ENDS if end in tokens]
+    stop = tuple(dict.fromkeys([*(named[name] for name in ("eot", "eos", "eom") if name in named), *known]))
+    template = fields.get("tokenizer.chat_template")
     if not isinstance(template, str):
         return Prompt(example=None, is_chatml=False, default_system=None, stop=stop)
-    is_chatml, default = _compare_with_chatml(template)
-    return Prompt(example=_rendered(template, messages), is_chatml=is_chatml, default_system=default, stop=stop)
+    rendered = partial(_rendered, template, {f"{name}_token": named.get(name, "") for name in ("bos", "eos")})
+    is_chatml, default = _compare_with_chatml(rendered)
+    return Prompt(example=rendered(messages), is_chatml=is_chatml, default_system=default, stop=stop)
 
 
 def modelfile(name: str, prompt: Prompt, *, system: str | None, parameters: Mapping[str, float]) -> str:
@@ -114,32 +115,23 @@ def chatml(messages: Sequence[Message]) -> str:
     return "".join(turns) + "<|im_start|>assistant\n"
 
 
-def _compare_with_chatml(template: str) -> tuple[bool, str | None]:
+def _compare_with_chatml(rendered: Callable[[Sequence[Message]], str | None]) -> tuple[bool, str | None]:
     """Whether a template is ChatML, and the system prompt that it inserts by itself."""
-    alone = _rendered(template, [_USER]) or ""
+    alone = rendered([_USER]) or ""
     found = re.fullmatch(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n" + re.escape(chatml([_USER])), alone, re.DOTALL)
     default_system = found[1] if found else None
     own = [{"role": "system", "content": default_system}] if default_system is not None else []
     is_chatml = all(
-        _rendered(template, [*before, *turns]) == chatml([*meant, *turns])
+        rendered([*before, *turns]) == chatml([*meant, *turns])
         for turns in ([_USER], _TURNS)
         for before, meant in (([], own), ([_SYSTEM], [_SYSTEM]))
     )
     return is_chatml, default_system if is_chatml else None
 
 
-def _rendered(template: str, messages: Sequence[Message]) -> str | None:
+def _rendered(template: str, tokens: Mapping[str, str], messages: Sequence[Message]) -> str | None:
     """The template's text with the assistant's turn opened; None where it refuses the messages."""
-    # As transformers and llama.cpp read templates; sandboxed, since a template is a program out of a file.
-    extensions = ["jinja2.ext.loopcontrols"]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
-    environment.globals.update(functions)
     try:
-        return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True, tools=None)
+        return apply_template(template, messages, opened=True, tokens=tokens)
     except (TemplateError, TypeError, ValueError):
         return None
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)

@@ -2,7 +2,7 @@
 
 `messages`, `conversation`, `conversations` (lists of turns with the fields `role` and `content`, or ShareGPT's `from`
 and `value`), `instruction`/`input`/`output` (Alpaca), question and answer in two columns (`instruction`/`response`
-etc.), and the joined file of an LMSYS synth set, whose rows `lmsys` joins from several files.
+etc., as text or as lists of turns), and the joined file of an LMSYS synth set, whose rows `lmsys` joins.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -21,14 +21,16 @@ from common.provenance import Terms
 from common.rows import Row, RowCounts, data_files, read_rows
 from common.sources import Found, HubDataset, HubFiles, fetched, found_files
 from instruct.conversations.counts import RuleCounts
-from instruct.conversations.rules import LmsysConfig, conversation_row
+from instruct.conversations.rules import LmsysConfig, calls_of, conversation_row
 
 _LISTS_OF_TURNS = ("messages", "conversation", "conversations")
-_PAIRS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"), ("question", "answer"))
+_PAIRS = tuple(product(("instruction", "prompt", "question"), ("output", "response", "answer", "completion")))
 _CONTEXTS = ("input", "context")  # a separate column that the question refers to
+_SYSTEMS = ("system", "system_prompt")
 # Speakers in ShareGPT's files, and in files with the same layout.
 _ASSISTANT = dict.fromkeys(("gpt", "chatgpt", "model", "bot", "assistant"), "assistant")
-_SPEAKERS = {"human": "user", "user": "user", "system": "system", **_ASSISTANT}
+_SPEAKERS = {"human": "user", "user": "user", "system": "system", "observation": "tool", "tool": "tool", **_ASSISTANT}
+_CALL = "function_call"
 _FIRST_ROWS, _NAMED_COLUMNS = 100, 20
 
 ID = "conversation_id"
@@ -134,8 +136,9 @@ def _layout_of(file: Path) -> tuple[dict[str, type], Reader]:
             if isinstance(row.get(name), list):
                 return {name: list}, partial(_read_turns, name)
         for asked, answered in _PAIRS:
-            if isinstance(row.get(asked), str) and isinstance(row.get(answered), str):
-                return {asked: str, answered: str}, partial(_read_pair, asked, answered)
+            for kind, read in ((str, _read_pair), (list, _read_parts)):
+                if isinstance(row.get(asked), kind) and isinstance(row.get(answered), kind):
+                    return {asked: kind, answered: kind}, partial(read, asked, answered)
     named = next((name for name in _LISTS_OF_TURNS if any(name in row for row in rows)), None)
     if rows and named is None:
         pairs = ", ".join("/".join(pair) for pair in _PAIRS)
@@ -179,9 +182,14 @@ def _read_pair(asked: str, answered: str, row: Row, counts: RuleCounts, _: Lmsys
     return conversation_row(_id_of(row, counts), [*_system_turn(row), *turns])
 
 
+def _read_parts(asked: str, answered: str, row: Row, counts: RuleCounts, _: LmsysConfig) -> Row | str:
+    """Two lists of turns, as TRL has `prompt` and `completion`."""
+    return conversation_row(_id_of(row, counts), [*row[asked], *row[answered]], row.get("tools"))
+
+
 def _system_turn(row: Row) -> list[dict[str, str]]:
-    system = row.get("system")
-    return [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    systems = [row[name] for name in _SYSTEMS if isinstance(row.get(name), str) and row[name].strip()]
+    return [{"role": "system", "content": system} for system in systems[:1]]
 
 
 def _id_of(row: Row, counts: RuleCounts) -> Any:
@@ -194,6 +202,12 @@ def _plain_turn(turn: Any) -> Any:
     if not isinstance(turn, Mapping) or "from" not in turn or "role" in turn:
         return turn
     speaker: Any = cast(Mapping[str, Any], turn)["from"]
+    if isinstance(speaker, str) and speaker.lower() == _CALL:
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": calls_of(cast(Mapping[str, Any], turn).get("value")),
+        }
     role = _SPEAKERS.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
     return {"role": role, "content": cast(Mapping[str, Any], turn).get("value")}
 

@@ -73,6 +73,17 @@ def fault_of(messages: Sequence[Any]) -> str | None:
     return None if before.startswith("assistant") else "roles out of order"
 
 
+def calls_of(value: Any) -> Any:
+    """Tool calls from their JSON text, `{name, arguments}` or a list of these; the value itself where it is none."""
+    calls = _parsed(value)
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in cast(list[Any], calls)):
+        return value
+    named = cast(list[Mapping[str, Any]], calls)
+    return [call if "function" in call else {"type": "function", "function": dict(call)} for call in named]
+
+
 def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) -> Row | str:
     """`{id, messages}`, with `tools` if there are any, or the reason why it is bad.
 
@@ -87,15 +98,18 @@ def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) 
         return fault
     row: Row = {"messages": kept}
     if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-            json.dumps(tools, ensure_ascii=False).encode()  # JSON can spell half a character, UTF-8 cannot
-        except (ValueError, RecursionError):
+        tools = _parsed(tools)
+        if isinstance(tools, str):
             return "tools that are no JSON"
     if tools and not isinstance(tools, str):
         if not _are_objects(tools):
             return "tools that are no list of objects"
         row["tools"] = tools
+    if _is_deeper(row, _MOST_LEVELS):  # before anything that descends by recursion
+        return "nested too deep"
+    row = {"messages": [_with_calls(message) for message in kept]}
+    if tools and not isinstance(tools, str):
+        row["tools"] = [_described(tool) for tool in tools]
     if _is_deeper(row, _MOST_LEVELS):
         return "nested too deep"
     return {"id": identity if isinstance(identity, str | int) else str(identity)} | row
@@ -104,6 +118,56 @@ def conversation_row(identity: Any, messages: Sequence[Any], tools: Any = None) 
 def _known_fields(message: Mapping[str, Any]) -> dict[str, Any]:
     known = ((name, message[name]) for name in message if name in _MESSAGE_FIELDS)
     return {name: value for name, value in known if value is not None or name == "content"}
+
+
+def _with_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with each tool call's arguments as an object; see `_with_arguments`."""
+    calls = message.get("tool_calls")
+    return message | {"tool_calls": [_with_arguments(call) for call in calls]} if calls else message
+
+
+def _with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call, or its `function`, whose arguments are an object.
+
+    Many sets write them as JSON text, which a template would quote once more. Nulls that such a text spells are
+    arguments; those of an object are what a table puts into every row.
+    """
+    inner, arguments = call.get("function"), call.get("arguments")
+    kept = {name: _without_nulls(value) for name, value in call.items() if value is not None}
+    if isinstance(inner, Mapping):
+        kept["function"] = _with_arguments(cast(Mapping[str, Any], inner))
+    if isinstance(arguments, str):
+        kept["arguments"] = _parsed(arguments)
+    return kept
+
+
+def _described(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as templates take it, `{type, function}`, without what a table fills up."""
+    filled = _without_nulls(tool)
+    is_bare = "function" not in filled and isinstance(filled.get("name"), str)
+    return {"type": "function", "function": filled} if is_bare else filled
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value without the fields of objects that are null, at every depth."""
+    if isinstance(value, Mapping):
+        fields = cast(Mapping[str, Any], value)
+        return {name: _without_nulls(item) for name, item in fields.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in cast(list[Any], value)]
+    return value
+
+
+def _parsed(text: Any) -> Any:
+    """The value of a JSON text; the text itself where it is none, or spells half a character, which UTF-8 cannot."""
+    if not isinstance(text, str):
+        return text
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return text
+    return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

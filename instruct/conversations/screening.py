@@ -28,6 +28,7 @@ from instruct.conversations.rules import FiltersConfig, rule_against
 
 DUPLICATE, TOO_LONG, CONTAMINATED = "exact duplicate", "longer than a row", "benchmark item"
 TRUNCATED = "conversations cut between turns"
+SHORTENED = "answers of which the chat template leaves out a part"
 _REFUSED = "refused by the chat template"
 
 Messages = Sequence[Mapping[str, Any]]
@@ -84,12 +85,15 @@ class Screener:
             counts.count_removed(rule, row, quoted=quoted)
             return None
         try:
-            tokens = self._num_tokens(row, messages)
+            ids, _, num_shortened = self._tokenizer.render_counted(messages, tools=row.get("tools"))
             counts.measured_characters += characters_of(row)
-            counts.measured_tokens += tokens
-            if tokens <= self._sequence_tokens:
-                return Screened(source, key, row, tokens)
-            return self._truncated(row, counts, source)
+            counts.measured_tokens += len(ids)
+            kept = Screened(source, key, row, len(ids))
+            if len(ids) > self._sequence_tokens:
+                kept = self._truncated(row, counts, source)
+            if kept is not None and num_shortened:
+                counts.truncated[SHORTENED] += num_shortened
+            return kept
         except UserError as error:
             self._template_error = error
             counts.count_bad(_REFUSED, row)

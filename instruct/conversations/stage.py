@@ -5,13 +5,13 @@ calibration, validation and test, renders with the tokenizer's own chat template
 the turns of the assistant only, in all splits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from common.documents import Encoded, Shares, drop_warnings, finish_documents, split_documents
+from common.documents import MAX_DROPPED_SHARE, Encoded, Shares, drop_warnings, finish_documents, split_documents
 from common.errors import InputError, UserError, require_at_least, unknown_name
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
@@ -26,7 +26,7 @@ from instruct.conversations.counts import RuleCounts, card_of, card_step
 from instruct.conversations.layouts import FIRST_ANSWER, PERSONAL_DATA, ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
 from instruct.conversations.rules import FiltersConfig, LmsysConfig, filter_steps
-from instruct.conversations.screening import DUPLICATE, TOO_LONG, Screened, Screener, thinned
+from instruct.conversations.screening import DUPLICATE, SHORTENED, TOO_LONG, Screened, Screener, thinned
 
 THINNED = "thinned to its weight"
 
@@ -67,7 +67,7 @@ class ConversationsConfig:
         _require_weights(self.sources)
 
 
-@stage(version=5)
+@stage(version=6)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
@@ -89,10 +89,29 @@ def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Pa
         return [(ids, [FULL_WEIGHT * supervised for supervised in mask]) for ids, mask in rendered]
 
     # `distill` can train on these rows too, and reads the kind of data from the card.
-    card = selected | {"stage": "conversations", "warnings": drop_warnings(selected, _advice)}
+    warnings = [*drop_warnings(selected, _advice), *_shortened_warnings(selected)]
+    card = selected | {"stage": "conversations", "warnings": warnings}
     return finish_documents(
         workspace.folder, encode, lambda _: card, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer
     )
+
+
+def _require_template(tokenizer: Tokenizer) -> None:
+    """UserError for a template that refuses every conversation, which is no fault of the rows.
+
+    A template whose prompts open the thoughts takes answers with thoughts alone.
+    """
+    asked, said = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
+    try:
+        tokenizer.render([asked, said])
+    except UserError:
+        try:
+            tokenizer.render([asked, said | {"reasoning_content": "3"}])
+        except UserError:
+            pass
+        else:
+            return
+        raise
 
 
 _ADVICE = {
@@ -105,6 +124,15 @@ _ADVICE = {
     "template instruction": "--keep-templates keeps them",
     DUPLICATE: "each is kept once",
 }
+
+
+def _shortened_warnings(card: Mapping[str, Any]) -> Iterator[str]:
+    """A warning for each source of which the template shortens many answers: the model does not learn these parts."""
+    for source in card["sources"]:
+        shortened = source["truncated"].get(SHORTENED, 0)
+        if shortened > MAX_DROPPED_SHARE * source["rows_out"]:
+            lost = f"the chat template leaves out a part of {shortened:,} answers of {source['name']}"
+            yield f"{lost}, such as their thoughts: take a template that writes them, or leave them out of the data"
 
 
 def _advice(rule: str) -> str | None:
@@ -136,8 +164,7 @@ class Selection:
         for source in self._sources:
             if source.kind == "lmsys":
                 check_lmsys(source.found, source.original)
-        # A template that refuses every conversation is not a fault of the rows.
-        self._tokenizer.render([{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}])
+        _require_template(self._tokenizer)
         if self._config.benchmarks is not None:
             self._benchmarks = Decontaminator.from_folder(self._config.benchmarks, self._config.decontamination)
         for one, is_kept in self._mixed():
@@ -189,6 +216,7 @@ class Selection:
         shares = {counts.terms.name: round(counts.rows_out / rows_out, 6) for counts in all_counts}
         no_benchmarks = None if config.benchmarks is not None else "no benchmark files were given"
         no_weights = None if any(counts.weight is not None for counts in all_counts) else "no source has a weight"
+        dated = {} if self._tokenizer.template_date is None else {"date": self._tokenizer.template_date}
         length = {"sequence_tokens": config.sequence_tokens, "overlong": config.overlong}
         steps = [
             card_step("form", settings={"max_bad_share": config.max_bad_share}),
@@ -196,6 +224,7 @@ class Selection:
             card_step("exact duplicates"),
             card_step("decontamination", off=no_benchmarks, settings=readable(config.decontamination)),
             card_step("length", settings=length),
+            card_step("chat template", settings=dated),
             card_step("mixing", off=no_weights, settings=shares),
         ]
         for counts in all_counts:

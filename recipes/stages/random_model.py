@@ -50,7 +50,7 @@ class RandomModelConfig:
         require_below(math.inf, standard_deviation=self.standard_deviation)
 
 
-@stage(version=1)
+@stage(version=2)
 def random_model(config: RandomModelConfig, workspace: Workspace, tokenizer: Path) -> dict[str, Any]:
     """Write the model folder in bfloat16, and the tokenizer. The same config gives the same bytes.
 
