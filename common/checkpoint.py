@@ -27,6 +27,7 @@ from common.launch import num_processes
 from common.optim import Optimizers
 from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
+from common.weights import require_whole_model
 
 if TYPE_CHECKING:
     # transformers takes seconds to load, and a command that only reads a finished build does not need it.
@@ -45,10 +46,12 @@ def load_model(
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         what, next_step = "a model folder with config.json and safetensors", "name a Hugging Face model folder"
         raise not_found(what, str(folder), next_step=next_step)
+    require_whole_model(folder)
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()  # it would interrupt the stages' own lines
+    set_verbosity_error()  # and print a table of what is one line below
     device = machine.torch_device
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -93,6 +96,11 @@ def _require_plain_logits(model: "PreTrainedModel", folder: Path) -> None:
             wanted = "a model whose logits are its head's product, such as Qwen2, Qwen3 or Llama"
             got, next_step = f"{name} {getattr(model.config, name)} in {folder}", "take a model of another family"
             raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
+    head: Any = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None:
+        got = f"{'no linear head' if head is None else 'a head with a bias'} in {folder} ({model.config.model_type})"
+        wanted, next_step = "a model with a linear head without a bias", "take a model of another family"
+        raise UserError("unsupported", wanted=wanted, got=got, next_step=next_step)
 
 
 def _first_line(error: Exception) -> str:

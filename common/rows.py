@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from common.errors import InputError, UserError, damaged, not_found
+from common.text_files import SNIFFED_BYTES, encoding_of, require_utf8_lines
 
 Row = dict[str, Any]
 """The JSON object of one line. It always has an `id` (`<file>-<line>` if the file gives none)."""
@@ -140,6 +141,8 @@ def raw_rows(path: Path, *, after: int = 0) -> Iterator[tuple[int, Raw]]:
     if not path.name.endswith(SUFFIXES):
         wanted = f"a file of the kind {', '.join(SUFFIXES)}"
         next_step = "write the text as JSON lines into a file with such a name"
+        if path.suffix == ".json":
+            next_step = f"write a line for each object: jq -c '.[]' {path.name} > {path.stem}.jsonl"
         raise UserError("wrong-format", wanted=wanted, got=str(path), next_step=next_step)
     if path.suffix == ".parquet":
         yield from _table(path, after)
@@ -188,11 +191,12 @@ def _object(raw: Raw, file: str, number: int) -> Row | str:
         try:
             return raw | {"text": raw["text"].decode("utf-8-sig")} if isinstance(raw.get("text"), bytes) else raw
         except UnicodeDecodeError:
-            return "invalid UTF-8"
+            encoding = encoding_of(raw["text"][:SNIFFED_BYTES])
+            return "invalid UTF-8" + (f", but {encoding}: iconv -f {encoding} -t UTF-8 converts it" if encoding else "")
     if raw == _TOO_LONG:
         return f"a row of more than {MAX_LINE_BYTES >> 20} MiB"
     try:
-        text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = raw.decode("utf-8-sig")  # files with a byte-order mark may have been joined
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not raw.endswith(b"\n"):
@@ -217,6 +221,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     """Every line with its line end; `_TOO_LONG` for a line over the limit."""
     try:
         with _opened(path) as file:
+            require_utf8_lines(file.read(SNIFFED_BYTES), printable(path.name))
+        with _opened(path) as file:
             while line := file.readline(MAX_LINE_BYTES):
                 if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                     while line and not line.endswith(b"\n"):
@@ -227,8 +233,12 @@ def _lines(path: Path) -> Iterator[bytes]:
         # A read error of the disk has a number, an error of a decompressor has none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        wanted = f"a whole {'zstd' if path.suffix == '.zst' else 'gzip'} file {path}"
-        raise InputError("damaged", wanted=wanted, got=str(error), next_step=_AGAIN) from error
+        wanted, next_step = f"a whole {'zstd' if path.suffix == '.zst' else 'gzip'} file {path}", _AGAIN
+        if "not a gzip" in str(error).lower():
+            next_step = "give it a name without .gz if it is not compressed, or download it again"
+        elif "too much memory" in str(error).lower():
+            next_step = f"decompress it: zstd -d --long=31 {path.name}"
+        raise InputError("damaged", wanted=wanted, got=str(error), next_step=next_step) from error
 
 
 def _opened(path: Path) -> IO[bytes]:

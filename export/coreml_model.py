@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from export.model_folder import EMBEDDING, SAVE_AGAIN, Checkpoint
+from common.weights import EMBEDDING
+from export.model_folder import SAVE_AGAIN, Checkpoint
 
 KEY_CACHE, VALUE_CACHE = "keyCache", "valueCache"
 # Hides a key. Finite, since minus infinity turns whole rows into NaN in float16 on some devices.

@@ -16,8 +16,9 @@ from torch import Tensor
 from common.errors import UserError
 from common.metrics import progress
 from common.provenance import DataSource
+from common.weights import EMBEDDING
 from export.licences import ModelLicence
-from export.model_folder import EMBEDDING, Checkpoint, Rope
+from export.model_folder import Checkpoint, Rope
 from export.vocabulary import Vocabulary
 
 

@@ -5,27 +5,25 @@ whatever the number of safetensors shards, and reads one at a time, so that an e
 refuses by name, before any file is written, all that this product cannot export faithfully.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from common.errors import UserError, damaged, not_found
+from common.errors import UserError, not_found
+from common.weights import EMBEDDING, HEAD, opened, require_whole_model, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
-EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 SAVE_AGAIN = "save the model again: config.json and the weights differ"
-_COPY_AGAIN = "copy or build the model again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +56,19 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        require_whole_model(folder)
         self.config: Any = _read_config(folder)
         self.architecture = str((self.config.architectures or ["none"])[0])
         _check_supported(folder, self.config, self.architecture)
         per_head = self.config.hidden_size // self.config.num_attention_heads
         self.head_dim = int(getattr(self.config, "head_dim", None) or per_head)
         self.tied = bool(self.config.tie_word_embeddings)
-        self._shards = _index(folder)
+        self._shards = weight_files(folder)
         self._check_names()
         self.rows = self.shape(EMBEDDING)[0]
         if self.rows != self.config.vocab_size:
             wanted = f"an embedding of vocab_size = {self.config.vocab_size} rows"
             raise UserError("mismatch", wanted=wanted, got=f"{self.rows} rows in {folder}", next_step=SAVE_AGAIN)
-        # A tied head that was stored as well is dropped; if it differs, nobody knows which one the model means.
-        if self.tied and HEAD in self._shards and not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
-            wanted, got = f"{HEAD} equal to {EMBEDDING}, since they are tied", f"two different tensors in {folder}"
-            next_step = "set tie_word_embeddings to false in config.json, or save the model again"
-            raise UserError("contradiction", wanted=wanted, got=got, next_step=next_step)
 
     def names(self) -> list[str]:
         """Names of the model's tensors in export order; without the head where it is tied."""
@@ -82,7 +76,7 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, read from the file's header alone."""
-        with _opened(self._shards[name]) as shard:
+        with opened(self._shards[name]) as shard:
             return tuple(shard.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
@@ -90,7 +84,7 @@ class Checkpoint:
 
         UserError for a value that float16, which every export goes through, cannot hold.
         """
-        with _opened(self._shards[name]) as shard:
+        with opened(self._shards[name]) as shard:
             value: Tensor = shard.get_tensor(name)
         # Rounding keeps the order, so the two ends decide for all values; and both are NaN where any value is.
         if value.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(value)).half()).all()):
@@ -121,7 +115,7 @@ class Checkpoint:
             got = f"{len(missing)} missing and {len(unknown)} unknown in {self.folder} ({what})"
             raise UserError("mismatch", wanted=wanted, got=got, next_step="merge adapters and use save_pretrained")
         for name in sorted(expected):
-            with _opened(self._shards[name]) as shard:
+            with opened(self._shards[name]) as shard:
                 kind = shard.get_slice(name).get_dtype()
             if kind not in _FLOAT_TYPES:
                 wanted, got = f"weights in one of {', '.join(_FLOAT_TYPES)}", f"{kind} in {name} of {self.folder}"
@@ -159,30 +153,6 @@ def _check_supported(folder: Path, config: Any, architecture: str) -> None:
         if not supported:
             found = f"{got} in {folder}/config.json"
             raise UserError("unsupported", wanted=f"{what}: {wanted}", got=found, next_step="export another checkpoint")
-
-
-def _index(folder: Path) -> dict[str, Path]:
-    """The file that holds each tensor."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        try:
-            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise damaged("a readable index of the shards", f"{index}: {error}", next_step=_COPY_AGAIN) from error
-        return {name: folder / file for name, file in weight_map.items()}
-    with _opened(single) as shard:
-        return dict.fromkeys(shard.keys(), single)
-
-
-def _opened(path: Path) -> Any:
-    """A safetensors file; UserError where it is absent or cut short."""
-    if not path.is_file():
-        next_step = "copy the model again; only safetensors are read"
-        raise not_found(f"weights in {path.name}", f"none in {path.parent}", next_step=next_step)
-    try:
-        return safe_open(str(path), framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise damaged("a whole safetensors file", f"{path}: {error}", next_step=_COPY_AGAIN) from error
 
 
 def _expected(config: Any, architecture: str, *, tied: bool) -> Iterator[str]:

@@ -78,7 +78,7 @@ class CorpusConfig:
             raise UserError("contradiction", wanted=wanted, got=got, next_step="give the other sources a weight")
 
 
-@stage(version=5)
+@stage(version=6)
 def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 

@@ -67,7 +67,7 @@ class ConversationsConfig:
         _require_weights(self.sources)
 
 
-@stage(version=6)
+@stage(version=7)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 

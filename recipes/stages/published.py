@@ -21,6 +21,7 @@ from common.sources import Found, HubFiles, HubModel, fetch, found_files
 from common.sources.download import require_whole, tensor_shapes
 from common.sources.select import INDEX_FILE, is_licence_text
 from common.store import Workspace, stage
+from common.weights import require_whole_model
 
 SPARE_BYTES = 2**30
 """Left free on the disk after a download."""
@@ -103,6 +104,7 @@ def _checked_parameters(folder: Path, name: str) -> int:
     """The number of parameters, after checks that config, weights, their index and the tokenizer are complete."""
     if not isinstance(_object(folder / "config.json", name).get("model_type"), str):
         raise _damaged(name, "a config.json without model_type")
+    require_whole_model(folder)
     weights = sorted(folder.glob("*.safetensors"))
     for path in weights:
         require_whole(path)
