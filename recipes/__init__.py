@@ -1,7 +1,7 @@
 """Recipes: which stages are built, in which order, with which numbers. In the order in which to read them:
 
-- `recipe`: the pipeline on one page, `Recipe`, `pipeline`, `build`, and `STAGES`, where a stage is added; `checks`:
-  what a recipe must satisfy.
+- `recipe`: the pipeline on one page, `Recipe`, `build`; a stage is added by a line in `STAGES` and one in
+  `pipeline`. `checks`: what a recipe must satisfy.
 - `mini`, `tinyswallow`, `qwen3`, `japanese_teacher`, `rehearsal`: the recipes, which are numbers; what they leave out
   is the default of a stage's config. `*_choices.toml`: source or reason of the numbers that a reader may ask about;
   `resizing`: a recipe in another size.

@@ -7,10 +7,11 @@
 
 With SOURCES=DIR, `DIR/<org>/<name>/` replaces the hub, and `resolve` returns the paths of local files instead.
 
-`names`: what a recipe or a command line calls a repository. `hub`: `resolve` decides on the hub or the local folder and
-on the commit, and explains the hub's refusals. `select`: which files of a repository are meant, and which of them are
-licence texts. `download`: fetches files when a stage reads them, and finds truncated ones. `lockfile`: keeps a build at
-the commits and checksums that it began with. Benchmark files have their own stage, `recipes.stages.benchmarks`.
+`names`: what a recipe or a command line calls a repository. `hub`: its `resolve` decides on the hub or the local folder
+and on the commit (`recipes.resolve` calls it for each name of a recipe), and explains the hub's refusals. `select`:
+which files of a repository are meant, and which of them are licence texts. `download`: fetches files when a stage reads
+them, and finds truncated ones. `lockfile`: keeps a build at the commits and checksums that it began with. Benchmark
+files have their own stage, `recipes.stages.benchmarks`.
 """
 
 from common.sources.download import fetch, fetched

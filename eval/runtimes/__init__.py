@@ -6,7 +6,7 @@ metrics. The modules:
 
 - `protocol`: the protocol, and the layout of items: shared contexts, waves, where an answer ends;
 - `torch_runtime`: a checkpoint folder through transformers;
-- `llama_process`: a GGUF file through llama.cpp in a child process, also for quantising and chat;
+- `llama_process`: starts llama.cpp in a child process for a GGUF file, and talks to it;
 - `llama_engine`, `llama_text`: what runs in that child: loading, quantising, numbers; its tokenizer and template.
 """
 
