@@ -59,8 +59,8 @@ class KnownSet:
     attribution: str | None = None
     """The line that the licence asks for."""
     obligations: tuple[Obligation, ...] = ()
-    quotable: bool = True
-    """Whether its terms allow a published report to quote rows."""
+    quotable: bool = False
+    """Whether its terms allow a published report to quote rows; an open licence that the publisher states does."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Patterns inside the repository, by part; the part "" of a set without parts. Without patterns the set's own card
     lists the files."""

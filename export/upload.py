@@ -97,6 +97,10 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Use
     if private:
         got = f"rows of {', '.join(private)} in {REPORT}, and no terms that allow to quote them"
         add("needs-consent", got, "build the release again, which leaves them out, or state quotable terms before it")
+    pages = [name for name in ("report.html", "report.md") if name in release.sums]
+    if pages and not release.report:
+        got = f"{' and '.join(pages)} without {REPORT}, so that nobody can count the rows that they quote"
+        add("not-found", got, f"add {REPORT} to report_files of the recipe's dist, and build the release again")
     unknown = licences.unstated(release.sources) if release.sources else ["everything it learnt from"]
     if unknown and not licence_checked:
         next_step = "read the publishers' terms, and give --licence-checked if they allow it"

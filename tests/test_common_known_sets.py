@@ -67,3 +67,11 @@ def test_sizes_belong_to_a_set_or_to_its_part() -> None:
     whole = known_size(LLM_JP)
     assert whole is not None and whole.bytes == 284_000_000
     assert known_size(MAGPIE_ULTRA) is None and known_size("someone/else") is None
+
+
+def test_only_sets_under_a_stated_open_licence_may_be_quoted() -> None:
+    open_licences = ("Apache-2.0", "CC-BY-4.0", "CC-BY-SA-3.0", "ODC-By-1.0")
+    for known in known_sets():
+        assert known.quotable == (known.licence in open_licences), known.name
+        assert terms_of(known.name).quotable == known.quotable
+    assert not terms_of("someone/unheard-of").quotable

@@ -45,9 +45,9 @@ def data_cards(folders: Mapping[str, Path]) -> dict[str, Any]:
 def why_no_answers(sources: Iterable[DataSource], *, private_questions: bool) -> str | None:
     """Why a published report shows no answers of a model that learnt from these sources; None where it may show them.
 
-    A small model can repeat a text that it learnt. Its answers are shown where all of its texts and conversations are
-    public: a known set, or a source that may be quoted. `private_questions`: the answers are to questions that may not
-    be quoted.
+    A small model can repeat a text that it learnt. Its answers are shown where none of its texts and conversations is
+    the user's own: all are known sets, which others have published, or sources that may be quoted. `private_questions`:
+    the answers are to questions that may not be quoted.
     """
     learnt = (source for source in sources if source.stage != MODEL)
     private = [source.name for source in learnt if not (source.quotable or known_set(source.name))]
