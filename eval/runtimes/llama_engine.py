@@ -182,6 +182,7 @@ class Engine(FileText):
         if tokens > self._shape[0] or sequences > self._shape[1]:
             if self._context is not None:
                 llama_cpp.llama_free(self._context)
+            self._context, self._shape = None, (0, 0)  # also after a refusal below
             parameters = llama_cpp.llama_context_default_params()
             parameters.n_ctx, parameters.n_seq_max = tokens * sequences, sequences
             parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS

@@ -122,8 +122,9 @@ class LlamaProcess:
         return UserError(code, wanted=wanted, got=got, next_step=next_step)
 
     def _logged(self) -> str:
-        self._log.seek(self._log_start)
-        return self._log.read().decode(errors="replace")
+        # Not seek and read: the child writes at the same offset.
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), max(size - self._log_start, 0), self._log_start).decode(errors="replace")
 
     def _telling_line(self) -> str:
         """What llama.cpp logged of an error during this call, else its last line; in brackets, or nothing."""
