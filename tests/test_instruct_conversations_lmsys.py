@@ -31,6 +31,7 @@ from text_tiny import read_gzip, tiny_tokenizer, workspace, write_rows
 
 from common.documents import SPLITS, Shares
 from common.errors import Code, InputError, UserError
+from common.known_sets import terms_of
 from common.provenance import Terms
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, ConversationSource, LmsysConfig, conversations, gpg
@@ -415,6 +416,20 @@ def test_the_card_quotes_nothing_that_may_not_be_passed_on(tmp_path: Path, token
     assert "質問" not in card + manifest and "答え" not in card + manifest
     samples = json.loads(card)["samples"]
     assert len(samples["kept"]) == 3 and samples["personal data"][0]["id"] == f"{REDACTED:032x}"
+
+
+def test_a_closed_set_that_is_given_twice_is_quoted_neither_time(tmp_path: Path, tokenizer_folder: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        files.append(tmp_path / f"{name}.jsonl")
+        messages = [{"role": "user", "content": f"質問{name}"}, {"role": "assistant", "content": "答え"}]
+        files[-1].write_text(json.dumps({"messages": messages}) + "\n")
+    sources = tuple(ConversationSource(name=SET, files=(file,), terms=terms_of(SET)) for file in files)
+    config = ConversationsConfig(sources=sources)
+    conversations(config, workspace(tmp_path / "out"), tokenizer_folder)
+    card = json.loads((tmp_path / "out" / "data_card.json").read_text(encoding="utf-8"))
+    assert [source["name"] for source in card["sources"]] == [SET, f"{SET} (2)"]
+    assert {sample["text"] for sample in card["samples"]["kept"]} == {"(its terms forbid to pass it on)"}
 
 
 @pytest.mark.parametrize(

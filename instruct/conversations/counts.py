@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain, zip_longest
 from typing import Any
 
-from common.known_sets import known_set
 from common.provenance import Terms
 from common.rows import Row, RowCounts
 
@@ -28,6 +27,8 @@ class RuleCounts:
     """Commit of the hub, if the source is from there."""
     weight: float | None = None
     """Its share in the recipe, before the weights are scaled to a sum of 1."""
+    is_closed: bool = False
+    """Whether it is a known set that may not be quoted, in a card that stays beside the rows neither."""
     rows: RowCounts = field(default_factory=RowCounts)
     """Rows read, and the bad ones."""
     removed: Counter[str] = field(default_factory=Counter[str])
@@ -92,9 +93,7 @@ class RuleCounts:
     def _sample(self, rule: str, row: Row, quoted: str | None = None) -> None:
         known = self.samples.setdefault(rule, [])
         if len(known) < SAMPLES_PER_RULE:
-            # A card of own files stays with them; the terms of some known sets forbid any copy of their rows.
-            forbidden = not self.terms.quotable and known_set(self.terms.name) is not None
-            text = quoted or ("(its terms forbid to pass it on)" if forbidden else as_text(row))
+            text = quoted or ("(its terms forbid to pass it on)" if self.is_closed else as_text(row))
             known.append({"source": self.terms.name, "id": str(row.get("id", "")), "text": text[:SAMPLE_CHARACTERS]})
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from common.documents import MAX_DROPPED_SHARE, Encoded, Shares, drop_warnings, finish_documents, split_documents
 from common.errors import InputError, UserError, require_at_least, unknown_name
+from common.known_sets import known_set
 from common.metrics import progress
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, terms_in
@@ -263,8 +264,9 @@ def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCount
     seen: dict[str, int] = {}
     for source in sources:
         terms = source.terms or Terms(name=source.name)
+        is_closed = not terms.quotable and known_set(terms.name) is not None  # by the name before a number is added
         seen[terms.name] = seen.get(terms.name, 0) + 1
         if seen[terms.name] > 1:
             terms = replace(terms, name=f"{terms.name} ({seen[terms.name]})")
         revision = source.files.revision if isinstance(source.files, HubFiles) else None
-        yield RuleCounts(terms=terms, revision=revision, weight=source.weight)
+        yield RuleCounts(terms=terms, revision=revision, weight=source.weight, is_closed=is_closed)
