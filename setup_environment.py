@@ -4,8 +4,7 @@
 a second, without network. A killed set-up leaves no stamp, and the next call starts again; the compiled wheel is kept
 separately, under ~/.cache/tinyswallow, for all checkouts.
 
-Standard library only, in the syntax and the type hints of Python 3.6: a Python too old for the product must be able to
-run it until it hands over to a newer one or prints its one-line error.
+Standard library only, in the syntax of Python 3.6: a Python too old for the product must hand over or say so.
 """
 
 import argparse
@@ -34,8 +33,7 @@ GIB = 2**30
 
 # Measured with `du` after a set-up on x86-64 Linux with torch's CPU build; needed by the compiler while it runs.
 VENV_BYTES, BUILD_BYTES = 3 * GIB, 1 * GIB
-# Measured on 2 idle cores.
-MINUTES_WITH_COMPILE, MINUTES_WITHOUT = 5, 2
+MINUTES_WITH_COMPILE, MINUTES_WITHOUT = 5, 2  # measured on 2 idle cores
 
 # Built for the native CPU, llama.cpp crashes with quantised models on AMX machines, and a cached wheel may not run on
 # another machine: these flags run on every x86-64 of the last ten years. Elsewhere its own default (Metal) is right.
@@ -47,8 +45,10 @@ SMALL_CMAKE = "set(LLAMA_BUILD_COMMON OFF)\n"
 
 OFFLINE_SIGNS = re.compile(
     r"NewConnectionError|Failed to establish a new connection|name resolution|ConnectTimeout|Read timed out"
-    r"|ConnectionError|Max retries exceeded|Network is unreachable|ProxyError|from versions: none"
+    r"|ConnectionError|Max retries exceeded|Network is unreachable|ProxyError"
 )
+# pip ends with one of these where it reached no index, and otherwise where broken connections were made again.
+NOTHING_FOUND = re.compile(f"from versions: none|No matching distribution|{OFFLINE_SIGNS.pattern}")
 ERROR_SIGNS = re.compile(r"(^|\s)error:|CMake Error|^\w*Error\b", re.IGNORECASE)
 
 
@@ -198,7 +198,8 @@ def check_machine(compiling: bool) -> None:
         )
     if compiling:
         check_compiler()
-    check_disk({ROOT: VENV_BYTES, wheel_folder(): BUILD_BYTES} if compiling else {ROOT: VENV_BYTES})
+    venv = 0 if (ROOT / ".venv" / "complete.json").exists() else VENV_BYTES  # else the old one makes room
+    check_disk({ROOT: venv, wheel_folder(): BUILD_BYTES} if compiling else {ROOT: venv})
 
 
 def explain(doing: str, log: Path, advice: str) -> SetupError:
@@ -208,7 +209,7 @@ def explain(doing: str, log: Path, advice: str) -> SetupError:
     if any("No space left on device" in line or "Errno 28" in line for line in lines):
         return SetupError(f"room on the disk for {doing}", f"a full disk {where}", "free some and run make again")
     offline = next((line for line in lines if OFFLINE_SIGNS.search(line)), None)
-    if offline:
+    if offline and NOTHING_FOUND.search("".join([line for line in lines if ERROR_SIGNS.search(line)][-1:] or lines)):
         advice = "connect this machine, or point pip at a proxy or mirror that it reaches, and run make again"
         return SetupError(f"a network for {doing}", f"none that works: {offline[:160]} {where}", advice)
     said = next((line for line in lines if ERROR_SIGNS.search(line)), lines[-1] if lines else "no output")
@@ -219,8 +220,8 @@ def explain(doing: str, log: Path, advice: str) -> SetupError:
 
 def clean_environment(**extra: str) -> Dict[str, str]:
     """The environment for pip, without variables that would send packages elsewhere than into .venv."""
-    astray = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"}
-    kept = {name: value for name, value in os.environ.items() if name not in astray}
+    misleading = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"}
+    kept = {name: value for name, value in os.environ.items() if name not in misleading}
     return dict(kept, PIP_DISABLE_PIP_VERSION_CHECK="1", **extra)
 
 
@@ -321,12 +322,13 @@ def set_up() -> None:
     began, venv, folder = time.monotonic(), ROOT / ".venv", wheel_folder()
     compiling = cached_wheel() is None
     check_machine(compiling)
-    if compiling:
-        long = f"about {MINUTES_WITH_COMPILE} minutes on 2 cores, this first time: llama.cpp is compiled and kept in"
-    else:
-        long = f"about {MINUTES_WITHOUT} minutes, with llama.cpp from"
-    say(f"setting up .venv with Python {platform.python_version()}: {long} {folder}")
+    first = MINUTES_WITH_COMPILE, "this first time: llama.cpp is compiled and kept in"
+    minutes, how = first if compiling else (MINUTES_WITHOUT, "with llama.cpp from")
+    say(f"setting up .venv with Python {platform.python_version()}: about {minutes} minutes on 2 cores, {how} {folder}")
+    if (venv / "pyvenv.cfg").exists() and not (venv / "install.log").exists():
+        raise SetupError("a .venv made by make, or none", f"another one at {venv}", "rename it and run make again")
     if venv.exists():
+        say("replacing .venv, which is incomplete or was made from other versions or with another Python")
         shutil.rmtree(str(venv))
     venv.mkdir()
     log, python = venv / "install.log", str(venv / "bin" / "python")
@@ -338,7 +340,7 @@ def set_up() -> None:
         build = [python, str(SCRIPT), "--build-wheel"]
         jobs.append(Job("compiling llama.cpp", build, venv / "llama.log"))
     wait_for(*jobs)
-    wait_for(Job("installing llama.cpp", [*install, str(cached_wheel())], log))
+    wait_for(Job("installing llama.cpp", [*install, str(cached_wheel())], venv / "wheel.log"))
     advice = f"remove {folder}, which another machine may have written, and run make again"
     wait_for(Job("loading llama.cpp", [python, "-c", "import llama_cpp"], venv / "load.log", advice))
     write_stamp()

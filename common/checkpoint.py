@@ -1,30 +1,18 @@
-"""Model folders and training state on disk.
+"""Model folders: what transformers calls a checkpoint, with config.json, safetensors and the tokenizer's files.
 
-A model folder is what transformers calls a checkpoint: `config.json`, `generation_config.json`, safetensors and the
-tokenizer's files. Training state (weights, optimizer, counters) is written by `torch.distributed.checkpoint` into
-`scratch/` of the stage's own folder, renamed when complete, and loaded only after its checksums match. Independent of
-losses and stages.
+Independent of losses and stages. The state of a run that goes on later is in `common.training_state`.
 """
 
-import json
-import math
-import os
-import shutil
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.attention import layout, packed_documents
 from common.device import Machine
-from common.disk import flush_to_disk, sha256_of
 from common.errors import UserError, damaged, not_found
 from common.launch import num_processes
-from common.optim import Optimizers
 from common.packing import VarlenBatch
 from common.tokenizer import Tokenizer
 from common.weights import require_whole_model
@@ -64,6 +52,10 @@ def load_model(
             device_map=None if device.type == "cpu" else (spread and spread_map(machine)) or {"": device},
         )
     except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            wanted, got = f"memory for the model in {folder}, in {dtype}", _first_line(error)
+            next_step = "close other programs, or take a smaller model or a machine with more memory"
+            raise UserError("no-memory", wanted=wanted, got=got, next_step=next_step) from error
         # safetensors has a class of its own for a truncated file.
         if not isinstance(error, _refusals(OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
             raise
@@ -171,115 +163,3 @@ def head_weight(model: "PreTrainedModel") -> Tensor:
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear) and head.bias is None
     return head.weight
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingState:
-    """With the tensors, everything that a loop needs to go on as if it had never stopped."""
-
-    step: int
-    """Optimizer steps done."""
-    values: dict[str, Any]
-    """Counters and controller state, JSON."""
-
-
-class CheckpointManager:
-    """Training state and best weights of one loop, in `scratch/` of the stage's folder.
-
-    Attributes:
-        best_step: optimizer steps of the best weights by validation; -1 before the first validation.
-        best_loss: their validation loss.
-    """
-
-    def __init__(self, folder: Path, model: nn.Module, optimizers: Optimizers, *, writes: bool = True) -> None:
-        """Of several processes one `writes`; all of them resume from what it wrote."""
-        self._scratch = folder / "scratch"
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        self._best_file = self._scratch / "best.safetensors"
-        self._model, self._optimizers, self._writes = model, optimizers, writes
-        self.best_step, self.best_loss = -1, math.inf
-
-    def _tensors(self) -> dict[str, Tensor]:
-        weights = {f"model/{name}": p for name, p in self._model.named_parameters()}
-        return {**weights, **{f"optimizer/{k}": v for k, v in self._optimizers.tensors().items()}}
-
-    def resume(self) -> TrainingState | None:
-        """Load the newest complete state into model and optimizers; None at a fresh start."""
-        state = resume_training(self._scratch, self._tensors())
-        if state is not None:
-            self.best_step, best_loss = state.values["best_step"], state.values["best_loss"]
-            self.best_loss = math.inf if best_loss is None else best_loss
-        return state
-
-    def save(self, step: int, values: dict[str, Any]) -> None:
-        """Write the state after `step` optimizer steps."""
-        if self._writes:
-            best = {"best_step": self.best_step, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
-            save_training(self._scratch, self._tensors(), TrainingState(step=step, values={**values, **best}))
-
-    def keep_if_best(self, step: int, validation_loss: float) -> None:
-        """Keep the weights if their validation loss is the lowest so far."""
-        if validation_loss < self.best_loss:
-            self.best_step, self.best_loss = step, validation_loss
-            if self._writes:
-                partial = self._best_file.with_suffix(".partial")
-                save_file({name: p.detach().contiguous() for name, p in self._model.named_parameters()}, partial)
-                partial.rename(self._best_file)
-
-    @torch.no_grad()
-    def restore_best(self) -> None:
-        """Put the best weights back into the model."""
-        if self.best_step >= 0:
-            best = load_file(self._best_file)
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(best[name])
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "state.json"
-    }
-
-
-def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingState) -> None:
-    """Write `scratch/step_<n>/` completely or not at all, then delete the older ones."""
-    from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
-
-    target = scratch / f"step_{state.step:06d}"
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        save_tensors(tensors, checkpoint_id=partial / "tensors", no_dist=True)
-    record = {"step": state.step, "values": state.values, "checksums": _checksums(partial)}
-    flush_to_disk(partial, without="state.json")
-    with open(partial / "state.json", "w", encoding="utf-8") as file:
-        json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for older in scratch.glob("step_*"):
-        if older != target:
-            shutil.rmtree(older)
-
-
-def resume_training(scratch: Path, tensors: dict[str, Tensor]) -> TrainingState | None:
-    """Load the newest complete state into `tensors`, in place; None where there is none whose checksums match."""
-    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-
-    for folder in sorted(scratch.glob("step_" + "[0-9]" * 6), reverse=True):
-        record_file = folder / "state.json"
-        if not record_file.is_file():
-            continue
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        if _checksums(folder) != record["checksums"]:
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            load_tensors(tensors, checkpoint_id=folder / "tensors", no_dist=True)
-        return TrainingState(step=record["step"], values=record["values"])
-    return None

@@ -1,8 +1,9 @@
 """Which device computes and in which precision: measured once for a build folder, then read from its `machine.json`.
 
 bfloat16 where a one-second comparison of matrix products finds it 1.5 times as fast as float32 (CUDA, AMX,
-avx512_bf16; a processor without such units emulates it, several or hundreds of times slower), else float32. Weights
-stay float32: `Machine.autocast` lowers only what is computed. Records no host, user or path.
+avx512_bf16; a processor without such units emulates it, several or hundreds of times slower), else float32. The
+environment variable TINYSWALLOW_PRECISION, `float32` or `bfloat16`, chooses instead of the comparison. Weights stay
+float32: `Machine.autocast` lowers only what is computed. Records no host, user or path.
 """
 
 import contextlib
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.disk import replace_text
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     # torch takes seconds to load, and a command that only reads a finished build does not need it.
     import torch
 
+PRECISION, PRECISIONS = "TINYSWALLOW_PRECISION", ("float32", "bfloat16")
 MIN_BFLOAT16_SPEEDUP = 1.5
 _PROBE_SECONDS = 1.0
 _SMALL, _LARGE = 256, 1536  # sides of the square matrices that are multiplied
@@ -90,11 +92,19 @@ def probe(record: Path) -> Machine:
 
     A record of another processor is measured again, because a build folder may have been moved, and so is one without
     a GPU where torch now sees one. `threads` are this process's, or the recorded ones if it is one of several: a
-    launcher gives each of them one. UserError where the record cannot be read.
+    launcher gives each of them one. A precision that the environment sets replaces the measured one, and is not
+    recorded. UserError where the record cannot be read, or the environment names another precision.
     """
+    forced, machine = os.environ.get(PRECISION), _recorded_or_measured(record)
+    if forced not in (None, "", *PRECISIONS):
+        raise unknown_name(PRECISION, forced, PRECISIONS)
+    return replace(machine, compute_dtype=forced) if forced else machine
+
+
+def _recorded_or_measured(record: Path) -> Machine:
     cpu = cpu_name()
     if record.exists():
-        known = _read(record)
+        known = read_machine(record)
         torch = sys.modules.get("torch")  # not loaded for this alone
         if known.cpu == cpu and torch is None:
             return known
@@ -102,12 +112,18 @@ def probe(record: Path) -> Machine:
             is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
             return replace(known, threads=torch.get_num_threads()) if is_alone else known
     machine = _measure(cpu)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(record, json.dumps(machine.to_json(), indent=2, ensure_ascii=False) + "\n")
+    write_machine(record, machine)
     return machine
 
 
-def _read(record: Path) -> Machine:
+def write_machine(record: Path, machine: Machine) -> None:
+    """Write a `machine.json`, and its folder where that is absent."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(record, json.dumps(machine.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_machine(record: Path) -> Machine:
+    """The machine that a `machine.json` describes; UserError where it cannot be read."""
     try:
         return Machine.from_json(json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

@@ -80,8 +80,8 @@ def _identity(path: Path) -> tuple[int, int, int, int]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def flush_to_disk(folder: Path, *, without: str) -> None:
-    """fsync `folder` and everything under it except its folder `without`: a power cut after it loses nothing."""
+def flush_to_disk(folder: Path, *, without: str = "") -> None:
+    """fsync `folder` and everything under it except a folder `without` in it: a power cut after it loses nothing."""
     for root, folders, names in os.walk(folder):
         if Path(root) == folder and without in folders:
             folders.remove(without)

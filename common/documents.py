@@ -186,13 +186,18 @@ def finish_documents(
     Returns:
         The facts of the stage: the card, and `tokens_per_s`.
     """
-    start = time.perf_counter()
+    start, packed_before = time.perf_counter(), [split for split in SPLITS if _meta_file(folder, split).is_file()]
     metas = {split: _packed(folder, split, encode, sequence_tokens, tokenizer) for split in SPLITS}
     tokenizer.save(folder / "tokenizer")
     tokens = sum(meta["tokens"] for meta in metas.values())
     written = card(metas) | {"splits": metas, "tokens": tokens}
     (folder / CARD_FILE).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return written | {"tokens_per_s": round(tokens / (time.perf_counter() - start), 1)}
+    packed_now = sum(meta["tokens"] for split, meta in metas.items() if split not in packed_before)
+    return written | {"tokens_per_s": round(packed_now / (time.perf_counter() - start), 1)}
+
+
+def _meta_file(folder: Path, split: str) -> Path:
+    return folder / "packed" / split / "meta.json"
 
 
 def _packed(
@@ -203,7 +208,7 @@ def _packed(
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """meta.json of the packed split."""
-    meta = folder / "packed" / split / "meta.json"
+    meta = _meta_file(folder, split)
 
     def documents(after: int) -> Iterator[Document]:
         lines = progress(

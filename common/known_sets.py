@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ def require_own_terms(dataset: str | None, terms: Terms | None) -> None:
     if terms.licence is not None and terms.licence != known.licence and known.licence is not None:
         wanted, got = f"the licence of {known.name}, {known.licence}", terms.licence
     elif terms.quotable and not known.quotable:
-        wanted, got = f"quotable=False for {known.name}, whose terms forbid to pass its rows on", "quotable=True"
+        wanted, got = f"quotable=False for {known.name}, whose terms are not known to allow quotes", "quotable=True"
     else:
         return
     next_step = f"correct the terms, or leave them out: common.known_sets.terms_of({known.name!r}) has them"
@@ -134,9 +134,12 @@ def require_own_terms(dataset: str | None, terms: Terms | None) -> None:
 
 
 def in_japanese(name: str, obligation: str) -> str:
-    """An obligation of the source `name` in Japanese; in its own words where the registry does not state it for it."""
+    """An obligation of the source `name` in Japanese; in its own words where the registry does not state it.
+
+    A source that the user named otherwise has the sentence of whichever set states it.
+    """
     known = known_set(name)
-    stated = known.obligations if known is not None else ()
+    stated = chain(known.obligations if known is not None else (), *(each.obligations for each in known_sets()))
     return next((each.japanese for each in stated if each.english == obligation), obligation)
 
 

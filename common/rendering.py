@@ -84,7 +84,7 @@ class Conversation:
         template that rejects the messages, rewrites an answer or does not end it, or an answer that does not follow the
         prompt that the template opens.
         """
-        text = self._text()
+        text = self._text(self.messages)
         answers = [place for place, message in enumerate(self.messages) if message.get("role") == "assistant"]
         if not answers:
             return Rendered(text, [], 0)
@@ -101,16 +101,21 @@ class Conversation:
             num_shortened += not is_whole
         return Rendered(text, spans, num_shortened)
 
-    def _text(self) -> str:
+    def _text(self, messages: Sequence[Message]) -> str:
         """The template's text for all messages, an answer without thoughts at the end as in a longer conversation."""
-        text = self._applied(self.messages)
-        last = self.messages[-1] if self.messages else {}
+        text = self._applied(messages)
+        last = messages[-1] if messages else {}
         plain = last.get("role") == "assistant" and _thoughts_and_answer(last)[0] is None
-        if plain and _singles_out_the_last(self._hf):
-            on, further = (self._applied([*self.messages, *[_NEXT] * count]) for count in (1, 2))
-            turn = further.removeprefix(on)
-            return on.removesuffix(turn) if on.endswith(turn) else text
-        return text
+        if not plain or not _singles_out_the_last(self._hf):
+            return text
+        on, further = (self._applied([*messages, *[_NEXT] * count]) for count in (1, 2))
+        turn, prompt = further.removeprefix(on), self._prompt_or_none(messages[:-1])
+        longer = on.removesuffix(turn) if on.endswith(turn) else text
+        if prompt is None or longer.startswith(prompt) or not text.startswith(prompt):
+            return longer
+        # The thoughts before a tool call are in the prompt for the answer, and not in a conversation that goes on.
+        answer = str(last.get("content") or "").strip()
+        return prompt + text[max(text.find(answer, len(prompt)), len(prompt)) :]
 
     def _applied(self, messages: Sequence[Message], *, opened: bool = False) -> str:
         try:
@@ -122,12 +127,7 @@ class Conversation:
 
     def _starts(self, text: str, answers: Sequence[int], turn_end: str) -> tuple[str, list[int]]:
         """The text to train on, and where each answer begins in it."""
-        prompts: list[str | None] = []
-        for place in answers:
-            try:
-                prompts.append(self.prompt(self.messages[:place]))
-            except UserError:  # a template may refuse a part of a conversation
-                prompts.append(None)
+        prompts = [self._prompt_or_none(self.messages[:place]) for place in answers]
         last = prompts[-1]
         if last is not None and not text.startswith(last):
             before = self._applied(self.messages[: answers[-1]])
@@ -136,6 +136,12 @@ class Conversation:
         if all(prompt is not None and text.startswith(prompt) for prompt in prompts):
             return text, [len(prompt) for prompt in prompts if prompt is not None]
         return text, self._marked_starts(text)
+
+    def _prompt_or_none(self, messages: Sequence[Message]) -> str | None:
+        try:
+            return self.prompt(messages)
+        except UserError:  # a template may refuse a part of a conversation
+            return None
 
     def _continued(self, text: str, prompt: str, turn_end: str) -> str:
         """The text of a template whose prompt opens the thoughts, which it leaves out of finished answers.
@@ -167,7 +173,7 @@ class Conversation:
                 else message
                 for message in self.messages
             ]
-            found = self._applied(marked)
+            found = self._text(marked)
             if found.replace(left, "").replace(right, "") == text:
                 # Without the markers before it.
                 return [piece.start() - 2 * number for number, piece in enumerate(re.finditer(left, found))]

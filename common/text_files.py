@@ -4,6 +4,7 @@ Judged by the beginning of the file, so that a few broken rows in a sound file s
 """
 
 import codecs
+import json
 import re
 
 from common.errors import InputError
@@ -24,9 +25,9 @@ def require_utf8_lines(start: bytes, name: str) -> None:
     encoding = encoding_of(start)
     if encoding is not None:
         raise _refusal(name, f"text in {encoding}", f"iconv -f {encoding} -t UTF-8")
-    if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+    if _is_one_array(start.removeprefix(codecs.BOM_UTF8).strip()):
         raise _refusal(name, "one JSON array", "jq -c '.[]'")
-    if b"\n" not in start and b"\r" in start:
+    if b"\n" not in start and b"\r" in start[:-1]:  # the last one may be the first half of CR LF
         raise _refusal(name, "lines that end with CR alone", "tr '\\r' '\\n'")
 
 
@@ -38,6 +39,18 @@ def encoding_of(start: bytes) -> str | None:
     if encoding is None and not _is_mostly_utf8(start):
         return next((known for known, codec in _JAPANESE if _is_japanese(start, codec)), None)
     return encoding
+
+
+def _is_one_array(start: bytes) -> bool:
+    """Whether a JSON array begins here that is no line of its own: a row that is an array is a bad row."""
+    first, _, rest = start.partition(b"\n")
+    if first[:1] != b"[":
+        return False
+    try:
+        json.loads(first)
+    except ValueError:
+        return True
+    return not rest
 
 
 def _is_mostly_utf8(start: bytes) -> bool:

@@ -182,24 +182,15 @@ def mean_loss(pairs: Sequence[tuple[float, float]], distributed: Distributed | N
     return totals["loss"] / totals["weight"]
 
 
-def held_out_loss(
-    loss: ModelLoss,
-    rows: PackedRows,
-    distributed: Distributed,
-    *,
-    step: int,
-    teacher: "PreTrainedModel | None" = None,
-    num_rows: int | None = None,
-) -> float:
+def held_out_loss(loss: ModelLoss, rows: PackedRows, distributed: Distributed, *, step: int) -> float:
     """Mean cross-entropy of the model in nats over a whole split, of which each process measures its share.
 
-    `teacher` is measured instead of the model of the loss; the first `num_rows` rows count. UserError where the mean is
-    not finite, naming `step`, the optimizer step that it was measured after.
+    UserError where the mean is not finite, naming `step`, the optimizer step that it was measured after.
     """
-    indices = range(distributed.rank, rows.num_rows if num_rows is None else num_rows, distributed.size)
-    losses = row_losses(teacher or loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
+    indices = range(distributed.rank, rows.num_rows, distributed.size)
+    losses = row_losses(loss.model, rows, loss.machine, vocab_size=loss.vocab_size, indices=indices)
     mean = mean_loss(losses, distributed)
-    require_finite({f"validation loss of the {'model' if teacher is None else 'teacher'}": mean}, step=step)
+    require_finite({"validation loss of the model": mean}, step=step)
     return mean
 
 

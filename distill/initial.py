@@ -29,7 +29,7 @@ _SIZES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "vocab_size", "max_position_embeddings"),
 )
-_ALSO_KNOWN = ("rope_theta", "rope_scaling", "torch_dtype", "use_mrope")
+_ALSO_KNOWN = ("rope_theta", "rope_scaling", "torch_dtype", "use_mrope", "unsloth_version", "unsloth_fixed")
 """Fields of published configs that transformers takes, or leaves alone, without naming them."""
 
 
@@ -78,7 +78,7 @@ class InitConfig:
         except ValueError:
             return  # an unknown type, which `new_model` refuses
         for name in fields:
-            if name not in known:
+            if name not in known and not name.startswith("_"):  # notes of the library that wrote the file
                 nearest = difflib.get_close_matches(name, known, n=1)
                 next_step = f"correct it to {nearest[0]}, or leave it out" if nearest else "leave it out"
                 wanted = f"fields of a {fields['model_type']} config"

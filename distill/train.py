@@ -5,6 +5,7 @@ weights that are best on the validation split and resumes from its own last chec
 together (`common.launch`). Methods are known only by name (`distill.methods`).
 """
 
+import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from common.checkpoint import CheckpointManager, TrainingState, save_model
+from common.checkpoint import save_model
 from common.chunk_passes import InPlace, Objective
 from common.errors import UserError, require_above, require_at_least, require_between
 from common.launch import Distributed
@@ -26,7 +27,16 @@ from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.provenance import propagate_sources
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer
-from common.training import held_out_loss, open_rows, optimizer_step, prefetched
+from common.training import (
+    held_out_loss,
+    mean_loss,
+    open_rows,
+    optimizer_step,
+    prefetched,
+    require_finite,
+    row_losses,
+)
+from common.training_state import CheckpointManager, TrainingState
 from distill.controllers import Controller, CtkdConfig, State, controller_of
 from distill.initial import InitConfig, open_student
 from distill.methods import LossPass, Settings, method, pass_name, require_kernel, require_loss_pass, require_settings
@@ -178,15 +188,23 @@ def _open(
 
 def _before_the_first_step(run: _Run) -> dict[str, Any]:
     """The held-out loss, and what speaks against the teacher, which is compared on at most `_COMPARED_ROWS` rows."""
-    before, warnings = held_out_loss(run.loss, run.validation, run.distributed, step=0), list[str]()
+    student, distributed, rows = run.loss.model, run.distributed, run.validation
+    measured = partial(row_losses, rows=rows, machine=run.loss.machine, vocab_size=run.loss.vocab_size)
+    mine = range(distributed.rank, rows.num_rows, distributed.size)
+    of_student = measured(student, indices=mine)
+    before, warnings = mean_loss(of_student, distributed), list[str]()
+    require_finite({"validation loss of the model": before}, step=0)
     if run.teacher is not None:
-        rows = min(run.validation.num_rows, max(_COMPARED_ROWS, run.distributed.size))
-        compared = partial(held_out_loss, run.loss, run.validation, run.distributed, step=0, num_rows=rows)
+        num_compared = math.ceil(_COMPARED_ROWS / distributed.size)
+        supervised = [pair for pair in zip(mine, of_student, strict=True) if pair[1][1] > 0][:num_compared]
+        of_teacher = measured(run.teacher, indices=[index for index, _ in supervised])
+        teacher_loss = mean_loss(of_teacher, distributed)
+        require_finite({"validation loss of the teacher": teacher_loss}, step=0)
         warnings = teacher_warnings(
             teacher_parameters=run.teacher.num_parameters(),
-            student_parameters=run.loss.model.num_parameters(),
-            teacher_loss=compared(teacher=run.teacher),
-            student_loss=compared(),
+            student_parameters=student.num_parameters(),
+            teacher_loss=teacher_loss,
+            student_loss=mean_loss([losses for _, losses in supervised], distributed),
         )
     return {"held_out_before": before, "warnings": warnings}
 

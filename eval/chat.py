@@ -5,7 +5,6 @@ context loses its oldest turns. Tokenizer and chat template are the file's own, 
 control token.
 """
 
-import argparse
 import contextlib
 import math
 import sys
@@ -13,8 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import HelpWithDefaults, run
-from common.errors import UserError, not_found, require_at_least
+from common.cli import EXIT_INTERRUPTED, command, require_at_least_one, run
+from common.errors import UserError, not_found
 from eval.runtimes.llama_process import LlamaCppRuntime
 from eval.runtimes.protocol import Message
 
@@ -56,10 +55,10 @@ class ChatSession:
         yield from self.runtime.stream(ids, max_tokens=room, temperature=self.temperature)
 
 
-def main(arguments: list[str]) -> None:
-    """Parses `arguments` and chats until the input ends."""
+def main(arguments: list[str]) -> int:
+    """Parses `arguments` and chats until the input ends; returns the exit code."""
     about = f"Chat with a GGUF file. {HELP}."
-    parser = argparse.ArgumentParser("python -m eval.chat", description=about, formatter_class=HelpWithDefaults)
+    parser = command("eval.chat", about)
     default = f"GGUF file (default: the one dist/*/*-{ENCODING}.gguf)"
     parser.add_argument("model", nargs="?", type=Path, metavar="FILE", help=default)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
@@ -68,8 +67,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: the likeliest token")
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores, 1 for a model under 64 MiB")
     parsed = parser.parse_args(arguments)
-    counts = {"--context": parsed.context, "--max-tokens": parsed.max_tokens, "--threads": parsed.threads}
-    require_at_least(1, next_step="correct it", **counts)
+    require_at_least_one(context=parsed.context, max_tokens=parsed.max_tokens, threads=parsed.threads)
     if not 0.0 <= parsed.temperature < math.inf:
         wanted, got = "--temperature of 0 or more", str(parsed.temperature)
         raise UserError("out-of-range", wanted=wanted, got=got, next_step="correct it")
@@ -81,7 +79,12 @@ def main(arguments: list[str]) -> None:
         session = ChatSession(runtime=runtime, max_tokens=parsed.max_tokens, temperature=parsed.temperature)
         if sys.stdin.isatty():
             print(f"{model.name}: {HELP}", flush=True)
-        chat_loop(session.answer, _questions(), opening, say=_say, keep_going=sys.stdin.isatty())
+        try:
+            chat_loop(session.answer, _questions(), opening, say=_say, keep_going=sys.stdin.isatty())
+        except KeyboardInterrupt:  # an end like another; there is nothing to go on with
+            _say("\n")
+            return EXIT_INTERRUPTED
+    return 0
 
 
 def only_model(dist: Path) -> Path:

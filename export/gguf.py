@@ -8,6 +8,7 @@ the loss.
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from gguf import LlamaFileType
 
+from common.disk import free_bytes
 from common.errors import UserError, unknown_name
 from common.gguf_header import GgufHeader, read_header
 from common.metrics import progress
@@ -36,6 +38,8 @@ from export.vocabulary import read_vocabulary
 MATRIX_TYPES = {"F16": {"F16"}, "Q8_0": {"Q8_0"}, "Q5_K_M": {"Q5_K", "Q6_K"}, "Q4_K_M": {"Q4_K", "Q6_K"}}
 COUNTED = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]", re.MULTILINE)
 """Where llama.cpp's quantiser logs which tensor of how many it writes."""
+_FULL_BYTES = 2**20
+"""With less room than this, a write that failed has filled the disk."""
 _USER, _ANSWER = {"role": "user", "content": PROBE}, {"role": "assistant", "content": "はい。 42"}
 _TALKS: tuple[list[Message], ...] = ([_USER], [_USER, _ANSWER, _USER], [{"role": "system", "content": PROBE}, _USER])
 """Conversations of which llama.cpp must make the checkpoint's ids, by the file's own template."""
@@ -113,7 +117,12 @@ def quantize(source: Path, target: Path, encoding: str, *, threads: int) -> None
                 bar.update(int(done) - bar.n)
 
         file_type = int(LlamaFileType[f"MOSTLY_{encoding}"])
-        process.call("quantize", str(source), str(target), file_type, threads, watch=watch)
+        try:
+            process.call("quantize", str(source), str(target), file_type, threads, watch=watch)
+        except UserError as error:
+            if free_bytes(target.parent) < _FULL_BYTES:  # llama.cpp does not say why it could not write
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise
 
 
 def _facts(name: str, encoding: str, header: GgufHeader) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from common.checkpoint import CheckpointManager, TrainingState, load_model, save_model
+from common.checkpoint import load_model, save_model
 from common.chunk_passes import ChunkResult
 from common.divergences import cross_entropy
 from common.errors import UserError, require_at_least
@@ -28,6 +28,7 @@ from common.provenance import is_text, propagate_sources
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import held_out_loss, open_rows, optimizer_step, prefetched
+from common.training_state import CheckpointManager, TrainingState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         for name, what in KNOWN.items():
             say(f"{name:<{max(map(len, KNOWN))}}  {what}")
     elif parsed.show is not None:
-        say("\n".join(shown(load(parsed.show, say=say))))
+        say("\n".join(shown(load(parsed.show, say=say, build_folder=parsed.build))))
     elif parsed.fingerprints is not None:
         _rewrite_fingerprints(parsed.fingerprints, same_output=parsed.same_output, reason=parsed.reason)
     elif parsed.recipe is not None and parsed.plan:

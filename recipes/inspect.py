@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from common.cli import command, run
+from common.cli import command, require_at_least_one, run
 from common.packing import PackedRows
 from common.store import Store
 from common.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
     add("--build", type=Path, default=Path("build"), metavar="DIR", help="build folder, where artifacts are kept")
     add("--rows", type=int, default=2, metavar="N", help="rows of each kind, from the first on")
     parsed = parser.parse_args(arguments)
+    require_at_least_one(rows=parsed.rows)
     recipe = load(parsed.recipe, say=print, build_folder=parsed.build)
     *_, last = (stage.name for stage in pipeline(recipe) if stage.name in DATA)
     before_start(recipe, asked=parsed.recipe, build_folder=parsed.build, say=print, until=last)

@@ -87,12 +87,13 @@ def before_start(
         say(line)
     here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
+    or_mini = "; RECIPE=mini needs none of it" if recipe.published_models else ""
+    if len(lacks) == 1:
+        error = lacks[0].error
+        raise UserError(error.code, wanted=error.wanted, got=error.got, next_step=error.next_step + or_mini)
     for one in lacks:
         say(f"missing: {one.error}")
-    if len(lacks) == 1:
-        raise lacks[0].error
     if lacks:
-        or_mini = "; RECIPE=mini needs none of it" if recipe.published_models else ""
         raise UserError(
             "several",
             wanted=f"all that the recipe {recipe.name} needs",

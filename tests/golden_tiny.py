@@ -27,7 +27,7 @@ MISTAKES = {
     "export": "gguf missing --out new",
     "eval": "phones missing.gguf --out new.json",
     "eval.chat": "missing.gguf",
-    "eval.report.render": "missing.json new",
+    "eval.report": "missing.json new",
     "bench": "loss --tokens 0",
     "studies.compare": "--seeds 0",
     "studies.figures": "--study damaged.json",

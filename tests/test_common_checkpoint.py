@@ -1,4 +1,4 @@
-"""Model folders and training state that are not what they should be."""
+"""Model folders that are not what they should be."""
 
 import json
 import shutil
@@ -10,15 +10,7 @@ from errors_tiny import refuses
 from safetensors.torch import load_file, save_file
 from training_tiny import MACHINE, model_folder, tokenizer_folder
 
-from common.checkpoint import (
-    TrainingState,
-    head_weight,
-    load_model,
-    new_model,
-    resume_training,
-    save_model,
-    save_training,
-)
+from common.checkpoint import head_weight, load_model, new_model, save_model
 from common.tokenizer import Tokenizer
 
 
@@ -91,14 +83,3 @@ def test_a_config_that_makes_no_model_is_one_line(whole: Path, change: dict[str,
     config = json.loads((whole / "config.json").read_text()) | change
     with refuses("unsupported", wanted="model_type"):
         new_model(config)
-
-
-def test_a_damaged_state_is_passed_over(tmp_path: Path) -> None:
-    tensors = {"weight": torch.arange(4.0)}
-    save_training(tmp_path, tensors, TrainingState(step=3, values={"tokens": 7}))
-    found = {"weight": torch.zeros(4)}
-    state = resume_training(tmp_path, found)
-    assert state == TrainingState(step=3, values={"tokens": 7}) and torch.equal(found["weight"], tensors["weight"])
-    (data,) = (tmp_path / "step_000003" / "tensors").glob("*.distcp")
-    data.write_bytes(data.read_bytes()[:-1] + b"x")
-    assert resume_training(tmp_path, found) is None

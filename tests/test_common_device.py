@@ -66,6 +66,21 @@ def test_a_gpu_that_was_not_there_before_is_measured_and_threads_are_this_proces
     assert probe(record) == found
 
 
+def test_the_environment_chooses_the_precision_and_leaves_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "bfloat16_speedup", lambda name: 1.0)
+    record = tmp_path / "machine.json"
+    monkeypatch.setenv(device.PRECISION, "bfloat16")
+    assert probe(record).compute_dtype == "bfloat16"
+    assert json.loads(record.read_text())["compute_dtype"] == "float32"
+    monkeypatch.setenv(device.PRECISION, "")
+    assert probe(record).compute_dtype == "float32"
+    monkeypatch.setenv(device.PRECISION, "bf16")
+    with refuses("unknown-name", wanted=device.PRECISION, got="bf16"):
+        probe(record)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"device": "cpu"}', '{"host": "x"}'])
 def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "machine.json").write_text(text)

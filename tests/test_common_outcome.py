@@ -1,6 +1,7 @@
 """A run that went wrong says so: in its output, its manifest and its report; a sound run has no warning."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 from report_tiny import INPUTS, write_build
 from report_tiny import MACHINE as HERE
-from training_tiny import corpus_folder, model_folder, run_folders, tokenizer_folder
+from training_tiny import corpus_folder, model_folder, run_folders, texts, tokenizer_folder
 
 from common.documents import drop_warnings
 from common.optim import OptimConfig
 from common.outcome import teacher_warnings, training_outcome
-from common.packing import PackedRows
+from common.packing import PackedRows, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
 from common.training import mean_loss, row_losses
@@ -136,6 +137,31 @@ def test_exchanged_models_are_said_before_the_first_step(
     assert lines[0].startswith("warning: the teacher has ") and "parameters" in lines[0]
     assert "nothing to teach" in lines[1]
     assert all(line.removeprefix("warning: ") in made.manifest["facts"]["warnings"] for line in lines[:2])
+
+
+def test_a_teacher_is_compared_on_rows_that_have_a_supervised_token(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rows of conversations can hold prompts alone."""
+    corpus, tokenizer = Path(shutil.copytree(tiny["corpus"], tmp_path / "corpus")), Tokenizer.load(tiny["tokenizer"])
+    ids = [tokenizer.encode(text)[:8] for text in texts(80)]
+    documents = [(each, [100 * (place >= 77)] * 8) for place, each in enumerate(ids)]
+    shutil.rmtree(corpus / "packed" / "validation")
+    write_packed(corpus / "packed" / "validation", documents, sequence_tokens=8, tokenizer=tokenizer)
+    rows = PackedRows(corpus / "packed" / "validation")
+    supervised = [row for row in range(rows.num_rows) if rows.batch([row]).num_valid_tokens]
+    assert len(supervised) == 3 and supervised[0] > 0
+    compared: list[list[int]] = []
+
+    def losses(*given: Any, indices: Sequence[int], **options: Any) -> list[tuple[float, float]]:
+        compared.append(list(indices))
+        return row_losses(*given, indices=indices, **options)
+
+    monkeypatch.setattr("distill.train._COMPARED_ROWS", 2)
+    monkeypatch.setattr("distill.train.row_losses", losses)
+    config = replace(CONFIG, method="forward_kl", steps=2)
+    run_alone(distill, config, tmp_path / "out", corpus, tiny["student"], tiny["teacher"])
+    assert compared == [list(range(rows.num_rows)), supervised[:2]]
 
 
 def test_tuning_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

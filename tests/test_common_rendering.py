@@ -91,6 +91,26 @@ def test_what_is_supervised_follows_the_prompt_that_the_template_opens(
             assert ids[: len(prompt)] == prompt and mask[len(prompt) - 1 : len(prompt) + 1] == [0, 1]
 
 
+CALL = {"role": "assistant", "content": '<tool_call>{"name": "river"}</tool_call>', "reasoning_content": "調べよう。"}
+RESULT = {"role": "user", "content": "<tool_response>ある</tool_response>"}
+
+
+@pytest.mark.parametrize("before", [[], [ASKED, SAID], [SYSTEM, ASKED, SAID | {"reasoning_content": "たぶん。"}]])
+def test_thoughts_before_a_call_stay_where_the_prompt_for_the_answer_has_them(
+    qwen3: Tokenizer, before: list[dict[str, str]]
+) -> None:
+    talk = [*before, AGAIN, CALL, RESULT, MORE]
+    ids, mask, num_shortened = qwen3.render_counted(talk)
+    supervised = qwen3.decode([token for token, one in zip(ids, mask, strict=True) if one], skip_special=False)
+    earlier = "あります。<|im_end|>" if before else ""
+    thought = f"<think>\n調べよう。\n</think>\n\n{CALL['content']}<|im_end|>"
+    assert supervised == f"{earlier}{thought}{MORE['content']}<|im_end|>"
+    assert num_shortened == ("reasoning_content" in (before or [{}])[-1])
+    for place in (len(talk) - 3, len(talk) - 1):
+        prompt = qwen3.render_prompt(talk[:place])
+        assert ids[: len(prompt)] == prompt and mask[len(prompt)] == 1
+
+
 @pytest.mark.parametrize("talk", TALKS)
 def test_llama_cpp_and_a_modelfile_open_the_same_prompt(
     qwen3: Tokenizer, talk: list[dict[str, str]], tmp_path: Path

@@ -429,3 +429,32 @@ def test_on_a_cpu_freed_memory_is_kept_and_no_stage_s_peak_is_another_s(
         monkeypatch.setattr(f"common.store.building.{name}", lambda word=word: called.append(word))
     Store(tmp_path / "build").build("toy", toy, ToyConfig())
     assert called == [*kept, "give back", "reset"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_was_begun_in_one_precision_goes_on_in_it(
+    store: Store, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """The record of a build folder can be measured again in between, or the environment can choose another one."""
+    computed: list[str] = []
+
+    @stage(version=1)
+    def works(config: ToyConfig, workspace: Workspace) -> dict[str, Any]:
+        computed.append(workspace.machine.compute_dtype)
+        (workspace.folder / "made").write_text("x")
+        if len(computed) == 1:
+            raise UserError("failed", wanted="a", got="b", next_step="c")
+        return {}
+
+    def build() -> Artifact:
+        if alone:
+            return run_alone(works, ToyConfig(), tmp_path / "out", report=lines.append)
+        return store.build("works", works, ToyConfig())
+
+    with refuses("failed"):
+        build()
+    monkeypatch.setattr("common.store.building.probe", lambda record: replace(MACHINE, compute_dtype="bfloat16"))
+    store.__dict__.pop("machine", None)
+    made = build()
+    assert computed == ["float32", "float32"] and made.manifest["machine"]["compute_dtype"] == "float32"
+    assert any("goes on in float32" in line for line in lines)

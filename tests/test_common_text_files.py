@@ -11,6 +11,7 @@ from errors_tiny import refuses
 
 from common.errors import InputError
 from common.rows import RowCounts, read_rows
+from common.text_files import SNIFFED_BYTES
 
 TEXTS = [
     f"{place}にある店は、朝{hour}時に開きます。" for hour, place in enumerate(("駅前", "港", "山の上", "川沿い") * 30)
@@ -78,3 +79,14 @@ def test_names_that_mislead_get_true_advice(tmp_path: Path) -> None:
     (tmp_path / "array.json").write_text("[]")
     with refuses("wrong-format", next_step="jq -c '.[]' array.json"):
         read(tmp_path / "array.json")
+
+
+def test_lines_are_not_taken_for_an_array_or_for_old_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "row.jsonl").write_text('["text", "a"]\n' + LINES)
+    assert read(tmp_path / "row.jsonl") == TEXTS  # one bad row in many
+    for length in (SNIFFED_BYTES - 12, SNIFFED_BYTES - 11, SNIFFED_BYTES - 10):  # the sample ends around CR LF
+        (tmp_path / "long.jsonl").write_bytes(b'{"text": "' + b"a" * (length - 1) + b'"}\r\n{"text": "b"}\r\n')
+        assert read(tmp_path / "long.jsonl") == ["a" * (length - 1), "b"]
+    (tmp_path / "short.jsonl").write_text('[{"text": "a"}, {"text": "b"}]\n')
+    with refuses("wrong-format", got="one JSON array"):
+        read(tmp_path / "short.jsonl")

@@ -29,6 +29,7 @@ from common.store import Workspace
 from common.store.artifacts import list_files
 from eval.phones import unread_rows
 from eval.report import Choice, Licence, ReportConfig, collect, render, report, view
+from eval.report.__main__ import main as report_main
 from eval.report.stage import assemble
 from export.release import DistConfig, dist
 
@@ -336,7 +337,7 @@ def test_a_resumed_stage_does_not_claim_its_whole_time(build: dict[str, Path], t
 
 def test_pages_can_be_drawn_again_from_the_json(build: dict[str, Path], tmp_path: Path) -> None:
     write_report(build, tmp_path / "out")
-    render.main([str(tmp_path / "out" / "report.json"), str(tmp_path / "again")])
+    report_main([str(tmp_path / "out" / "report.json"), str(tmp_path / "again")])
     for name in ("report.html", "report.md"):
         assert (tmp_path / "again" / name).read_text() == (tmp_path / "out" / name).read_text()
 

@@ -17,6 +17,7 @@ from common.provenance import Terms, write_terms
 from common.tokenizer import Tokenizer
 from instruct.__main__ import main
 from instruct.conversations import ConversationsConfig, conversations, fault_of
+from instruct.conversations.layouts import ConversationSource
 
 CONFIG = ConversationsConfig(sequence_tokens=128, shares=Shares(calibration=0.1, validation=0.1, test=0.1))
 
@@ -250,4 +251,13 @@ def test_what_a_template_leaves_out_is_counted_and_its_date_recorded(
     assert facts["sources"][0]["truncated"] == {"answers of which the chat template leaves out a part": 9}
     assert [step["settings"] for step in facts["steps"] if step["step"] == "chat template"] == [{"date": "2024-07-26"}]
     (warning,) = facts["warnings"]
-    assert "a part of 9 answers of talks.jsonl" in warning
+    assert "a part of 9 of 9 answers of talks.jsonl" in warning
+    plain = write_rows(tmp_path / "plain.jsonl", [said("夏は？", f"海で{number}回泳ぎます。") for number in range(9)])
+    mixed = tuple(
+        ConversationSource(name=path.stem, files=(path,), weight=weight)
+        for path, weight in ((tmp_path / "talks.jsonl", 1), (plain, 9))
+    )
+    facts = conversations(replace(config, sources=mixed), workspace(tmp_path / "mixed"), tokenizer)
+    assert [source["rows_out"] for source in facts["sources"]] == [1, 9]
+    (warning,) = facts["warnings"]
+    assert "a part of 9 of 9 answers of talks" in warning

@@ -361,6 +361,7 @@ def test_card_has_what_reports_and_licences_need(tmp_path: Path, tokenizer_folde
         "tokens_out": first["tokens_out"],
         "tokens_in_estimate": first["tokens_in_estimate"],
         "truncated": {},
+        "answers": 20,
     }
     tokenizer = Tokenizer.load(tokenizer_folder)
     assert first["tokens_out"] == sum(len(tokenizer.render(row["messages"])[0]) for row in rows_of("a", 20))

@@ -11,12 +11,13 @@ from errors_tiny import refuses
 from safetensors.torch import load_file
 from training_tiny import MACHINE, NAMES, THINGS, corpus_folder, model_folder, tokenizer_folder
 
-from common.checkpoint import CheckpointManager, load_model
+from common.checkpoint import load_model
 from common.optim import OptimConfig
 from common.packing import PackedRows, write_packed
 from common.store import Workspace, run_alone
 from common.tokenizer import Tokenizer
 from common.training import mean_loss, row_losses
+from common.training_state import CheckpointManager
 from instruct.train import InstructConfig, instruct
 
 CONFIG = InstructConfig(

@@ -6,6 +6,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,8 @@ def test_the_files_that_are_named_and_no_others(tmp_path: Path, server: tuple[st
     assert facts == {"benchmarks": {"mine": told}}
     written = {path.relative_to(tmp_path / "out/files").as_posix() for path in (tmp_path / "out/files").rglob("*.*")}
     assert written == {"mine/data/a.json", "mine/data/b.json"}
+    answers.clear()  # a later start of the same stage fetches nothing that is there
+    assert benchmark_files(BenchmarkFilesConfig(registry=listed, address=address), workspace(tmp_path / "out")) == facts
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,8 @@ def test_no_network(tmp_path: Path) -> None:
     config = BenchmarkFilesConfig(registry=registry(tmp_path), address="http://127.0.0.1:9")
     with refuses("no-network", got="(URLError)", next_step="DIR/benchmarks"):
         benchmark_files(config, workspace(tmp_path / "out"))
+    with refuses("not-found", got="(ValueError)"):  # no address, which is tried once
+        benchmark_files(replace(config, address="none"), workspace(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("failure", [{"cut": b"40"}, {"status": b"503"}])

@@ -98,7 +98,7 @@ def test_builds_publishes_and_says_where(capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(r"\d s  deliverables in dist/toy, report in dist/toy/report\.html$", lines[3])
     assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
     assert sorted(path.name for path in Path().iterdir()) == ["build", "dist", "recipe.py"]
-    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+    assert sorted(path.name for path in Path("dist").iterdir()) == [".toy.json", "toy"]
 
 
 def test_second_run_finds_everything_done_and_touches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,11 +120,28 @@ def test_until_stops_and_publishes_nothing(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_changed_recipe_replaces_the_published_files_as_a_whole() -> None:
     main(["recipe.py"])
-    Path("dist/toy/stale.txt").write_text("from before")
     write_recipe("y")
     main(["recipe.py"])
     assert published() == {"report.html": "y", "deep/model.gguf": "yy"}
-    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+    assert sorted(path.name for path in Path("dist").iterdir()) == [".toy.json", "toy"]
+
+
+def test_files_that_somebody_put_there_are_kept_and_changed_ones_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipe.py"])
+    Path("dist/toy/mine").mkdir()
+    Path("dist/toy/mine/scores.json").write_text("{}")
+    Path("dist/toy/.DS_Store").write_text("of a file browser")
+    before = Path("dist/toy").stat().st_ino
+    capsys.readouterr()
+    main(["recipe.py"])
+    assert Path("dist/toy").stat().st_ino == before and "kept" not in capsys.readouterr().out
+    Path("dist/toy/report.html").write_text("edited")
+    write_recipe("y")
+    main(["recipe.py"])
+    assert published() == {"report.html": "y", "deep/model.gguf": "yy", "mine/scores.json": "{}"}
+    said = capsys.readouterr().out
+    assert "kept dist/toy/mine/scores.json, which the build did not make" in said
+    assert "dist/toy/report.html is the build's again" in said and "model.gguf is" not in said
 
 
 def test_a_published_file_that_was_damaged_is_published_again() -> None:
@@ -139,7 +156,7 @@ def test_what_a_killed_publication_left_is_swept_away() -> None:
         (Path("dist") / name).mkdir(parents=True)
         (Path("dist") / name / "half.gguf").write_text("h")
     main(["recipe.py", "--dist", "dist"])
-    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+    assert sorted(path.name for path in Path("dist").iterdir()) == [".toy.json", "toy"]
     assert published() == {"report.html": "x", "deep/model.gguf": "xx"}
 
 
@@ -169,18 +186,25 @@ def test_a_licence_text_that_was_added_by_hand_stays_with_its_sum() -> None:
     assert (folder / "SHA256SUMS").read_text().count("\n") == 2
 
 
+@stage(version=1)
+def write_with_text(config: str, workspace: Workspace) -> dict[str, Any]:
+    text = workspace.folder / "licences" / f"org--{config}" / "LICENSE"
+    text.parent.mkdir(parents=True)
+    text.write_text(config)
+    return write_release(config, workspace)
+
+
 def test_a_text_of_an_earlier_build_is_no_text_that_was_added() -> None:
     store, folder, said = Store(Path("build"), report=lambda line: None), Path("dist/toy"), list[str]()
-    earlier = store.build("dist", write_release, "x")
-    for name in ("org--old/LICENSE", "org--new/LICENSE"):
-        (earlier.folder / "licences" / name).parent.mkdir(parents=True)
-        (earlier.folder / "licences" / name).write_text(name)
-    shutil.copytree(earlier.folder, folder, ignore=shutil.ignore_patterns("manifest.json"))
-    (folder / "licences" / "org--new" / "LICENSE").write_text("put there by hand")
-    (folder / "licences" / "org--new" / ".DS_Store").touch()
-    publish(store.build("dist", write_release, "y"), folder, say=said.append)
-    assert [path.name for path in (folder / "licences").rglob("*") if path.is_file()] == ["LICENSE"]
-    assert said == ["kept dist/toy/licences/org--new/LICENSE, which the build did not make"]
+    publish(store.build("dist", write_with_text, "old"), folder, say=said.append)
+    added = folder / "licences" / "org--added" / "LICENSE"
+    added.parent.mkdir()
+    added.write_text("put there by hand")
+    (added.parent / ".DS_Store").touch()
+    shutil.rmtree("build")  # the record is beside what it lists
+    publish(store.build("dist", write_with_text, "new"), folder, say=said.append)
+    assert sorted(path.parent.name for path in folder.rglob("LICENSE")) == ["org--added", "org--new"]
+    assert said == ["kept dist/toy/licences/org--added/LICENSE, which the build did not make"]
 
 
 def test_an_added_text_outlives_a_kill_between_the_two_renamings() -> None:
@@ -192,7 +216,7 @@ def test_an_added_text_outlives_a_kill_between_the_two_renamings() -> None:
     publish(store.build("dist", write_release, "y"), folder, say=lambda line: None)
     assert (folder / "licences" / "org--set" / "TERMS").read_text() == "terms"
     assert (folder / "model.gguf").read_text() == "y"
-    assert [path.name for path in Path("dist").iterdir()] == ["toy"]
+    assert sorted(path.name for path in Path("dist").iterdir()) == [".toy.json", "toy"]
 
 
 def test_a_damaged_deliverable_is_never_published() -> None:

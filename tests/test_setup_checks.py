@@ -155,6 +155,9 @@ ERROR: Failed building wheel for llama-cpp-python
     ("log", "says"),
     [
         (PIP_OFFLINE, "wanted a network for the work; got none that works: WARNING: Retrying"),
+        (PIP_OFFLINE.splitlines()[1] + "\n" + PIP_NO_WHEEL.replace("2.2.2", "none"), "wanted a network"),
+        (PIP_NO_WHEEL.replace("2.2.2", "none"), "wanted the work to work; got ERROR: Could not find a version"),
+        (PIP_OFFLINE.splitlines()[1] + "\n" + COMPILE, "wanted the work to work; got /src/llama.cpp:9:2: error:"),
         (PIP_NO_WHEEL, "wanted the work to work; got ERROR: Could not find a version"),
         (DISK_FULL, "wanted room on the disk for the work; got a full disk"),
         (COMPILE, "wanted the work to work; got /src/llama.cpp:9:2: error: 'filesystem' is not"),

@@ -116,7 +116,16 @@ def test_killed_in_the_middle_of_the_compile_is_repaired_by_the_next_call(tmp_pa
     assert json.loads((project / ".venv" / "complete.json").read_text())["python"] == [*sys.version_info[:2]]
 
 
-def test_no_network_is_one_line_and_the_log_is_named(tmp_path: Path) -> None:
+def test_a_venv_of_somebody_else_is_left_alone(made: Made, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "checkout")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    before = sorted((project / ".venv").rglob("*"))
+    status, _, err = finish(start(project, made.env))
+    assert status == 2 and err.startswith("error: wanted a .venv made by make") and err.count("\n") == 1
+    assert sorted((project / ".venv").rglob("*")) == before
+
+
+def test_a_package_that_is_nowhere_is_one_line_and_the_log_is_named(tmp_path: Path) -> None:
     env = environment(make_index(tmp_path / "index"), tmp_path / "cache", MINIATURE_COMPILE_SECONDS="600")
     project = make_project(tmp_path / "checkout", dependency="a-package-that-no-index-has")
     started = time.monotonic()
@@ -124,8 +133,8 @@ def test_no_network_is_one_line_and_the_log_is_named(tmp_path: Path) -> None:
     # The compile that runs beside it is ended, not waited for.
     assert time.monotonic() - started < 300
     assert status == 2
-    assert err.startswith("error: wanted a network for installing packages; got none that works: ")
+    assert err.startswith("error: wanted installing packages to work; got ERROR: Could not find a version")
     assert str(project / ".venv" / "install.log") in err
-    assert "; next: connect this machine" in err
+    assert "; next: correct what the log shows" in err
     assert err.count("\n") == 1
     assert not (project / ".venv" / "complete.json").exists()

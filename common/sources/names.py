@@ -41,6 +41,11 @@ class HubDataset:
     split. () = the files that the data set's card lists for config and split; if the card lists none, those whose path
     has the config and whose name has the split."""
 
+    @property
+    def full_name(self) -> str:
+        """`org/name`, or `org/name:config`: two parts of a set are two sources."""
+        return self.name if self.config is None else f"{self.name}:{self.config}"
+
     def __post_init__(self) -> None:
         _require(_NAME, self.name, "the name of a data set on the hub, org/name")
         for field in ("config", "revision", "split"):

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.device import Machine, probe
+from common.device import Machine, probe, read_machine, write_machine
 from common.disk import exclusive, files_under, flush_one, flush_to_disk, full_disk_named, replace_text
 from common.errors import InputError, UserError
 from common.heap import retain_freed_memory, trim_freed_memory
@@ -180,7 +180,7 @@ class _Job:
                 # A manifest in a partial folder: killed between the manifest's write and the rename, which remains.
                 if not is_artifact(self.partial):
                     try:
-                        self._work(machine(), resumed=resumed)
+                        self._work(self._machine(machine), resumed=resumed)
                     except UserError as error:
                         self._remove_useless(error)
                         raise
@@ -213,6 +213,17 @@ class _Job:
             os.rename(self.folder, self.partial)
         if is_artifact(self.partial) and self._is_outdated(open_artifact(self.partial, key=self.key)):
             shutil.rmtree(self.partial)
+
+    def _machine(self, measured: Callable[[], Machine]) -> Machine:
+        """What the stage computes on; one that was begun in another precision goes on in that one."""
+        record = self.partial / SCRATCH_FOLDER / _MACHINE_FILE
+        begun = read_machine(record) if record.exists() else None
+        machine = measured()
+        if begun is not None and begun.compute_dtype != machine.compute_dtype:
+            self._say(f"goes on in {begun.compute_dtype}, in which it was begun")
+            machine = replace(machine, compute_dtype=begun.compute_dtype)
+        write_machine(record, machine)
+        return machine
 
     def _work(self, machine: Machine, *, resumed: bool) -> None:
         for folder in self.input_folders:

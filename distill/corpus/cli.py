@@ -8,7 +8,7 @@ from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_opt
 from common.documents import kept_lines
 from common.duplicates import NearDuplicatesConfig
 from common.known_sets import terms_of
-from common.provenance import Terms
+from common.provenance import Terms, terms_in
 from common.rows import SUFFIXES, data_files
 from common.sources import HubDataset, given_sources, local_mirror, resolve
 from common.store import run_alone
@@ -58,12 +58,13 @@ def _corpus(parsed: argparse.Namespace) -> None:
     mirror, field = local_mirror(parsed.sources), parsed.text_field
 
     def of_set(dataset: HubDataset, weight: float | None) -> TextSource:
-        files, terms = resolve(dataset, sources=mirror), terms_of(dataset.name)
+        files, terms = resolve(dataset, sources=mirror), terms_of(dataset.full_name)
         return TextSource(terms=terms, files=files, weight=weight, text_field=field)
 
     def of_file(path: Path, weight: float | None, before: list[TextSource]) -> TextSource:
         files = tuple(data_files(path, "text"))
-        terms = Terms(name=name_of(files[0], [source.terms.name for source in before]))
+        named = Terms(name=name_of(files[0], [source.terms.name for source in before]))
+        terms = terms_in(path, None) or named
         return TextSource(terms=terms, files=files, weight=weight, text_field=field)
 
     sources, inputs = given_sources(parsed, of_set, of_file, plain=field == "text")

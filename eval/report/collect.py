@@ -157,11 +157,11 @@ def cut_paths(value: Any) -> Any:
     return _ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; UserError if it is absent or broken."""
+def read_json(path: Path, *, next_step: str | None = None) -> Any:
+    """The content of a JSON file; UserError if it is absent or broken, as one of an artifact without a `next_step`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
         code = "not-found" if isinstance(error, FileNotFoundError) else "damaged"
-        next_step = f"delete {path.parent} and build it again"
+        next_step = next_step or f"delete {path.parent} and build it again"
         raise UserError(code, wanted=f"a JSON file at {path}", got=str(error), next_step=next_step) from error

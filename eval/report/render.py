@@ -1,22 +1,17 @@
 """`report.json` as a page: `report.html`, self-contained and without scripts, and `report.md`.
 
-    python -m eval.report.render REPORT.json DIR
-
-draws both again from a report's JSON. Everything that a template prints is escaped: a model's output is text, never
-markup. Reads only the JSON and the templates.
+Everything that a template prints is escaped: a model's output is text, never markup. Reads only the JSON and the
+templates.
 """
 
-import argparse
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from common.cli import run
 from common.disk import replace_text
 from common.known_benchmarks import asked_in
 from eval.report import data, view, wording
-from eval.report.collect import read_json
 from eval.report.plots import loss_plots
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,17 +66,3 @@ def _environment() -> Environment:
     numbers = ("number", "count", "short_count", "size", "duration", "percent", "percent_interval", "signed")
     environment.filters.update({name: getattr(wording, name) for name in (*numbers, "sentence", "markdown")})
     return environment
-
-
-def main(arguments: list[str]) -> None:
-    """Parses the command line and draws the pages."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report.render", description="Draw a report's pages again.")
-    parser.add_argument("report", type=Path, metavar="REPORT.json", help="the report's content")
-    parser.add_argument("out", type=Path, metavar="DIR", help="folder for report.html and report.md")
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_pages(read_json(options.report), options.out)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -11,6 +11,9 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
@@ -42,6 +45,7 @@ LOGIT_ROWS = 256  # read at once: 155 MB with the release's vocabulary
 # Below this, threads wait for one another longer than they compute, and on a busy machine 20 times as long.
 SMALL_MODEL_BYTES = 64 * 2**20
 _FLASH_ATTENTION_OFF = 0
+_PARENT_S = 0.5  # between two looks whether the parent lives
 
 
 def default_threads() -> int:
@@ -259,8 +263,9 @@ def _log_sum_exp(rows_NV: LogProbs) -> Any:
     return top_N + np.log(np.exp(rows_NV - top_N[:, None]).sum(1, dtype=np.float64))
 
 
-def serve(socket: int) -> None:
-    """The child: answers calls until the socket, a file descriptor, closes."""
+def serve(socket: int, parent: int) -> None:
+    """The child: answers calls until the socket, a file descriptor, closes, or the process `parent` is gone."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     connection = Connection(socket)
     engine: Engine | None = None
     with contextlib.suppress(EOFError, OSError):
@@ -276,11 +281,19 @@ def serve(socket: int) -> None:
                     value = getattr(engine or sys.modules[__name__], function)(*arguments, **keywords)
                 if isinstance(value, GeneratorType):
                     value = _send_pieces(connection, value)
-            except Exception as error:
-                code = error.code if isinstance(error, LlamaError) else "failed"
-                connection.send(("error", (code, str(error) or type(error).__name__)))
+            except LlamaError as error:
+                connection.send(("error", (error.code, str(error))))
+            except Exception:
+                connection.send(("defect", traceback.format_exc()))
             else:
                 connection.send(("result", value))
+
+
+def _end_with(parent: int) -> None:
+    """End this process, also in the middle of a call of llama.cpp, which lets other threads run."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_S)
+    os._exit(1)
 
 
 def _send_pieces(connection: Connection, pieces: Generator[Any]) -> None:

@@ -1,11 +1,12 @@
 """llama.cpp in a child process, for quantising, loading, scoring and chat, and a GGUF file as a `Runtime` through it.
 
 llama.cpp aborts its process on many malformed files. In a child that is one UserError with the artifact's name and the
-telling line of llama.cpp's log, and the rest of a run goes on. The child ends when its socket closes, so it never
-outlives its parent, killed or not.
+telling line of llama.cpp's log, and the rest of a run goes on. The child ends when its socket closes, and in the middle
+of a call when its parent is gone: it never outlives its parent, killed or not.
 
-Protocol: the parent sends `(function, arguments, keywords)` and gets `("result", value)` or `("error", (code, text))`;
-a generator sends `("piece", value)` for each of its values first, and ends early when the parent sends None.
+Protocol: the parent sends `(function, arguments, keywords)` and gets `("result", value)`, `("error", (code, text))` or
+`("defect", traceback)`; a generator sends `("piece", value)` for each of its values first, and ends early when the
+parent sends None.
 """
 
 import contextlib
@@ -26,10 +27,17 @@ from eval.runtimes.protocol import Generation, LogProbs, Message, Pair, check_le
 
 _LOGIT_ROWS = 256  # positions whose logits cross the socket at once
 _WATCH_S = 0.2
+_NEXT_STEPS: dict[Code, str] = {
+    "failed": "export the file again; if that fails too, check free memory and disk",
+    "wrong-format": "export or download the file again, or take one of a model that this llama.cpp knows",
+    "no-memory": "lower the context, or close other programs",
+    "not-finite": "check the checkpoint's weights, and export the file again",
+}
 # Not multiprocessing's own start, which would import the caller's main module, and torch with it, into the child.
 _START = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN);"  # Ctrl-C is the parent's
-    "socket, sys.path[:] = json.loads(sys.argv[1]); from eval.runtimes.llama_engine import serve; serve(socket)"
+    "socket, parent, sys.path[:] = json.loads(sys.argv[1]);"
+    "from eval.runtimes.llama_engine import serve; serve(socket, parent)"
 )
 
 
@@ -39,10 +47,11 @@ class LlamaProcess:
     def __init__(self, artifact: Path) -> None:
         self._name = artifact.name
         self._is_busy, self._log_start = False, 0
+        self._death: UserError | None = None
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed in close)
         self._connection, theirs = multiprocessing.Pipe()
         self.child = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps([theirs.fileno(), sys.path])],
+            [sys.executable, "-c", _START, json.dumps([theirs.fileno(), os.getpid(), sys.path])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
@@ -58,7 +67,8 @@ class LlamaProcess:
         `watch` gets the log of this call so far, a few times a second.
 
         Raises:
-            UserError: llama.cpp fails, or its process dies; then every later call raises as well.
+            UserError: llama.cpp fails, or its process dies; then every later call raises the same.
+            RuntimeError: a defect of this product in the child, with its traceback.
         """
         self._send((function, arguments, keywords))
         while watch is not None and not self._connection.poll(_WATCH_S):
@@ -108,18 +118,21 @@ class LlamaProcess:
         self._is_busy = kind == "piece"
         if kind == "error":
             raise self._error(*value)
+        if kind == "defect":
+            raise RuntimeError(f"in the llama.cpp process for {self._name}: {value}")
         return kind, value
 
     def _died(self) -> UserError:
         self._is_busy = False
-        code = self.child.wait()
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return self._error("failed", f"llama.cpp died with {cause}")
+        if self._death is None:
+            code = self.child.wait()
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            self._death = self._error("failed", f"llama.cpp died with {cause}")
+        return self._death
 
     def _error(self, code: Code, text: str) -> UserError:
         wanted, got = "a GGUF file that llama.cpp can use", f"{self._name}: {text}{self._telling_line()}"
-        next_step = "export the file again; if that fails too, check free memory and disk"
-        return UserError(code, wanted=wanted, got=got, next_step=next_step)
+        return UserError(code, wanted=wanted, got=got, next_step=_NEXT_STEPS.get(code, _NEXT_STEPS["failed"]))
 
     def _logged(self) -> str:
         # Not seek and read: the child writes at the same offset.
@@ -127,9 +140,8 @@ class LlamaProcess:
         return os.pread(self._log.fileno(), max(size - self._log_start, 0), self._log_start).decode(errors="replace")
 
     def _telling_line(self) -> str:
-        """What llama.cpp logged of an error during this call, else its last line; in brackets, or nothing."""
-        lines = [line for line in self._logged().splitlines() if line.strip(" .")]
-        telling = [line for line in lines if re.search("error|assert|fail", line, re.IGNORECASE)] or lines[-1:]
+        """The first line that llama.cpp logged of an error during this call, in brackets; "" where it logged none."""
+        telling = [line for line in self._logged().splitlines() if re.search("error|assert|fail", line, re.IGNORECASE)]
         # Without folders: they are those of the machine that compiled llama.cpp.
         return f" ({re.sub(r'[^ ]*/', '', telling[0].strip())[:300]})" if telling else ""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from common.cli import Add, HelpWithDefaults, add_input_options, add_packing_options, packing_settings
 from common.documents import kept_lines
+from common.provenance import terms_in
 from common.rows import SUFFIXES
 from common.sources import given_sources, local_mirror
 from common.store import run_alone
@@ -64,7 +65,9 @@ def _conversations(parsed: argparse.Namespace) -> None:
     sources, inputs = given_sources(
         parsed,
         lambda dataset, weight: published_source(dataset, sources=mirror, weight=weight),
-        lambda path, weight, _: ConversationSource(name=path.resolve().name, files=(path,), weight=weight),
+        lambda path, weight, _: ConversationSource(
+            name=path.resolve().name, files=(path,), weight=weight, terms=terms_in(path, None)
+        ),
     )
     filters = FiltersConfig(
         min_turn_characters=parsed.min_turn_characters,

@@ -13,6 +13,7 @@ from common.provenance import Terms
 from common.rows import Row, RowCounts
 
 SAMPLES_PER_RULE, SAMPLE_CHARACTERS = 3, 200
+_NOT_SHOWN = "(not shown: its terms are not known to allow quotes)"
 
 Sample = dict[str, Any]
 
@@ -28,13 +29,15 @@ class RuleCounts:
     weight: float | None = None
     """Its share in the recipe, before the weights are scaled to a sum of 1."""
     is_closed: bool = False
-    """Whether it is a known set that may not be quoted, in a card that stays beside the rows neither."""
+    """Whether it is a known set whose terms are not known to allow quotes: the card beside its rows has none either."""
     rows: RowCounts = field(default_factory=RowCounts)
     """Rows read, and the bad ones."""
     removed: Counter[str] = field(default_factory=Counter[str])
     """Removed good rows, by rule."""
     truncated: Counter[str] = field(default_factory=Counter[str])
     """Rows kept in part, by the kind of truncation."""
+    answers: int = 0
+    """Answers of the conversations that passed every rule, before the sources are thinned."""
     contamination: Counter[str] = field(default_factory=Counter[str])
     """Rows removed because of a benchmark, by its name."""
     answers_chosen_by: Counter[str] = field(default_factory=Counter[str])
@@ -88,12 +91,13 @@ class RuleCounts:
             "tokens_out": self.tokens_out,
             "tokens_in_estimate": round(self.characters_in * self.measured_tokens / measured) if measured else None,
             "truncated": dict(self.truncated),
+            "answers": self.answers,
         }
 
     def _sample(self, rule: str, row: Row, quoted: str | None = None) -> None:
         known = self.samples.setdefault(rule, [])
         if len(known) < SAMPLES_PER_RULE:
-            text = quoted or ("(its terms forbid to pass it on)" if self.is_closed else as_text(row))
+            text = quoted or (_NOT_SHOWN if self.is_closed else as_text(row))
             known.append({"source": self.terms.name, "id": str(row.get("id", "")), "text": text[:SAMPLE_CHARACTERS]})
 
 

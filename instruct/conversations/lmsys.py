@@ -192,7 +192,8 @@ class _Join:
         counts.check(self._max_bad_share)
         (stored,) = self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
         if not stored:
-            raise UserError("empty", wanted=f"{table} of the set", got="none", next_step="download the file again")
+            wanted, next_step = f"{table} in the files of the set", "take all files of the set at one revision"
+            raise UserError("empty", wanted=wanted, got="no row with one", next_step=next_step)
         self._counts.joined[table] = stored
 
     def _conversation(self, row: Row) -> Row | str | None:

@@ -29,7 +29,8 @@ def set_names() -> list[str]:
 
 def hub_conversations(name: str, *, config: str | None = None, weight: float | None = None) -> ConversationSource:
     """A known set, before its files are resolved."""
-    dataset, terms = HubDataset(name=name, config=config), terms_of(name if config is None else f"{name}:{config}")
+    dataset = HubDataset(name=name, config=config)
+    terms = terms_of(dataset.full_name)
     return ConversationSource(name=terms.name, files=dataset, weight=weight, terms=terms)
 
 
@@ -54,7 +55,7 @@ def published_source(
         dataset = replace(dataset, config=dataset.config or known.default_part)
         if dataset.config not in known.parts:
             raise unknown_name(f"a part of {known.name}", dataset.config, known.parts)
-    terms = terms_of(dataset.name if dataset.config is None else f"{dataset.name}:{dataset.config}")
+    terms = terms_of(dataset.full_name)
     if not dataset.files:
         dataset = replace(dataset, files=_patterns(known, dataset.config, sources))
     find = find or partial(resolve, sources=sources)

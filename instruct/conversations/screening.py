@@ -85,19 +85,21 @@ class Screener:
             counts.count_removed(rule, row, quoted=quoted)
             return None
         try:
-            ids, _, num_shortened = self._tokenizer.render_counted(messages, tools=row.get("tools"))
+            num_tokens, num_shortened = self._rendered(row, messages)
             counts.measured_characters += characters_of(row)
-            counts.measured_tokens += len(ids)
-            kept = Screened(source, key, row, len(ids))
-            if len(ids) > self._sequence_tokens:
+            counts.measured_tokens += num_tokens
+            kept = Screened(source, key, row, num_tokens)
+            if num_tokens > self._sequence_tokens:
                 kept = self._truncated(row, counts, source)
-            if kept is not None and num_shortened:
-                counts.truncated[SHORTENED] += num_shortened
-            return kept
+                num_shortened = 0 if kept is None else self._rendered(row, kept.row["messages"])[1]
         except UserError as error:
             self._template_error = error
             counts.count_bad(_REFUSED, row)
             return None
+        if kept is not None:
+            counts.answers += sum(message["role"] == "assistant" for message in kept.row["messages"])
+            counts.truncated.update({SHORTENED: num_shortened} if num_shortened else {})
+        return kept
 
     def check(self, counts: RuleCounts, max_bad_share: float) -> None:
         """Raise InputError if too many rows are bad, with the message of the chat template that refused some."""
@@ -114,7 +116,7 @@ class Screener:
         """The part of a long conversation that fits, if there is one and it is wanted."""
 
         def fits(messages: Messages) -> bool:
-            return self._num_tokens(row, messages) <= self._sequence_tokens
+            return self._rendered(row, messages)[0] <= self._sequence_tokens
 
         part = longest_part(row["messages"], fits) if self._truncate else None
         if part is None:
@@ -126,10 +128,12 @@ class Screener:
             counts.count_removed(DUPLICATE, shorter)
             return None
         counts.truncated[TRUNCATED] += 1
-        return Screened(source, key, shorter, self._num_tokens(row, part))
+        return Screened(source, key, shorter, self._rendered(row, part)[0])
 
-    def _num_tokens(self, row: Row, messages: Messages) -> int:
-        return len(self._tokenizer.render(messages, tools=row.get("tools"))[0])
+    def _rendered(self, row: Row, messages: Messages) -> tuple[int, int]:
+        """Tokens of the conversation, and its answers of which the template leaves out a part."""
+        ids, _, num_shortened = self._tokenizer.render_counted(messages, tools=row.get("tools"))
+        return len(ids), num_shortened
 
     def _digest(self, row: Row) -> bytes:
         content = json.dumps([row["messages"], row.get("tools")], ensure_ascii=False, sort_keys=True)

@@ -68,7 +68,7 @@ class ConversationsConfig:
         _require_weights(self.sources)
 
 
-@stage(version=7)
+@stage(version=8)
 def conversations(config: ConversationsConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
@@ -131,8 +131,9 @@ def _shortened_warnings(card: Mapping[str, Any]) -> Iterator[str]:
     """A warning for each source of which the template shortens many answers: the model does not learn these parts."""
     for source in card["sources"]:
         shortened = source["truncated"].get(SHORTENED, 0)
-        if shortened > MAX_DROPPED_SHARE * source["rows_out"]:
-            lost = f"the chat template leaves out a part of {shortened:,} answers of {source['name']}"
+        if shortened > MAX_DROPPED_SHARE * source["answers"]:
+            answers = f"{shortened:,} of {source['answers']:,} answers"
+            lost = f"the chat template leaves out a part of {answers} of {source['name']}"
             yield f"{lost}, such as their thoughts: take a template that writes them, or leave them out of the data"
 
 

@@ -1,7 +1,8 @@
 """`make plan`: what a recipe would cost, as data, before anything is downloaded or spent: a fold over its stage list.
 
-`needs` has the needs of each stage, `cost` those of a training run, `gguf_bytes` each tensor's type in a GGUF and its
-size, `sets` what publishers give and ask; `machine` says what this machine has and what is built, `lines` prints.
+`needs` has the needs of each stage, `cost` those of a training run, `gguf_bytes` the predicted type and size of each
+tensor in a GGUF, `sets` what publishers give and ask; `machine` says what this machine has and what is built, `lines`
+prints.
 """
 
 from collections.abc import Sequence

@@ -58,9 +58,9 @@ CLEANED_BYTES_PER_S = 6.5e6
 """Bytes of text that one core cleans in a second, near-duplicates with it. Measured on real Japanese, one core."""
 TOKENIZER_BYTES = 11_500_000
 """A Qwen2.5 tokenizer.json and the small files next to it; one is in each model folder."""
-SAVED_BYTES, CHECKPOINTS = 12, 2
+SAVED_BYTES, CHECKPOINTS = 12, 3
 """Bytes a parameter in a training checkpoint (float32 weight and the two moments of AdamW), and checkpoints on the disk
-at once: the last one, and the one that is being written."""
+at once: the last two, and the one that is being written. As many copies of the best weights are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +221,7 @@ def _training(stage: Stage, known: Known) -> StageNeeds:
         run=run,
         kept={"checkpoint": model_folder_bytes(student, saved)},
         # The finished folder is written while these are still there.
-        scratch_bytes=(CHECKPOINTS * SAVED_BYTES + FLOAT32) * student.parameters(),
+        scratch_bytes=CHECKPOINTS * (SAVED_BYTES + FLOAT32) * student.parameters(),
     )
 
 

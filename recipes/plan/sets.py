@@ -115,7 +115,7 @@ def _sized(name: str, sizes: Mapping[str, int], how: str) -> Size:
 
 
 def _local(name: str, files: Sequence[Path], how: str) -> Size:
-    sizes = {path.name: path.stat().st_size for path in files if path.is_file()}
+    sizes = {str(path): path.stat().st_size for path in files if path.is_file()}
     return replace(_sized(name, sizes, how), file_bytes=0, is_fetched=False)
 
 

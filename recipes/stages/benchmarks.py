@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import io
 import json
+import shutil
 import sys
 import tarfile
 import time
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from common.disk import files_under
 from common.errors import Code, UserError, require_at_least
 from common.known_benchmarks import REGISTRY_FILE, sources
 from common.sources import download
@@ -60,7 +62,12 @@ def benchmark_files(config: BenchmarkFilesConfig, workspace: Workspace) -> dict[
     for name, entry in sources(config.registry).items():
         folder = workspace.folder / FILES_FOLDER / name
         address = f"{config.address}/{entry['repository']}/tar.gz/{entry['commit']}"
-        count = _extract(_archive(address, name), address, folder, entry, name)
+        if not folder.is_dir():  # else of a start that was ended
+            partial = folder.with_name(f"{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            _extract(_archive(address, name), address, partial, entry, name)
+            partial.rename(folder)
+        count = sum(1 for _ in files_under(folder))
         facts[name] = {field: entry[field] for field in _FACTS if field in entry} | {"files": count}
     return {"benchmarks": facts}
 
@@ -78,7 +85,8 @@ def _archive(address: str, name: str) -> bytes:
         except (OSError, ValueError, http.client.HTTPException) as error:
             status = error.code if isinstance(error, urllib.error.HTTPError) else None
             failure = type(error).__name__ if status is None else f"status {status}"
-            transient = not address.startswith("file:") if status is None else status in download.PASSING_STATUS
+            is_network = not isinstance(error, ValueError) and not address.startswith("file:")
+            transient = is_network if status is None else status in download.PASSING_STATUS
             wait_s = next(waits_s, None) if transient else None
             if wait_s is None:
                 code = "no-network" if transient else "not-found"
@@ -91,8 +99,8 @@ def _archive(address: str, name: str) -> bytes:
         return content
 
 
-def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], name: str) -> int:
-    """Write the files that the registry names and return how many; none of a damaged archive."""
+def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], name: str) -> None:
+    """Write the files that the registry names; none of a damaged archive."""
     known: dict[str, str] = entry.get("sha256", {})
     written: set[str] = set()
     try:
@@ -119,7 +127,6 @@ def _extract(archive: bytes, address: str, folder: Path, entry: dict[str, Any], 
     missing += [path for path in known if path not in written]
     if missing:
         raise _unavailable("not-found", name, f"no {', '.join(missing)} in {entry['repository']}")
-    return len(written)
 
 
 def _unavailable(code: Code, name: str, got: str) -> UserError:

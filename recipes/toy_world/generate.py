@@ -20,6 +20,7 @@ from recipes.toy_world.draft import Draft, Question
 from recipes.toy_world.facts import World, make_world
 from recipes.toy_world.shapes import arithmetic, multiple_choice, reading, short_answer, translation
 
+_MOST_REPEATS = 10_000
 MAX_QUESTIONS_PER_SHAPE = 400
 """The world has facts for no more."""
 
@@ -77,6 +78,7 @@ def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
     )
     written = [0] * len(makers)
     seen: set[str] = set()
+    repeats = 0
     while sum(written) < config.text_characters:
         # The kind that is furthest below its share; random numbers keep the kinds from taking turns in a fixed order.
         lag = [
@@ -85,11 +87,21 @@ def documents(config: WorldConfig, world: World) -> Iterator[Draft]:
         kind = max((index for index, share in enumerate(config.shares) if share), key=lag.__getitem__)
         draft = makers[kind]()
         text = draft.text
+        repeats = _repeats(repeats, is_new=text not in seen)
         if text in seen:
             continue
         seen.add(text)
         written[kind] += len(text)
         yield draft
+
+
+def _repeats(before: int, *, is_new: bool) -> int:
+    """Texts in a row that were written before; UserError where there are so many that the world has no others."""
+    if before >= _MOST_REPEATS:
+        wanted, got = "a world with that many different texts", f"{before} repeats in a row"
+        next_step = "lower text_characters or num_conversations, or give more shapes a share"
+        raise UserError("out-of-range", wanted=wanted, got=got, next_step=next_step)
+    return 0 if is_new else before + 1
 
 
 def held_out_questions(config: WorldConfig, world: World) -> list[Question]:
@@ -133,9 +145,11 @@ def _text_rows(config: WorldConfig, world: World) -> Iterator[dict[str, Any]]:
 def _conversation_rows(config: WorldConfig, world: World) -> Iterator[dict[str, Any]]:
     rng = random.Random(f"conversations {config.seed}")
     seen: set[str] = set()
+    repeats = 0
     while len(seen) < config.num_conversations:
         messages = conversation(rng, world)
         written = json.dumps(messages, ensure_ascii=False)
+        repeats = _repeats(repeats, is_new=written not in seen)
         if written not in seen:
             yield {"id": f"conversation-{len(seen):05d}", "messages": messages}
             seen.add(written)
