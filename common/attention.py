@@ -4,7 +4,10 @@ The M real tokens of a batch are one sequence, document after document. For atte
 stacks of documents of similar length: inside a stack a causal kernel needs no mask, because the filler of a shorter
 document comes after its tokens. Everything else in a model works token by token and sees no padding.
 
-Legend: M real tokens, G documents of one stack, L length of its longest, H heads, F features of a head.
+Where a library compiles a kernel for every new shape (`Machine.compiles_shapes`), the line and the stacks are filled up
+to a few sizes. A filling token has no slot: nothing attends to it, and its gradient is 0.
+
+Legend: M tokens of the line, G documents of one stack, L slots of each, H heads, F features of a head.
 """
 
 import contextlib
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from common.device import on_grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,16 +40,19 @@ class Layout:
     is_filler: Tensor
     """True for slots without a token."""
     slot_of_token: Tensor
-    """Index of each token's slot [M]."""
+    """Index of each token's slot [M]; any index for a filling token."""
+    num_real: int
+    """Tokens before the filling ones."""
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "Layout":
         """The same on another device. In a model spread over several devices, each layer moves its inputs so."""
         parts = (self.token_of_slot, self.is_filler, self.slot_of_token)
-        return Layout(self.shapes, *(part.to(device, non_blocking=non_blocking) for part in parts))
+        moved = (part.to(device, non_blocking=non_blocking) for part in parts)
+        return Layout(self.shapes, *moved, num_real=self.num_real)
 
 
-def layout(lengths: Sequence[int], device: torch.device) -> Layout:
-    """Stacks for documents of these lengths, in the order of their tokens."""
+def layout(lengths: Sequence[int], device: torch.device, *, fill: bool = False) -> Layout:
+    """Stacks for documents of these lengths, in the order of their tokens; `fill` fills them and the line up."""
     starts = [0]
     for length in lengths:
         assert length > 0
@@ -56,10 +64,11 @@ def layout(lengths: Sequence[int], device: torch.device) -> Layout:
             stacks[-1].append(document)
         else:
             stacks.append([document])
-    tokens, slots = [], torch.empty(starts[-1], dtype=torch.int64)
+    num_real, size = starts[-1], on_grid if fill else int
+    tokens, slots = [], torch.zeros(size(num_real), dtype=torch.int64)
     first_slot = 0
     for stack in stacks:
-        longest = lengths[stack[0]]
+        longest = size(lengths[stack[0]])
         for document in stack:
             span = torch.arange(longest)
             slots[starts[document] : starts[document + 1]] = first_slot + span[: lengths[document]]
@@ -67,10 +76,11 @@ def layout(lengths: Sequence[int], device: torch.device) -> Layout:
             first_slot += longest
     token_of_slot = torch.cat(tokens)
     return Layout(
-        shapes=tuple((len(stack), lengths[stack[0]]) for stack in stacks),
+        shapes=tuple((len(stack), size(lengths[stack[0]])) for stack in stacks),
         token_of_slot=token_of_slot.clamp(min=0).to(device),
         is_filler=(token_of_slot < 0).to(device),
         slot_of_token=slots.to(device),
+        num_real=num_real,
     )
 
 
@@ -79,7 +89,7 @@ def _to_slots(tokens: Tensor, where: Layout) -> Tensor:
 
 
 class _ToSlots(torch.autograd.Function):
-    """[M, H, F] to slots, 0 for filler. Its gradient is the inverse: no two slots hold one token."""
+    """[M, H, F] to slots, 0 for filler. Its gradient is the inverse, since no two slots hold one token."""
 
     @staticmethod
     def forward(ctx: Any, tokens_MHF: Tensor, where: Layout) -> Tensor:  # type: ignore[override]
@@ -88,7 +98,9 @@ class _ToSlots(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0].index_select(0, ctx.where.slot_of_token), None
+        gradient_MHF = gradients[0].index_select(0, ctx.where.slot_of_token)
+        gradient_MHF[ctx.where.num_real :] = 0.0
+        return gradient_MHF, None
 
 
 class _ToTokens(torch.autograd.Function):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from common.attention import layout, packed_documents
-from common.device import Machine
+from common.device import Machine, on_grid
 from common.errors import UserError, damaged, not_found
 from common.launch import num_processes
 from common.packing import VarlenBatch
@@ -148,14 +149,15 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
 
 def hidden_states(model: "PreTrainedModel", real: VarlenBatch, machine: Machine) -> Tensor:
     """Final hidden states [M, D] of a batch; attention stays inside each document."""
-    device = machine.torch_device
+    device, num_real = machine.torch_device, len(real.tokens_M)
+    filling = (0, on_grid(num_real) - num_real if machine.compiles_shapes else 0)
     with machine.autocast(), packed_documents(model):
         return model.model(
-            input_ids=real.tokens_M[None].to(device),
-            position_ids=real.positions_M[None].to(device),
+            input_ids=pad(real.tokens_M, filling)[None].to(device),
+            position_ids=pad(real.positions_M, filling)[None].to(device),
             use_cache=False,
-            documents=layout(real.lengths, device),
-        ).last_hidden_state[0]
+            documents=layout(real.lengths, device, fill=machine.compiles_shapes),
+        ).last_hidden_state[0, :num_real]
 
 
 def head_weight(model: "PreTrainedModel") -> Tensor:

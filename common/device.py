@@ -70,6 +70,11 @@ class Machine:
 
         return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
 
+    @property
+    def compiles_shapes(self) -> bool:
+        """Whether oneDNN computes the products: it compiles a kernel for every new shape of them, and keeps it."""
+        return self.device == "cpu" and self.compute_dtype == "bfloat16"
+
     def autocast(self) -> "torch.autocast":
         """The context of a forward pass: torch's autocast to bfloat16, switched off for float32."""
         import torch
@@ -148,6 +153,15 @@ def _measure(cpu: str) -> Machine:
         os=os_name(),
         threads=torch.get_num_threads(),
     )
+
+
+def on_grid(size: int) -> int:
+    """The next of a few sizes for tokens: from one power of two to the next there are at most 16, multiples of 32.
+
+    See `Machine.compiles_shapes`: filled up to them, tokens need few kernels, and 3 % more products on average.
+    """
+    step = max(32, 1 << max(0, size.bit_length() - 5))
+    return -(-size // step) * step
 
 
 def emulates_bfloat16() -> bool:

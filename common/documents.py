@@ -173,21 +173,23 @@ def finish_documents(
     *,
     sequence_tokens: int,
     tokenizer: Tokenizer,
+    sources: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Pack the documents of every split, copy the tokenizer and write the data card. Finished splits are not repeated.
 
     Args:
-        folder: the workspace of a stage, with its documents. Tokens of rows with a `source` are counted by source.
+        folder: the workspace of a stage, with its documents.
         encode: `encode(split, rows)` returns ids and weights of each row of a batch.
         card: from each split's meta.json to the data card, to which `splits` and `tokens` are added here.
         sequence_tokens: tokens of a packed row.
         tokenizer: the tokenizer of the ids.
+        sources: names whose tokens are counted, of the rows that have one as `source`.
 
     Returns:
         The facts of the stage: the card, and `tokens_per_s`.
     """
     start, packed_before = time.perf_counter(), [split for split in SPLITS if _meta_file(folder, split).is_file()]
-    metas = {split: _packed(folder, split, encode, sequence_tokens, tokenizer) for split in SPLITS}
+    metas = {split: _packed(folder, split, encode, sequence_tokens, tokenizer, sources) for split in SPLITS}
     tokenizer.save(folder / "tokenizer")
     tokens = sum(meta["tokens"] for meta in metas.values())
     written = card(metas) | {"splits": metas, "tokens": tokens}
@@ -206,6 +208,7 @@ def _packed(
     encode: Callable[[str, Sequence[Row]], list[Encoded]],
     sequence_tokens: int,
     tokenizer: Tokenizer,
+    sources: Sequence[str],
 ) -> dict[str, Any]:
     """meta.json of the packed split."""
     meta = _meta_file(folder, split)
@@ -218,10 +221,10 @@ def _packed(
         for batch, _ in batches(lines, len, max_size=_BATCH_CHARACTERS):
             rows: list[Row] = [json.loads(line) for line in batch]
             for row, (ids, weights) in zip(rows, encode(split, rows), strict=True):
-                yield ids, weights, row.get("source")
+                yield ids, weights, row.get("source") if sources else None
 
     if not meta.is_file():
-        write_packed(meta.parent, documents, sequence_tokens=sequence_tokens, tokenizer=tokenizer)
+        write_packed(meta.parent, documents, sequence_tokens=sequence_tokens, tokenizer=tokenizer, labels=sources)
     return json.loads(meta.read_text())
 
 

@@ -13,16 +13,17 @@ teacher, C tokens of one chunk.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from common.chunk_passes import LOSS, InPlace, Objective, PassName, Sums, chunks, default_pass, evaluate
-from common.device import emulates_bfloat16
+from common.device import emulates_bfloat16, on_grid
 
 DEFAULT_CHUNK_TOKENS = 512
 """Tokens of a chunk in float32 or on a GPU: 512 x 151,665 float32 logits are 0.29 GiB."""
@@ -151,13 +152,15 @@ def _shared_rows(head_WD: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor
     return head_VD if head_VD.device.type == "cpu" else head_VD.to(dtype)
 
 
-def _teacher_logits(
-    teacher: TeacherHead | None, rows_C: Tensor, head_VE: Tensor | None, buffer_CV: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
-    """The teacher's logits [C, V] of these rows, in the buffer; None without a teacher."""
-    if teacher is None or head_VE is None or buffer_CV is None:
-        return None
-    return head_product(teacher.hidden_NE[rows_C].to(dtype), head_VE, buffer_CV[: len(rows_C)])
+def _size_of(dtype: torch.dtype, device: torch.device) -> Callable[[int], int]:
+    """From a number of tokens to the rows of its products: more on a CPU with bfloat16 units (`device.on_grid`)."""
+    is_narrow = device.type == "cpu" and product_dtype(dtype, device) is torch.bfloat16
+    return on_grid if is_narrow else int
+
+
+def _filled(hidden_CD: Tensor, rows: int) -> Tensor:
+    """Hidden states with rows of 0 after them, `rows` in all."""
+    return hidden_CD if len(hidden_CD) == rows else pad(hidden_CD, (0, 0, 0, rows - len(hidden_CD)))
 
 
 class _FusedLinearLoss(torch.autograd.Function):
@@ -185,18 +188,24 @@ class _FusedLinearLoss(torch.autograd.Function):
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
         valid_N = weights_N.nonzero().squeeze(1)
         # One buffer per side for all chunks: fresh memory of this size costs as much as a pass over it.
-        most, like = min(chunk_tokens, len(valid_N)), hidden_ND.new_empty(0, dtype=compute_dtype)
+        size = _size_of(compute_dtype, hidden_ND.device)
+        most, like = size(min(chunk_tokens, len(valid_N))), hidden_ND.new_empty(0, dtype=compute_dtype)
         student_buffer_CV = logit_buffer(most, vocab_size, like=like)
         teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocab_size, like=like)
         # Without a valid token one empty chunk names the further values, so that all processes sum the same names.
         for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
-            hidden_CD = hidden_ND[rows_C].to(compute_dtype)
-            teacher_logits_CV = _teacher_logits(teacher, rows_C, teacher_head_VE, teacher_buffer_CV, compute_dtype)
-            gradient_CV = evaluate(
+            # The filling rows are 0: so are their logits, which stay and are their gradient.
+            hidden_CD = _filled(hidden_ND[rows_C].to(compute_dtype), size(len(rows_C)))
+            gradient_CV = head_product(hidden_CD, head_VD, student_buffer_CV[: len(hidden_CD)])
+            teacher_logits_CV = None
+            if teacher is not None and teacher_head_VE is not None and teacher_buffer_CV is not None:
+                states_CE = _filled(teacher.hidden_NE[rows_C].to(compute_dtype), len(hidden_CD))
+                teacher_logits_CV = head_product(states_CE, teacher_head_VE, teacher_buffer_CV[: len(hidden_CD)])
+            evaluate(
                 objective,
-                head_product(hidden_CD, head_VD, student_buffer_CV[: len(rows_C)]),
-                teacher_logits_CV,
+                gradient_CV[: len(rows_C)],
+                None if teacher_logits_CV is None else teacher_logits_CV[: len(rows_C)],
                 targets_N[rows_C],
                 weights_N[rows_C],
                 denominator=denominator,
@@ -205,7 +214,7 @@ class _FusedLinearLoss(torch.autograd.Function):
                 name=loss_pass if len(rows_C) else "whole",
             )
             if grad_hidden_ND is not None:
-                grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD).to(hidden_ND.dtype)
+                grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD)[: len(rows_C)].to(hidden_ND.dtype)
             if grad_weight_WD is not None:
                 _add_weight_gradient(grad_weight_WD[:vocab_size], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:

@@ -5,6 +5,7 @@
 `known_sets.toml` holds what the publishers state. Independent of stages and of the network.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -90,8 +91,8 @@ def known_sets() -> list[KnownSet]:
 
 
 def known_set(name: str) -> KnownSet | None:
-    """The set `org/name` or `org/name:part`; None where it is not known."""
-    return _registry().get(name.partition(":")[0])
+    """The set `org/name` or `org/name:part`, also with a number in brackets after it; None where it is not known."""
+    return _registry().get(re.split("[: ]", name, maxsplit=1)[0])
 
 
 def known_size(name: str) -> KnownSize | None:

@@ -26,7 +26,8 @@ def training_outcome(
 
     Args:
         losses: `held_out_before`, the mean cross-entropy on the validation split before the first step, in nats, and
-            `first_loss` and `last_loss`, the training losses of the first step and the last one.
+            `first_loss` and `last_loss`, the training losses of the first step and the last one that had a token to
+            learn; both are absent where no step had one.
         held_out_after: the held-out loss of the weights that are kept.
         best_step: optimizer steps of these weights.
         first_validation: optimizer steps before the first validation.
@@ -50,10 +51,9 @@ def training_outcome(
             f"the held-out loss was lowest at step {best_step}, the first validation of {steps} steps; "
             "lower the learning rate, take fewer steps, or give more data"
         )
-    summary = (
-        f"held-out loss {held_out_before:.3f} to {held_out_after:.3f} nats, best at step {best_step} of {steps}; "
-        f"training loss {losses['first_loss']:.3f} to {losses['last_loss']:.3f}"
-    )
+    summary = f"held-out loss {held_out_before:.3f} to {held_out_after:.3f} nats, best at step {best_step} of {steps}"
+    if "first_loss" in losses:
+        summary += f"; training loss {losses['first_loss']:.3f} to {losses['last_loss']:.3f}"
     return {
         "validation_loss_before": held_out_before,
         "validation_loss": held_out_after,

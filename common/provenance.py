@@ -7,7 +7,7 @@ Exporters read it with `read_sources`. Independent of stages; it judges no licen
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -135,8 +135,13 @@ def read_sources(folder: Path) -> list[DataSource]:
 
 
 def merged(*lists: Iterable[DataSource]) -> list[DataSource]:
-    """Each source once: in the place of its first entry, with the content of its last one."""
-    return list({(source.stage, source.name, source.revision): source for source in chain(*lists)}.values())
+    """Each source once: in the place of its first entry, with the content of its last one, quotable if all are."""
+    found: dict[tuple[str, str, str | None], DataSource] = {}
+    for source in chain(*lists):
+        key = source.stage, source.name, source.revision
+        is_quotable = source.quotable and (key not in found or found[key].quotable)
+        found[key] = replace(source, quotable=is_quotable)
+    return list(found.values())
 
 
 def write_sources(folder: Path, sources: Sequence[DataSource]) -> None:

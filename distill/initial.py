@@ -29,7 +29,12 @@ _SIZES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "vocab_size", "max_position_embeddings"),
 )
-_ALSO_KNOWN = ("rope_theta", "rope_scaling", "torch_dtype", "use_mrope", "unsloth_version", "unsloth_fixed")
+_ALSO_KNOWN = (
+    *("rope_theta", "rope_scaling", "rope_local_base_freq", "rope_interleaved", "rotary_pct", "rotary_emb_base"),
+    *("partial_rotary_factor", "head_dim", "hidden_act", "sliding_window_pattern", "n_ctx", "use_mrope"),
+    *("torch_dtype", "cache_implementation", "quantization_config", "gradient_checkpointing", "task_specific_params"),
+    *("auto_map", "is_llama_config", "transformers.js_config", "unsloth_version", "unsloth_fixed"),
+)
 """Fields of published configs that transformers takes, or leaves alone, without naming them."""
 
 
@@ -74,8 +79,9 @@ class InitConfig:
 
         fields = self.fields()
         try:
-            known = {*AutoConfig.for_model(fields["model_type"]).to_dict(), *_ALSO_KNOWN}
-        except ValueError:
+            config = AutoConfig.for_model(fields["model_type"])
+            known = {*config.to_dict(), *config.attribute_map, *_ALSO_KNOWN}
+        except (ValueError, TypeError):
             return  # an unknown type, which `new_model` refuses
         for name in fields:
             if name not in known and not name.startswith("_"):  # notes of the library that wrote the file

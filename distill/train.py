@@ -25,6 +25,7 @@ from common.optim import OptimConfig, Optimizers
 from common.outcome import teacher_warnings, training_outcome
 from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.provenance import propagate_sources
+from common.source_shares import drawn_shares, mix_warnings, require_limit, sources_of
 from common.store import Workspace, say, stage
 from common.tokenizer import Tokenizer
 from common.training import (
@@ -160,6 +161,8 @@ def _open(
     PackedRows(packed / "train")  # a folder of another kind is refused before a model is loaded
     model, tokenizer = open_student(student, config.init, corpus, machine)
     rows = open_rows(packed / "train", model, tokenizer, limit_tokens=config.corpus_tokens)
+    run_tokens = config.steps * config.rows_per_step * rows.sequence_tokens
+    require_limit(sources_of(corpus), config.corpus_tokens, run_tokens=run_tokens)
     validation = open_rows(packed / "validation", model, tokenizer)
     signal = open_teacher(config.method, teacher, tokenizer, machine)
     loss = ModelLoss(
@@ -187,12 +190,14 @@ def _open(
 
 
 def _before_the_first_step(run: _Run) -> dict[str, Any]:
-    """The held-out loss, and what speaks against the teacher, which is compared on at most `_COMPARED_ROWS` rows."""
+    """The held-out loss, and what speaks against alpha and the teacher, compared on at most `_COMPARED_ROWS` rows."""
     student, distributed, rows = run.loss.model, run.distributed, run.validation
     measured = partial(row_losses, rows=rows, machine=run.loss.machine, vocab_size=run.loss.vocab_size)
     mine = range(distributed.rank, rows.num_rows, distributed.size)
     of_student = measured(student, indices=mine)
-    before, warnings = mean_loss(of_student, distributed), list[str]()
+    before, config = mean_loss(of_student, distributed), run.config
+    alpha = alpha_warning(config.taid, steps=config.steps) if method(config.method).controller == "taid" else None
+    warnings = [] if alpha is None else [alpha]
     require_finite({"validation loss of the model": before}, step=0)
     if run.teacher is not None:
         num_compared = math.ceil(_COMPARED_ROWS / distributed.size)
@@ -200,7 +205,7 @@ def _before_the_first_step(run: _Run) -> dict[str, Any]:
         of_teacher = measured(run.teacher, indices=[index for index, _ in supervised])
         teacher_loss = mean_loss(of_teacher, distributed)
         require_finite({"validation loss of the teacher": teacher_loss}, step=0)
-        warnings = teacher_warnings(
+        warnings += teacher_warnings(
             teacher_parameters=run.teacher.num_parameters(),
             student_parameters=student.num_parameters(),
             teacher_loss=teacher_loss,
@@ -240,7 +245,8 @@ def _train(run: _Run, controller: Controller, folder: Path) -> tuple[dict[str, A
         if not result.is_skipped:
             state = controller.update(state, result.means, step=done, steps=config.steps)
         seconds = time.perf_counter() - started
-        values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
+        if not result.is_skipped:
+            values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
         values["tokens"] += result.tokens
         values["seconds"] += seconds
         if log:
@@ -273,9 +279,6 @@ def distill(
     """
     run, chosen = _open(config, workspace, corpus, student, teacher), method(config.method)
     controller = controller_of(chosen, config.taid, config.ctkd, lm_weight=config.lm_weight)
-    warning = alpha_warning(config.taid, steps=config.steps) if chosen.controller == "taid" else None
-    if warning and run.distributed.is_main:
-        say(f"warning: {warning}")
     values, state = _train(run, controller, workspace.folder)
     if run.distributed.is_main:
         run.checkpoints.restore_best()
@@ -290,6 +293,8 @@ def distill(
         steps=config.steps,
         vocab_size=run.loss.vocab_size,
     )
+    tokens = run.rows.drawn_tokens(steps=config.steps, rows_per_step=config.rows_per_step, seed=config.seed)
+    drawn = drawn_shares(sources_of(corpus), tokens)
     return outcome | {
         "method": config.method,
         "steps": config.steps,
@@ -298,5 +303,6 @@ def distill(
         "tokens_per_s": values["tokens"] / max(values["seconds"], 1e-9),
         "parameters": run.loss.model.num_parameters(),
         "t_final": controller.kwargs(state).get("t"),
-        "warnings": [*([warning] if warning else []), *values["warnings"], *outcome["warnings"]],
+        "drawn": drawn,
+        "warnings": [*values["warnings"], *outcome["warnings"], *mix_warnings(drawn)],
     }

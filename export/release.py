@@ -199,9 +199,17 @@ def read_release(folder: Path) -> Release:
     if CARD not in sums or not (folder / CARD).is_file():
         next_step = "build the release with a card in its recipe"
         raise not_found(f"a model card {CARD} that {SUMS_FILE} lists", f"none in {folder}", next_step=next_step)
-    report = read_json(folder / REPORT) if REPORT in sums and (folder / REPORT).is_file() else {}
+    report = _report(folder / REPORT) if REPORT in sums and (folder / REPORT).is_file() else {}
     front_matter, sources = _front_matter(folder / CARD), read_sources(folder)
     return Release(folder=folder, sums=sums, sources=sources, front_matter=front_matter, report=report)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    next_step = "copy the release again, or build it again"
+    report = read_json(path, next_step=next_step)
+    if not isinstance(report, dict):
+        raise UserError("wrong-format", wanted=f"a report in {path}", got="other JSON", next_step=next_step)
+    return report
 
 
 def _front_matter(card: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from common.disk import files_under, sha256_of
 from common.errors import Code, UserError
 from common.sources import hub
 from eval.report import wording
-from eval.report.data import quoted_rows
+from eval.report.data import quoted_rows, why_no_answers
 from export import licences
 from export.card import CARD, REPORT
 from export.release import SUMS_FILE, Release, read_release
@@ -97,6 +97,11 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Use
     if private:
         got = f"rows of {', '.join(private)} in {REPORT}, and no terms that allow to quote them"
         add("needs-consent", got, "build the release again, which leaves them out, or state quotable terms before it")
+    why_none = why_no_answers(release.sources, private_questions=False) if release.report.get("samples") else None
+    if why_none:
+        add(
+            "needs-consent", f"sample answers in {REPORT}: {why_none}", "build the release again, which leaves them out"
+        )
     pages = [name for name in ("report.html", "report.md") if name in release.sums]
     if pages and not release.report:
         got = f"{' and '.join(pages)} without {REPORT}, so that nobody can count the rows that they quote"

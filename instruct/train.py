@@ -25,6 +25,7 @@ from common.optim import OptimConfig, Optimizers
 from common.outcome import training_outcome
 from common.packing import PackedRows, VarlenBatch, rows_of_step
 from common.provenance import is_text, propagate_sources
+from common.source_shares import require_limit, sources_of
 from common.store import Workspace, stage
 from common.tokenizer import Tokenizer
 from common.training import held_out_loss, open_rows, optimizer_step, prefetched
@@ -95,10 +96,14 @@ def _open_rows(
         got, next_step = f"{conversations}, a corpus of text", "use `python -m distill train`, or --replay it"
         raise UserError("wrong-format", wanted=wanted, got=got, next_step=next_step)
     opened = partial(open_rows, model=model, tokenizer=tokenizer)
+    replayed = replay and opened(replay / "packed" / "train", limit_tokens=config.replay_tokens)
+    if replay and replayed:
+        run_tokens = config.steps * config.replay_rows_per_step * replayed.sequence_tokens
+        require_limit(sources_of(replay), config.replay_tokens, run_tokens=run_tokens, name="replay_tokens")
     return Rows(
         conversations=opened(conversations / "packed" / "train"),
         validation=opened(conversations / "packed" / "validation"),
-        replay=replay and opened(replay / "packed" / "train", limit_tokens=config.replay_tokens),
+        replay=replayed,
     )
 
 
@@ -142,7 +147,8 @@ def instruct(
             batches, loss, _objective, optimizers, alone, step=step, steps=config.steps, optim=config.optim
         )
         seconds = time.perf_counter() - started
-        values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
+        if not result.is_skipped:
+            values |= {"first_loss": values.get("first_loss", result.means["loss"]), "last_loss": result.means["loss"]}
         values["tokens"] += result.tokens
         values["seconds"] += seconds
         speed = {"tokens": values["tokens"], "tokens_per_s": result.tokens / seconds}

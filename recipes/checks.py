@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from common.errors import UserError, unknown_name
+from common.source_shares import require_limit
 from distill.corpus import CorpusConfig
 from distill.methods import method
 from distill.train import DistillConfig
@@ -120,6 +121,11 @@ def check_data(
             got=f"{counts[0]} of text, {counts[1]} of conversations, world of {type(world).__name__}",
             next_step="change `world`, or the sources",
         )
+    for name in ("teacher", "student_before", "base"):
+        if isinstance(config := models[name], DistillConfig):
+            sources = [{"name": source.terms.name, "weight": source.weight} for source in corpus.sources]
+            run_tokens = config.steps * config.rows_per_step * corpus.sequence_tokens
+            require_limit(sources, config.corpus_tokens, run_tokens=run_tokens)
     if only_questions and benchmarks is None and world.benchmarks is None:
         wanted = "benchmark files for a world of benchmark questions"
         raise UserError("contradiction", wanted=wanted, got="none", next_step="set `benchmarks`")

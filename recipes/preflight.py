@@ -79,14 +79,17 @@ def before_start(
     state = build_state(recipe, build_folder, sources=sources)
     # Made after the names were resolved, so that it has the sizes that the hub has just given.
     done = state.finished.difference(rebuild)
-    for stage in stages_until(recipe, until):
-        if stage.name not in done and isinstance(init := getattr(stage.config, "init", None), InitConfig):
-            init.require_known_fields()
     plan = plan_of(recipe, build_folder=build_folder, sources=sources, until=until, done=done)
     for line in short_lines(plan) if recipe.published_models else ():
         say(line)
     here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
+    for stage in stages_until(recipe, until):
+        if stage.name not in done and isinstance(init := getattr(stage.config, "init", None), InitConfig):
+            try:
+                init.require_known_fields()
+            except UserError as error:
+                lacks.append(Unresolved(what=f"the config of {stage.name}", error=error))
     or_mini = "; RECIPE=mini needs none of it" if recipe.published_models else ""
     if len(lacks) == 1:
         error = lacks[0].error

@@ -69,6 +69,7 @@ BASE = DistillConfig(
     method="taid",
     taid=TaidConfig(alpha=5e-4, beta=0.99, t_start=0.4),
     optim=OPTIM,
+    corpus_tokens=STEPS * ROWS_PER_STEP * SEQUENCE_TOKENS,
     steps=STEPS,
     rows_per_step=ROWS_PER_STEP,
     micro_batch_rows=4,

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import common.fused_linear_loss as fused_linear_loss_module
 from common import chunk_passes
 from common.chunk_passes import chunks
+from common.device import on_grid
 from common.fused_linear_loss import (
     LinearLoss,
     TeacherHead,
@@ -99,8 +100,12 @@ def gradients(loss: Tensor, *leaves: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("chunk_tokens", [1, 5, 1000])
-def test_value_and_gradients_match_the_dense_float64_reference(name: str, extreme: bool, chunk_tokens: int) -> None:
+@pytest.mark.parametrize(("chunk_tokens", "fill"), [(1, False), (5, False), (1000, False), (5, True), (1000, True)])
+def test_value_and_gradients_match_the_dense_float64_reference(
+    name: str, extreme: bool, chunk_tokens: int, fill: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fill:  # as where every new shape of a product costs a kernel
+        monkeypatch.setattr(fused_linear_loss_module, "_size_of", lambda *given: on_grid)
     batch = case(3, extreme=extreme)
     ours, theirs = [
         [leaf(one.to(dtype)) for one in (batch.hidden, batch.weight)] for dtype in (torch.float32, torch.float64)
@@ -119,7 +124,8 @@ def test_many_blocks_tiles_and_slabs_are_one_whole(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(chunk_passes, "_BLOCK_LOGITS", 4 * 43)
     monkeypatch.setattr(fused_linear_loss_module, "_TILE_ROWS", 7)
     monkeypatch.setattr(fused_linear_loss_module, "_WEIGHT_ROWS", 9)
-    test_value_and_gradients_match_the_dense_float64_reference(name, extreme=False, chunk_tokens=10)
+    for fill in (False, True):
+        test_value_and_gradients_match_the_dense_float64_reference(name, False, 10, fill, monkeypatch)
     if name in ("taid", "cross_entropy"):
         for product in (torch.bfloat16, torch.float32):
             test_bfloat16_products_keep_a_float32_sum_over_chunks(monkeypatch, name, product)
@@ -230,6 +236,7 @@ def test_on_a_cpu_no_head_is_copied_into_another_number_format(
     monkeypatch: pytest.MonkeyPatch, product: torch.dtype
 ) -> None:
     monkeypatch.setattr(fused_linear_loss_module, "product_dtype", lambda dtype, device: product)
+    monkeypatch.setattr(fused_linear_loss_module, "_size_of", lambda *given: int)  # 2 tokens would become 32
     for rows in ("_TILE_ROWS", "_WEIGHT_ROWS"):
         monkeypatch.setattr(fused_linear_loss_module, rows, 5)
     batch = case(16, tokens=3)
@@ -268,6 +275,7 @@ def test_chunks_take_the_same_memory_in_either_number_format(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(fused_linear_loss_module, "DEFAULT_CHUNK_TOKENS", 4)
+    monkeypatch.setattr(fused_linear_loss_module, "_size_of", lambda *given: int)
     batch, chunk = case(18, tokens=40), 4 if dtype is torch.float32 else 8
     assert default_chunk_tokens(torch.device("cpu"), dtype) == chunk
     assert default_chunk_tokens(torch.device("cuda"), dtype) == 4

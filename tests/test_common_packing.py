@@ -3,6 +3,7 @@
 import json
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,7 +264,7 @@ def test_a_killed_writer_goes_on_behind_its_last_window(tmp_path: Path, monkeypa
     documents = [
         ([number % 900 + 1] * (1 + number % 17), [100] * (1 + number % 17), "ab"[number % 2]) for number in range(90)
     ]
-    whole = write_packed(tmp_path / "whole", documents, sequence_tokens=CAPACITY, tokenizer=TOKENIZER)
+    whole = write_packed(tmp_path / "whole", documents, sequence_tokens=CAPACITY, tokenizer=TOKENIZER, labels="ab")
     assert whole["labels"] == {label: sum(len(ids) for ids, _, of in documents if of == label) for label in ("a", "b")}
     asked: list[int] = []
 
@@ -281,12 +282,37 @@ def test_a_killed_writer_goes_on_behind_its_last_window(tmp_path: Path, monkeypa
                 lambda n, at=dies_at: after(n, dies_at=at),
                 sequence_tokens=CAPACITY,
                 tokenizer=TOKENIZER,
+                labels="ab",
             )
     again = write_packed(
-        tmp_path / "cut", lambda n: after(n, dies_at=-1), sequence_tokens=CAPACITY, tokenizer=TOKENIZER
+        tmp_path / "cut", lambda n: after(n, dies_at=-1), sequence_tokens=CAPACITY, tokenizer=TOKENIZER, labels="ab"
     )
     assert again == whole
     assert asked[0] == 0 and 0 < asked[1] <= 40 and asked[1] == asked[2] < asked[3] <= 70
     for name in ("tokens.npy", "doc_ids.npy", "weights.npy", "meta.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "cut" / "progress.json").exists()
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 40), st.sampled_from("abc")), min_size=1, max_size=40),
+    limit=st.integers(1, 400),
+    steps=st.integers(1, 30),
+    rows_per_step=st.integers(1, 5),
+)
+def test_drawn_tokens_are_those_of_the_rows_of_all_steps(
+    lengths: list[tuple[int, str]], limit: int, steps: int, rows_per_step: int
+) -> None:
+    # Ids tell the label: 100, 200 or 300.
+    documents = [([100 * (1 + "abc".index(label))] * length, [100] * length, label) for length, label in lengths]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "train"
+        write_packed(folder, documents, sequence_tokens=CAPACITY, tokenizer=TOKENIZER, labels="abc")
+        rows = PackedRows(folder, limit_tokens=limit)
+        found = Counter[int]()
+        for step in range(steps):
+            drawn = rows_of_step(step, rows_per_step=rows_per_step, num_rows=rows.num_rows, seed=3)
+            for batch in rows.micro_batches(drawn, 2):
+                found.update(batch.tokens_M.tolist())
+        counted = rows.drawn_tokens(steps=steps, rows_per_step=rows_per_step, seed=3)
+        assert counted == {label: found[100 * (1 + place)] for place, label in enumerate("abc")}

@@ -10,6 +10,7 @@ from text_tiny import MACHINE, VOCABULARY, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.checkpoint import hidden_states
+from common.device import Machine
 from common.packing import PackedRows, rows_of_step, write_packed
 from common.tokenizer import Tokenizer
 from distill.initial import qwen2_config
@@ -69,10 +70,17 @@ def logits_by_document(model: Any, rows: PackedRows, order: list[int]) -> dict[t
     return found
 
 
+@pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("epoch", [None, 0, 1])
 def test_packed_logits_are_each_documents_own(
-    documents: list[list[int]], rows: PackedRows, model: Any, epoch: int | None
+    documents: list[list[int]],
+    rows: PackedRows,
+    model: Any,
+    epoch: int | None,
+    fill: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Machine, "compiles_shapes", fill)
     count = rows.num_rows
     order = list(range(count))
     if epoch is not None:  # a step that takes all rows: a fresh order in every epoch
@@ -97,3 +105,23 @@ def test_a_row_read_as_one_document_has_other_logits(rows: PackedRows, model: An
     difference = (torch.cat(list(packed.values())) - joined_MV).abs().amax(dim=1)
     first = len(next(iter(packed)))
     assert difference[:first].max() < 1e-5 and difference[first:].min() > 1e-2
+
+
+def test_filling_changes_no_gradient_and_leaves_few_shapes(
+    rows: PackedRows, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: dict[bool, set[torch.Size]] = {False: set(), True: set()}
+    gradients: dict[bool, list[torch.Tensor]] = {}
+    for fill in (False, True):
+        monkeypatch.setattr(Machine, "compiles_shapes", fill)
+        hook = model.model.norm.register_forward_hook(lambda _, given, out, fill=fill: shapes[fill].add(out.shape))
+        model.zero_grad()
+        for row in range(rows.num_rows):
+            real = rows.batch([row]).varlen()
+            (hidden_states(model, real, MACHINE) ** 2).sum().backward()
+        hook.remove()
+        gradients[fill] = [parameter.grad.clone() for parameter in model.model.parameters()]
+    model.zero_grad()
+    assert len(shapes[True]) <= 2 < len(shapes[False])
+    for plain, filled in zip(gradients[False], gradients[True], strict=True):
+        torch.testing.assert_close(filled, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))

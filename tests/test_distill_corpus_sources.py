@@ -299,7 +299,7 @@ def test_a_set_of_the_hub_by_name(tmp_path: Path, tokenizer: Path, monkeypatch: 
     main([str(argument) for argument in (*command, "--out", tmp_path / "out")])
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     wiki, mine = card["sources"]
-    assert (wiki["name"], wiki["licence"], wiki["rows_out"]) == ("wikimedia/wikipedia", "CC-BY-SA-3.0", 40)
+    assert (wiki["name"], wiki["licence"], wiki["rows_out"]) == ("wikimedia/wikipedia:20231101.ja", "CC-BY-SA-3.0", 40)
     assert (mine["name"], mine["licence"], mine["weight"]) == ("own", None, 1.0)
     with pytest.raises(UserError) as raised:
         main([str(argument) for argument in (*command[:-4], 3, "--out", tmp_path / "other")])

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import UserError, damaged, not_found
-from common.packing.writing import ARRAYS, FULL_WEIGHT
+from common.packing.writing import ARRAYS, FULL_WEIGHT, LABELS
 from common.tokenizer import Tokenizer
 
 
@@ -101,6 +101,17 @@ class PackedRows:
             while self.num_tokens < limit_tokens:
                 self.num_tokens += int((self._doc_ids_RT[self.num_rows] > 0).sum())
                 self.num_rows += 1
+
+    def drawn_tokens(self, *, steps: int, rows_per_step: int, seed: int) -> dict[str, int]:
+        """Tokens of each label in the rows that `rows_of_step` gives for all `steps`; {} where documents have none."""
+        path = self._folder / LABELS
+        if not path.is_file():
+            return {}
+        labels_RL = np.load(path, mmap_mode="r")[: self.num_rows]
+        epochs, rest = divmod(steps * rows_per_step, self.num_rows)
+        totals_L = epochs * labels_RL.sum(0, dtype=np.int64)
+        totals_L += labels_RL[np.sort(_epoch_order(epochs, self.num_rows, seed)[:rest])].sum(0, dtype=np.int64)
+        return dict(zip(self.meta["labels"], totals_L.tolist(), strict=True))
 
     def require(self, tokenizer: Tokenizer) -> None:
         """UserError when the rows were packed with another tokenizer."""

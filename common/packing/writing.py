@@ -23,14 +23,16 @@ FULL_WEIGHT = 100
 """The loss weight 1, in hundredths."""
 ARRAYS: dict[str, np.dtype[Any]] = {"tokens": np.dtype("<i4"), "doc_ids": np.dtype("<i4"), "weights": np.dtype("u1")}
 """The .npy files and their number formats; each is [R, T]. doc_ids count from 1 inside a row, 0 is padding."""
+LABELS = "labels.npy"
+"""The file of the tokens of each label in each row [R, labels], in a split of labelled documents."""
 WINDOW_TOKENS = 2**24
 """Tokens that are packed together: enough rows for a tight fit, at 5 bytes a token (80 MiB) of memory."""
 _PROGRESS_FILE = "progress.json"
 
 Document = tuple[Sequence[int], Sequence[int]] | tuple[Sequence[int], Sequence[int], str | None]
 """Ids, weights in hundredths, and perhaps a label."""
-Piece = tuple[NDArray[np.int32], NDArray[np.uint8]]
-"""A document, or a part of one, of at most a row."""
+Piece = tuple[NDArray[np.int32], NDArray[np.uint8], int]
+"""Ids and weights of a document, or of a part of one, of at most a row, and the place of its label; -1 without one."""
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -101,35 +103,40 @@ def write_packed(
     *,
     sequence_tokens: int,
     tokenizer: Tokenizer,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Pack documents into `folder`: tokens.npy, doc_ids.npy, weights.npy and meta.json.
+    """Pack documents into `folder`: tokens.npy, doc_ids.npy, weights.npy and meta.json; with labels also labels.npy.
 
     Rows keep the order of the documents from window to window and are shuffled inside a window, so that any prefix of
     the rows is a fair sample of the lengths. Complete windows of a killed start are kept.
 
     Args:
-        documents: (ids, weights in hundredths) of each, its closing token included, and optionally a label whose tokens
-            are counted together; or a function that gives those behind the first n.
+        documents: (ids, weights in hundredths) of each, its closing token included, and optionally its label, one of
+            `labels`; or a function that gives those behind the first n.
         tokenizer: the one that made the ids; its identity is recorded.
+        labels: names whose tokens are counted in each row [R, labels].
 
     Returns:
         What meta.json holds: rows, sequence_tokens, tokens, documents, pieces, tokenizer_sha256, vocabulary, and
-        labels, the tokens by label.
+        labels, the tokens by label, in the order of the columns of labels.npy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     progress_file = folder / _PROGRESS_FILE
     fixed = {"sequence_tokens": sequence_tokens, "tokenizer_sha256": tokenizer.sha256, "vocabulary": tokenizer.size}
-    meta: dict[str, Any] = {"rows": 0, "tokens": 0, "documents": 0, "pieces": 0, **fixed, "labels": {}}
+    meta: dict[str, Any] = {"rows": 0, "tokens": 0, "documents": 0, "pieces": 0, **fixed}
+    meta["labels"] = dict.fromkeys(labels, 0)
     if progress_file.is_file():
         meta = json.loads(progress_file.read_text())
     arrays = [
         _GrowingArray(folder / f"{name}.npy", dtype, sequence_tokens, rows=meta["rows"])
         for name, dtype in ARRAYS.items()
     ]
+    if labels:
+        arrays.append(_GrowingArray(folder / LABELS, np.dtype("<i4"), len(labels), rows=meta["rows"]))
     rest = documents(meta["documents"]) if callable(documents) else islice(documents, meta["documents"], None)
     for window in _windows(rest, sequence_tokens, meta):
-        packed = _rows_of_window(window, sequence_tokens, tokenizer.document_end_id)
-        for array, rows in zip(arrays, packed, strict=True):
+        packed = _rows_of_window(window, sequence_tokens, tokenizer.document_end_id, len(labels))
+        for array, rows in zip(arrays, packed, strict=False):  # without labels there is no array for them
             array.append(rows)
             array.flush()
         meta["rows"] = arrays[0].rows
@@ -146,11 +153,12 @@ def _windows(documents: Iterable[Document], sequence_tokens: int, meta: dict[str
     window: list[Piece] = []
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
+    places = {label: place for place, label in enumerate(meta["labels"])}
 
     def counted() -> list[Piece]:
         for name, count in counts.items():
             meta[name] += count
-        meta["labels"] = dict(Counter(meta["labels"]) + labels)
+        meta["labels"] = {label: tokens + labels[label] for label, tokens in meta["labels"].items()}
         counts.clear()
         labels.clear()
         return window
@@ -159,11 +167,13 @@ def _windows(documents: Iterable[Document], sequence_tokens: int, meta: dict[str
         assert 0 < len(ids) == len(weights), "a document has at least its closing token, and a weight for each token"
         starts = range(0, len(ids), sequence_tokens)
         counts.update(documents=1, tokens=len(ids), pieces=len(starts))
-        if label and label[0] is not None:
-            labels[label[0]] += len(ids)
+        name = label[0] if label else None
+        if name is not None:
+            labels[name] += len(ids)
         for start in starts:
             piece = slice(start, start + sequence_tokens)
-            window.append((np.array(ids[piece], np.int32), np.array(weights[piece], np.uint8)))
+            place = -1 if name is None else places[name]
+            window.append((np.array(ids[piece], np.int32), np.array(weights[piece], np.uint8), place))
         if counts["tokens"] >= WINDOW_TOKENS:
             yield counted()
             window = []
@@ -172,21 +182,24 @@ def _windows(documents: Iterable[Document], sequence_tokens: int, meta: dict[str
 
 
 def _rows_of_window(
-    window: Sequence[Piece], sequence_tokens: int, padding_id: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
-    """tokens_RT, doc_ids_RT (0 = padding) and weights_RT of one window."""
-    rows = pack([len(ids) for ids, _ in window], sequence_tokens)
+    window: Sequence[Piece], sequence_tokens: int, padding_id: int, num_labels: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """tokens_RT, doc_ids_RT (0 = padding), weights_RT and the tokens of each label labels_RL of one window."""
+    rows = pack([len(ids) for ids, _, _ in window], sequence_tokens)
     order = np.random.Generator(np.random.PCG64(len(rows))).permutation(len(rows))
     tokens_RT = np.full((len(rows), sequence_tokens), padding_id, np.int32)
     doc_ids_RT = np.zeros((len(rows), sequence_tokens), np.int32)
     weights_RT = np.zeros((len(rows), sequence_tokens), np.uint8)
+    labels_RL = np.zeros((len(rows), num_labels), np.int32)
     for place, row in enumerate(order):
         start = 0
         for number, document in enumerate(sorted(rows[row]), start=1):
-            ids, weights = window[document]
+            ids, weights, label = window[document]
             end = start + len(ids)
             tokens_RT[place, start:end] = ids
             doc_ids_RT[place, start:end] = number
             weights_RT[place, start:end] = weights
+            if label >= 0:
+                labels_RL[place, label] += len(ids)
             start = end
-    return tokens_RT, doc_ids_RT, weights_RT
+    return tokens_RT, doc_ids_RT, weights_RT, labels_RL

@@ -78,7 +78,7 @@ class CorpusConfig:
             raise UserError("contradiction", wanted=wanted, got=got, next_step="give the other sources a weight")
 
 
-@stage(version=6)
+@stage(version=7)
 def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[str, Any]:
     """Write documents/, packed/, tokenizer/ and data_card.json.
 
@@ -97,8 +97,14 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
         return _encode(tokenizer, batch, prompt_weight=config.prompt_weight if split == "train" else FULL_WEIGHT)
 
     card |= {"warnings": drop_warnings(card, _advice)}
-    folder, finish = workspace.folder, partial(with_tokens, card)
-    return finish_documents(folder, encode, finish, sequence_tokens=config.sequence_tokens, tokenizer=tokenizer)
+    return finish_documents(
+        workspace.folder,
+        encode,
+        partial(with_tokens, card),
+        sequence_tokens=config.sequence_tokens,
+        tokenizer=tokenizer,
+        sources=[source["name"] for source in card["sources"]],
+    )
 
 
 def open_sources(config: CorpusConfig, inputs: Sequence[Path]) -> list[TextSource]:
@@ -169,7 +175,7 @@ def _require_documents(card: Mapping[str, Any]) -> None:
 _ADVICE = {
     RULES[EXACT]: "each is kept once",
     RULES[NEAR]: "--no-near-duplicates keeps them",
-    BENCHMARK_RULE: "leave out --benchmarks to keep them",
+    BENCHMARK_RULE: "they hold benchmark items and have to stay out",
     **dict.fromkeys(QUALITY_RULES, "--no-quality keeps them"),
 }
 

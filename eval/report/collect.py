@@ -73,7 +73,7 @@ def training(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
     """A row for each training stage: {stage, method, steps, tokens, tokens_per_s, peak_bytes, warnings, ..}."""
     copied = (
         *("method", "steps", "tokens", "corpus_tokens", "tokens_per_s", "validation_loss_before", "validation_loss"),
-        *("best_step", "t_final"),
+        *("best_step", "t_final", "drawn"),
     )
     return [
         {

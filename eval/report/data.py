@@ -61,7 +61,11 @@ def quoted_rows(report: Row) -> dict[str, int]:
     """Rows that a report quotes, by the name of their source."""
     cards: list[Row] = [card for card in (report.get("data") or {}).values() if card]
     samples = [sample for card in cards for rows in (card.get("samples") or {}).values() for sample in rows]
-    return dict(Counter(str(sample.get("source")) for sample in samples if sample.get("text")))
+    return dict(Counter(_source_of(sample) for sample in samples if sample.get("text")))
+
+
+def _source_of(sample: Row) -> str:
+    return str(sample.get("source") or "a source without a name")
 
 
 def _card(card: Row) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def _card(card: Row) -> dict[str, Any]:
     quotable = {source.get("name") for source in sources if source.get("quotable") is True}
     samples: Mapping[str, Sequence[Row]] = card.get("samples") or {}
     quoted = {rule: [sample for sample in rows if sample.get("source") in quotable] for rule, rows in samples.items()}
-    sampled = {str(sample.get("source")) for rows in samples.values() for sample in rows}
+    sampled = {_source_of(sample) for rows in samples.values() for sample in rows}
     return {
         **_cut(card, ("rows_in", "removed", "rows_out", "splits", "tokens")),
         "warnings": cut_paths(card.get("warnings") or []),

@@ -44,6 +44,7 @@ def _context(report: view.Report) -> dict[str, object]:
         "differing": view.differing,
         "lead": view.lead(report),
         "warnings": view.warnings(report),
+        "drawn": view.drawn(report),
         "headlines": view.headlines(report),
         "scores": view.score_table(report),
         "plots": loss_plots(report),

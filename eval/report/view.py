@@ -116,6 +116,20 @@ def warnings(report: Report) -> list[tuple[str, str]]:
     return [(label(report, name), each) for name, row in rows for each in row.get("warnings") or ()]
 
 
+def drawn(report: Report) -> list[str]:
+    """A sentence for each training stage that read several sources: what it drew of each, beside its weight."""
+    sentences: list[str] = []
+    for row in report["training"]:
+        parts = [
+            f"{wording.percent(one['share'])} % {one['source']}"
+            + ("" if one["weight"] is None else f" (weight {wording.percent(one['weight'])} %)")
+            for one in row.get("drawn") or ()
+        ]
+        if len(parts) > 1:
+            sentences.append(f"Read by {label(report, row['stage'])}, in parts of all characters: {', '.join(parts)}.")
+    return sentences
+
+
 def headlines(report: Report) -> list[Headline]:
     """The six numbers at the top of the page, each from a section below it; one that was not measured says so."""
     files = [file for file in report["artifacts"] if file["bytes"]]

@@ -18,7 +18,7 @@ from common.metrics import progress
 from common.packing import FULL_WEIGHT
 from common.provenance import Terms, terms_in
 from common.rows import MAX_BAD_SHARE, Row
-from common.sources import HubFiles
+from common.sources import HubDataset, HubFiles
 from common.store import MANIFEST_FILE, Workspace, read_manifest, stage
 from common.store.keys import readable
 from common.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ from instruct.conversations.counts import RuleCounts, card_of, card_step
 from instruct.conversations.layouts import FIRST_ANSWER, PERSONAL_DATA, ConversationSource, files_of, read_chat
 from instruct.conversations.lmsys import check_lmsys, read_lmsys
 from instruct.conversations.rules import FiltersConfig, LmsysConfig, filter_steps
-from instruct.conversations.screening import DUPLICATE, SHORTENED, TOO_LONG, Screened, Screener, thinned
+from instruct.conversations.screening import CONTAMINATED, DUPLICATE, SHORTENED, TOO_LONG, Screened, Screener, thinned
 
 THINNED = "thinned to its weight"
 
@@ -120,11 +120,13 @@ _ADVICE = {
     "a turn too short": "lower --min-turn-characters",
     "a turn too long": "raise --max-turn-characters",
     "answered in another language": "--min-japanese-share 0 keeps them",
-    "a refusal": "leave out --drop-refusals",
     PERSONAL_DATA: "--keep-personal-data keeps them",
     "template instruction": "--keep-templates keeps them",
     DUPLICATE: "each is kept once",
+    CONTAMINATED: "they hold benchmark items and have to stay out",
 }
+_ASKED_FOR = (THINNED, "a refusal")
+"""Rules that are off unless a user turns them on."""
 
 
 def _shortened_warnings(card: Mapping[str, Any]) -> Iterator[str]:
@@ -139,7 +141,7 @@ def _shortened_warnings(card: Mapping[str, Any]) -> Iterator[str]:
 
 def _advice(rule: str) -> str | None:
     """How a user keeps the rows that a rule removes; the flags are fields of the config in a recipe."""
-    return None if rule == THINNED else _ADVICE.get(rule, "data_card.json has samples")
+    return None if rule in _ASKED_FOR else _ADVICE.get(rule, "data_card.json has samples")
 
 
 class Selection:
@@ -265,7 +267,9 @@ def _counts_of_each(sources: Sequence[ConversationSource]) -> Iterator[RuleCount
     seen: dict[str, int] = {}
     for source in sources:
         terms = source.terms or Terms(name=source.name)
-        is_closed = not terms.quotable and known_set(terms.name) is not None  # by the name before a number is added
+        # By the set's own name, whatever terms call it, and before a number is added.
+        named = source.files.name if isinstance(source.files, HubFiles | HubDataset) else terms.name
+        is_closed = not terms.quotable and known_set(named) is not None
         seen[terms.name] = seen.get(terms.name, 0) + 1
         if seen[terms.name] > 1:
             terms = replace(terms, name=f"{terms.name} ({seen[terms.name]})")

@@ -16,7 +16,7 @@ from typing import Any, cast
 from common.disk import free_bytes
 from common.errors import UserError
 from common.metrics import progress
-from common.provenance import MODEL, DataSource, Terms, write_sources
+from common.provenance import MODEL, DataSource, Terms, merged, read_sources, write_sources
 from common.sources import Found, HubFiles, HubModel, fetch, found_files
 from common.sources.download import require_whole, tensor_shapes
 from common.sources.select import INDEX_FILE, is_licence_text
@@ -65,7 +65,9 @@ def published_model(config: PublishedModelConfig, workspace: Workspace) -> dict[
         _link_or_copy(files, folder, name)
     num_parameters = _checked_parameters(folder, name)
     revision = files.revision if isinstance(files, HubFiles) else None
-    write_sources(folder, [DataSource(**asdict(config.terms), stage=MODEL, revision=revision)])
+    # What a local model of this product learnt from travels on with it.
+    own = [] if isinstance(files, HubFiles) else [one for path in files for one in read_sources(path.parent)]
+    write_sources(folder, merged(own, [DataSource(**asdict(config.terms), stage=MODEL, revision=revision)]))
     return {"parameters": num_parameters, "bytes": _bytes_in(folder), "name": name, "revision": revision}
 
 
