@@ -8,7 +8,7 @@ PYTHON ?=
 RUN := .venv/bin/python -m
 SHELL := /bin/sh
 
-.PHONY: help .venv tinyswallow plan test test-quick check chat inspect compare figures
+.PHONY: help .venv tinyswallow plan test test-bfloat16 test-quick check chat inspect compare figures
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +40,11 @@ plan: .venv
 
 test: .venv
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+# Emulated where the processor has no units for it, and slow there.
+test-bfloat16: .venv
+	@TINYSWALLOW_PRECISION=bfloat16 OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+		$(addprefix tests/test_,common_outcome.py distill_on_policy.py distill_train.py instruct_train.py)
 
 test-quick: .venv
 	@OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m quick

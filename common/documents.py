@@ -174,6 +174,7 @@ def finish_documents(
     sequence_tokens: int,
     tokenizer: Tokenizer,
     sources: Sequence[str] = (),
+    mixed_documents: int | None = None,
 ) -> dict[str, Any]:
     """Pack the documents of every split, copy the tokenizer and write the data card. Finished splits are not repeated.
 
@@ -184,12 +185,16 @@ def finish_documents(
         sequence_tokens: tokens of a packed row.
         tokenizer: the tokenizer of the ids.
         sources: names whose tokens are counted, of the rows that have one as `source`.
+        mixed_documents: number at the beginning of train that share no row with later ones: weights hold among them.
 
     Returns:
         The facts of the stage: the card, and `tokens_per_s`.
     """
     start, packed_before = time.perf_counter(), [split for split in SPLITS if _meta_file(folder, split).is_file()]
-    metas = {split: _packed(folder, split, encode, sequence_tokens, tokenizer, sources) for split in SPLITS}
+    ends = {SPLITS[0]: mixed_documents}
+    metas = {
+        split: _packed(folder, split, encode, sequence_tokens, tokenizer, sources, ends.get(split)) for split in SPLITS
+    }
     tokenizer.save(folder / "tokenizer")
     tokens = sum(meta["tokens"] for meta in metas.values())
     written = card(metas) | {"splits": metas, "tokens": tokens}
@@ -209,11 +214,13 @@ def _packed(
     sequence_tokens: int,
     tokenizer: Tokenizer,
     sources: Sequence[str],
+    window_end: int | None,
 ) -> dict[str, Any]:
     """meta.json of the packed split."""
     meta = _meta_file(folder, split)
 
-    def documents(after: int) -> Iterator[Document]:
+    def documents(after: int) -> Iterator[Document | None]:
+        number = after
         lines = progress(
             itertools.islice(_lines(folder, split), after, None), label=f"packing {split}", unit="documents"
         )
@@ -221,6 +228,9 @@ def _packed(
         for batch, _ in batches(lines, len, max_size=_BATCH_CHARACTERS):
             rows: list[Row] = [json.loads(line) for line in batch]
             for row, (ids, weights) in zip(rows, encode(split, rows), strict=True):
+                if number == window_end:
+                    yield None
+                number += 1
                 yield ids, weights, row.get("source") if sources else None
 
     if not meta.is_file():

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -127,6 +127,7 @@ def open_rows(
     if rows.sequence_tokens > positions:
         wanted, next_step = f"rows of at most {positions} tokens, the model's positions", "lower sequence_tokens"
         raise UserError("mismatch", wanted=wanted, got=f"rows of {rows.sequence_tokens}", next_step=next_step)
+    _require_plain_rope(model, rows.sequence_tokens)
     if vocab_size < tokenizer.size:
         wanted = f"a model with at least the tokenizer's {tokenizer.size} logits"
         raise UserError("mismatch", wanted=wanted, got=f"{vocab_size}", next_step="raise the model's vocab_size")
@@ -134,6 +135,17 @@ def open_rows(
         wanted, next_step = "a split with a supervised token", "raise this split's share, or give more documents"
         raise UserError("empty", wanted=wanted, got=f"none in {folder}", next_step=next_step)
     return rows
+
+
+def _require_plain_rope(model: "PreTrainedModel", sequence_tokens: int) -> None:
+    """Refuse rotary embeddings that the longest document of a batch changes for all others in it."""
+    rope: Mapping[str, Any] = getattr(model.config, "rope_parameters", None) or {}
+    name = "original_max_position_embeddings"
+    trained = rope.get(name) or getattr(model.config, name, None) or model.config.max_position_embeddings
+    if rope.get("rope_type") in ("dynamic", "longrope") and sequence_tokens > int(trained):
+        wanted = f"rows of at most {trained} tokens, up to which rope_type {rope['rope_type']} is alike in all batches"
+        next_step = "lower sequence_tokens, or take a checkpoint with another rope_type"
+        raise UserError("unsupported", wanted=wanted, got=f"rows of {sequence_tokens}", next_step=next_step)
 
 
 @torch.no_grad()

@@ -21,6 +21,9 @@ from export.licences import ModelLicence
 from export.model_folder import Checkpoint, Rope
 from export.vocabulary import Vocabulary
 
+_YARN_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+"""The usual ones."""
+
 
 def write_f16(
     checkpoint: Checkpoint,
@@ -36,10 +39,7 @@ def write_f16(
     UserError for a tensor with a value that is not finite or beyond float16's range.
     """
     architecture = gguf.MODEL_ARCH[checkpoint.architecture.removesuffix("ForCausalLM").upper()]
-    if architecture != gguf.MODEL_ARCH.LLAMA and checkpoint.rope().type == "llama3":
-        wanted = "rope_type default, linear or yarn, which llama.cpp runs on Qwen models"
-        got = f"llama3 in {checkpoint.folder}/config.json"
-        raise UserError("unsupported", wanted=wanted, got=got, next_step="correct rope_parameters")
+    _require_rope(checkpoint, architecture)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_model(writer, checkpoint, name=name)
     _add_origin(writer, licence, sources)
@@ -117,6 +117,21 @@ def _add_model(writer: gguf.GGUFWriter, checkpoint: Checkpoint, *, name: str) ->
     _add_rope(writer, checkpoint.rope())
 
 
+def _require_rope(checkpoint: Checkpoint, architecture: gguf.MODEL_ARCH) -> None:
+    """Refuse rotary embeddings that llama.cpp computes otherwise than transformers."""
+    rope = checkpoint.rope()
+    betas = tuple(float(rope.parameters.get(name) or usual) for name, usual in _YARN_BETAS.items())
+    if architecture != gguf.MODEL_ARCH.LLAMA and rope.type == "llama3":
+        wanted, got = "rope_type default, linear or yarn, which llama.cpp runs on Qwen models", "llama3"
+    elif rope.type == "yarn" and betas != tuple(_YARN_BETAS.values()):
+        wanted = "yarn with beta_fast 32 and beta_slow 1: llama.cpp computes with these whatever the file says"
+        got = f"{betas[0]:g} and {betas[1]:g}"
+    else:
+        return
+    got = f"{got} in {checkpoint.folder}/config.json"
+    raise UserError("unsupported", wanted=wanted, got=got, next_step="correct rope_parameters, or export to Core ML")
+
+
 def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
     writer.add_rope_freq_base(rope.theta)
     factor = float(rope.parameters.get("factor") or 1.0)
@@ -125,8 +140,8 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
         writer.add_rope_scaling_factor(factor)
     if rope.type == "yarn":
         writer.add_rope_scaling_orig_ctx_len(int(rope.parameters["original_max_position_embeddings"]))
-        writer.add_rope_scaling_yarn_beta_fast(float(rope.parameters.get("beta_fast") or 32))
-        writer.add_rope_scaling_yarn_beta_slow(float(rope.parameters.get("beta_slow") or 1))
+        writer.add_rope_scaling_yarn_beta_fast(_YARN_BETAS["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(_YARN_BETAS["beta_slow"])
         # llama.cpp applies yarn's own factor by itself and multiplies this one onto it.
         own = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         if not math.isclose(rope.attention_factor, own, rel_tol=1e-6):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# The same numbers on every machine; `make test-bfloat16` runs the training paths in the other precision.
+os.environ.setdefault("TINYSWALLOW_PRECISION", "float32")
 
 import pytest
 from hypothesis import settings

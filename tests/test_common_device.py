@@ -20,6 +20,11 @@ CPU = Machine(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(device.PRECISION, raising=False)
+
+
 def test_json_and_back() -> None:
     assert Machine.from_json(json.loads(json.dumps(CPU.to_json()))) == CPU
 

@@ -11,6 +11,7 @@ import pytest
 from errors_tiny import refuses
 from text_tiny import MACHINE, read_gzip, tiny_tokenizer, workspace, write_rows
 
+import common.packing.writing
 import common.rows
 import distill.corpus.shards
 import distill.corpus.stage
@@ -18,8 +19,11 @@ import distill.text.cleaning
 from common.documents import SPLITS, Shares
 from common.duplicates import NearDuplicatesConfig
 from common.errors import InputError, UserError
+from common.packing import PackedRows
 from common.provenance import Terms, write_terms
+from common.source_shares import drawn_shares, mix_warnings, sources_of
 from common.store import Workspace, run_alone
+from common.tokenizer import Tokenizer
 from distill.__main__ import main
 from distill.corpus import CorpusConfig, TextSource, corpus
 from distill.text.cleaning import Cleaner, CleaningConfig
@@ -164,6 +168,36 @@ def test_weights_hold_in_every_beginning_of_train(tmp_path: Path, tokenizer: Pat
         # Whoever is behind gives next: neither is ahead of the ratio by more than a document.
         assert abs(characters["b"] / 3 - characters["a"]) <= longest
     assert [row["id"] for row in order if row["source"] == "a"] == [f"a{place}" for place in range(60)]
+
+
+@pytest.mark.parametrize("window_tokens", [3_000, 10**6])
+def test_what_a_run_draws_has_the_shares_of_the_weights(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, window_tokens: int
+) -> None:
+    """As in the release: 0.8 to 0.2, of which the second is there in plenty; rows are shuffled inside a window."""
+    monkeypatch.setattr(common.packing.writing, "WINDOW_TOKENS", window_tokens)
+    sources = tuple(
+        source(write_rows(tmp_path / f"{name}.jsonl", rows(count, seed, name, 4)), name, weight)
+        for seed, (name, count, weight) in enumerate((("web", 500, 0.8), ("wiki", 500, 0.2)))
+    )
+    config = replace(CONFIG, sources=sources, shares=Shares(calibration=0, validation=0, test=0))
+    facts = corpus(config, workspace(tmp_path / "out"), tokenizer)
+    mixed = facts["mixed_documents"]
+    assert 600 < mixed < 650, "all of the web, and a quarter of it"
+    in_mix = kept(tmp_path / "out", ["train"])[:mixed]
+    loaded = Tokenizer.load(tokenizer)
+    mixed_tokens = sum(len(loaded.encode(row["text"])) + 1 for row in in_mix)
+    limit = mixed_tokens if window_tokens > mixed_tokens else mixed_tokens // 2
+    packed = PackedRows(tmp_path / "out" / "packed" / "train", limit_tokens=limit)
+    steps = -(-packed.num_rows // 4)
+    (tmp_path / "out" / "data_card.json").write_text(json.dumps(facts))
+    drawn = drawn_shares(sources_of(tmp_path / "out"), packed.drawn_tokens(steps=steps, rows_per_step=4, seed=0))
+    assert [one["weight"] for one in drawn] == [0.8, 0.2]
+    assert [one["share"] for one in drawn] == pytest.approx([0.8, 0.2], abs=0.01)
+    assert mix_warnings(drawn) == []
+    whole = PackedRows(tmp_path / "out" / "packed" / "train")
+    over = drawn_shares(sources_of(tmp_path / "out"), whole.drawn_tokens(steps=whole.num_rows, rows_per_step=1, seed=0))
+    assert over[1]["share"] == pytest.approx(0.5, abs=0.02) and len(mix_warnings(over)) == 1
 
 
 def test_the_card_tells_of_every_source(tmp_path: Path, tokenizer: Path) -> None:

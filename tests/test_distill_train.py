@@ -666,3 +666,26 @@ def test_a_folder_is_no_config(tiny: dict[str, Path], tmp_path: Path) -> None:
     with refuses("wrong-format", wanted="--config", got=str(tiny["student"])):
         verb = ["init", "--config", str(tiny["student"]), "--tokenizer", str(tiny["tokenizer"])]
         distill_main([*verb, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("rope", "trained"),
+    [
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}, 32),
+        ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}, None),
+    ],
+)
+def test_a_rope_that_depends_on_the_batch_is_refused_in_packed_rows(
+    tiny: dict[str, Path], tmp_path: Path, rope: dict[str, Any], trained: int | None
+) -> None:
+    """Rows of 48 tokens: a longer document in a batch would change the frequencies of all."""
+    student = Path(shutil.copytree(tiny["student"], tmp_path / "student"))
+    (student / "manifest.json").unlink()
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    changed = {**tiny, "student": student}
+    if trained is None:
+        _run(replace(CONFIG, steps=2), tmp_path / "out", changed)
+        return
+    with refuses("unsupported", wanted=f"at most {trained} tokens", got="48", next_step="sequence_tokens"):
+        _run(CONFIG, tmp_path / "out", changed)

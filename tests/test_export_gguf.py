@@ -92,6 +92,13 @@ def test_f16_file_gives_the_checkpoints_logits(case: str, tmp_path: Path) -> Non
     assert top1 >= 0.995
 
 
+def test_yarn_that_llama_cpp_computes_otherwise_is_refused(tmp_path: Path) -> None:
+    """With these betas in the file its logits are those of the usual ones (llama-cpp-python 0.3.36)."""
+    folder = write_checkpoint(tmp_path / "c", rope_parameters=YARN | {"beta_fast": 4.0, "beta_slow": 2.0})
+    with refuses("unsupported", wanted="beta_fast 32 and beta_slow 1", got="4 and 2", next_step="Core ML"):
+        gguf(GgufConfig(stem="T", encodings=("F16",)), workspace(tmp_path / "out"), folder)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sharded_half_precision_checkpoint_gives_the_same_tensors(dtype: torch.dtype, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "chat", dtype=dtype, shard="200KB")

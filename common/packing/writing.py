@@ -99,7 +99,7 @@ class _GrowingArray:
 
 def write_packed(
     folder: Path,
-    documents: Iterable[Document] | Callable[[int], Iterable[Document]],
+    documents: Iterable[Document | None] | Callable[[int], Iterable[Document | None]],
     *,
     sequence_tokens: int,
     tokenizer: Tokenizer,
@@ -112,7 +112,7 @@ def write_packed(
 
     Args:
         documents: (ids, weights in hundredths) of each, its closing token included, and optionally its label, one of
-            `labels`; or a function that gives those behind the first n.
+            `labels`; None ends a window; or a function that gives those behind the first n.
         tokenizer: the one that made the ids; its identity is recorded.
         labels: names whose tokens are counted in each row [R, labels].
 
@@ -148,7 +148,7 @@ def write_packed(
     return meta
 
 
-def _windows(documents: Iterable[Document], sequence_tokens: int, meta: dict[str, Any]) -> Iterator[list[Piece]]:
+def _windows(documents: Iterable[Document | None], sequence_tokens: int, meta: dict[str, Any]) -> Iterator[list[Piece]]:
     """The pieces of the documents, about WINDOW_TOKENS at a time; `meta` counts those that were yielded."""
     window: list[Piece] = []
     counts: Counter[str] = Counter()
@@ -163,7 +163,13 @@ def _windows(documents: Iterable[Document], sequence_tokens: int, meta: dict[str
         labels.clear()
         return window
 
-    for ids, weights, *label in documents:
+    for document in documents:
+        if document is None:
+            if window:
+                yield counted()
+                window = []
+            continue
+        ids, weights, *label = document
         assert 0 < len(ids) == len(weights), "a document has at least its closing token, and a weight for each token"
         starts = range(0, len(ids), sequence_tokens)
         counts.update(documents=1, tokens=len(ids), pieces=len(starts))

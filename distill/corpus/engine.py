@@ -151,7 +151,7 @@ class WriteKept(_Step):
         written = self._folder / "documents" / f"{rank:05d}.jsonl.gz"
         partial = written.with_name(written.name + ".partial")
         with self.track_time("task"), compressed(partial) as file:
-            for _, line in in_order(self._sources, shards, status):
+            for _, line, _ in in_order(self._sources, shards, status):
                 file.write(line)
                 self.stat_update("documents")
         partial.rename(written)

@@ -45,19 +45,30 @@ def find_duplicates(
 
 def write_kept(
     folder: Path, sources: Sequence[TextSource], shards: Sequence[Shard], status: NDArray[np.uint8], shares: Shares
-) -> None:
-    """Write every kept document, by its `status` from `find_duplicates` [documents], to the file of its split."""
+) -> int | None:
+    """Write every kept document, by its `status` from `find_duplicates` [documents], to the file of its split.
+
+    Returns the number of documents at the beginning of train in which the weights hold, None without weights.
+    """
     first_halves = [np.zeros(0, np.uint64), *(np.asarray(shard.array("digests"))[:, 0] for shard in shards)]
     splits = np.zeros(len(status), np.uint8)
     splits[status == KEPT] = assign_by_number(np.concatenate(first_halves)[status == KEPT], shares)
-    kept = ((int(splits[place]), line) for place, line in in_order(sources, shards, status))
-    write_documents(folder, progress(kept, label="writing", unit="documents", total=int((status == KEPT).sum())))
+    num_mixed = 0
+
+    def kept() -> Iterator[tuple[int, str]]:
+        nonlocal num_mixed
+        for place, line, is_mixed in in_order(sources, shards, status):
+            num_mixed += is_mixed and int(splits[place]) == 0
+            yield int(splits[place]), line
+
+    write_documents(folder, progress(kept(), label="writing", unit="documents", total=int((status == KEPT).sum())))
+    return num_mixed if all(source.weight is not None for source in sources) else None
 
 
 def in_order(
     sources: Sequence[TextSource], shards: Sequence[Shard], status: NDArray[np.uint8]
-) -> Iterator[tuple[int, str]]:
-    """Yield (index over all shards, line) of every kept document, in the order of the corpus.
+) -> Iterator[tuple[int, str, bool]]:
+    """Yield (index over all shards, line, whether no source has ended) of every kept document, in the corpus's order.
 
     The shards can be a part of all; `status` is that of their documents [documents].
     """
@@ -65,7 +76,7 @@ def in_order(
     weights = [source.weight for source in sources if source.weight is not None]
     if len(weights) < len(sources):
         for stream in streams.values():
-            yield from ((place, line) for place, line, _ in stream)
+            yield from ((place, line, False) for place, line, _ in stream)
         return
     given = dict.fromkeys(streams, 0.0)  # characters over weight
     while streams:
@@ -76,7 +87,7 @@ def in_order(
             continue
         place, line, characters = following
         given[poorest] += characters / weights[poorest]
-        yield place, line
+        yield place, line, len(streams) == len(sources)
 
 
 def _of_source(number: int, shards: Sequence[Shard], status: NDArray[np.uint8]) -> Iterator[tuple[int, str, int]]:

@@ -104,6 +104,7 @@ def corpus(config: CorpusConfig, workspace: Workspace, *inputs: Path) -> dict[st
         sequence_tokens=config.sequence_tokens,
         tokenizer=tokenizer,
         sources=[source["name"] for source in card["sources"]],
+        mixed_documents=card["mixed_documents"],
     )
 
 
@@ -151,7 +152,7 @@ def _cleaned(config: CorpusConfig, workspace: Workspace, sources: Sequence[TextS
         status = find_duplicates(shards, config.near_duplicates, folders=[folder])
         card = card_of_cleaning(steps_of(config), sources, shards, status, cleaner.benchmarks)
         _require_documents(card)
-        write_kept(workspace.folder, sources, shards, status, config.shares)
+        card["mixed_documents"] = write_kept(workspace.folder, sources, shards, status, config.shares)
         replace_text(done, json.dumps(card, ensure_ascii=False))
     card = json.loads(done.read_text(encoding="utf-8"))
     shutil.rmtree(folder, ignore_errors=True)
