@@ -65,7 +65,7 @@ class EvaluationConfig:
         return any(artifact.endswith(f"-{encoding}.gguf") for encoding in self.main_encodings)
 
 
-@stage(version=4)
+@stage(version=5)
 def evaluation(
     config: EvaluationConfig,
     workspace: Workspace,

@@ -5,12 +5,17 @@ The GGUF is written here by gguf-py alone, so that the runtimes are tested witho
 
 import json
 import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gguf
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from eval.runtimes.protocol import Generation, LogProbs, Message, Pair
+
+END = 256
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -158,3 +163,36 @@ def sentences(count: int, *, seed: int = 0) -> list[str]:
     """Texts of mixed length from the tokenizer's own characters."""
     generator = random.Random(seed)
     return ["".join(generator.choices(TEXTS, k=generator.randint(1, 4))) for _ in range(count)]
+
+
+class KnowItAll:
+    """A runtime over UTF-8 bytes that answers by `answer(prompt)` and prefers the continuations that it would give."""
+
+    context_tokens, vocabulary, document_end_id = 4096, 257, END
+
+    def __init__(self, answer: Callable[[str], str | None]) -> None:
+        self.answer = answer
+        self.seen: list[tuple[str, str]] = []
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return self.encode("".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]")
+
+    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        self.seen += [(self.decode(context), self.decode(continuation)) for context, continuation in pairs]
+        return [(-1.0 if self.answer(c) == text else -9.0, False) for c, text in self.seen[-len(pairs) :]]
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        self.seen += [(self.decode(prompt), "|".join(stop)) for prompt in prompts]
+        texts = [self.answer(self.decode(prompt)) for prompt in prompts]
+        return [Generation(text=text or "", ids=[1], stopped=text is not None and not stop) for text in texts]
+
+    def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
+        raise AssertionError("tasks need no rows")
+
+    def close(self) -> None: ...

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import eval_tiny
 import numpy as np
 import pytest
 from errors_tiny import refuses
+from eval_tiny import KnowItAll
 
 from eval import fidelity as module
 from eval.__main__ import main
@@ -132,3 +134,23 @@ def test_the_command_compares_a_gguf_with_its_checkpoint_and_names_what_fails(
     assert different["kl"] > 0.5
     assert (same["artifact"], same["reference"], same["kv"]) == ("tiny-F16.gguf", "checkpoint", "f32")
     assert "tiny-F16.gguf: KL" in capsys.readouterr().out
+
+
+def test_a_text_that_nfc_changes_is_left_out_and_counted() -> None:
+    """llama.cpp applies no NFC: such a text is another one there. Any other difference is a fault of the export."""
+
+    class Composing(KnowItAll):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(unicodedata.normalize("NFC", text))
+
+    plain, composing = KnowItAll(lambda prompt: None), Composing(lambda prompt: None)
+    decomposed = unicodedata.normalize("NFD", "が")
+    encoded, changed = module._encode_alike(plain, composing, ["春の町", decomposed])
+    assert (len(encoded), changed) == (1, 1)
+
+    class Broken(KnowItAll):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(text)[::-1]
+
+    with refuses("mismatch", got="1 of 2 texts"):
+        module._encode_alike(Broken(lambda prompt: None), composing, ["春の町", decomposed])

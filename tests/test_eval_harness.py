@@ -3,7 +3,7 @@
 import json
 import math
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +14,14 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 from errors_tiny import refuses
+from eval_tiny import END, KnowItAll
 from scipy.stats import binomtest
 
 from common.errors import UserError
 from eval.__main__ import main
-from eval.runtimes.protocol import Generation, LogProbs, Message, Pair
+from eval.runtimes.protocol import Pair
 from eval.tasks import scores
 from eval.tasks.harness import Harness, HarnessModel
-
-END = 256
-
-
-class KnowItAll:
-    """A runtime over UTF-8 bytes that answers by `answer(prompt)` and prefers the continuations that it would give."""
-
-    context_tokens, vocabulary, document_end_id = 4096, 257, END
-
-    def __init__(self, answer: Callable[[str], str | None]) -> None:
-        self.answer = answer
-        self.seen: list[tuple[str, str]] = []
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        return bytes(i for i in ids if i < 256).decode(errors="replace")
-
-    def render(self, messages: Sequence[Message]) -> list[int]:
-        return self.encode("".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]")
-
-    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
-        self.seen += [(self.decode(context), self.decode(continuation)) for context, continuation in pairs]
-        return [(-1.0 if self.answer(c) == text else -9.0, False) for c, text in self.seen[-len(pairs) :]]
-
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str]) -> list[Generation]:
-        self.seen += [(self.decode(prompt), "|".join(stop)) for prompt in prompts]
-        texts = [self.answer(self.decode(prompt)) for prompt in prompts]
-        return [Generation(text=text or "", ids=[1], stopped=text is not None and not stop) for text in texts]
-
-    def logprobs(self, ids: Sequence[int]) -> Iterator[LogProbs]:
-        raise AssertionError("tasks need no rows")
-
-    def close(self) -> None: ...
 
 
 def question(number: int, shape: str, **fields: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import re
 import tempfile
 from collections import Counter
@@ -119,6 +120,9 @@ class Harness:
             items = by_task[name] = [self._item(name, i, sample, model) for i, sample in enumerate(first_filter)]
             metric = "acc" if task.OUTPUT_TYPE == "multiple_choice" else "exact_match"
             rows.append(scores.task_row(name, metric, {name: items}))
+            if long := sum(task == name for task, _ in model.too_long):
+                lost = f"{long} of {len(items)} items of {name} do not fit {runtime.context_tokens} tokens"
+                print(f"warning: {lost}, the model's context, and count as wrong", flush=True)
             for group in dict.fromkeys(item["group"] for item in items if item["group"]):
                 of_group = [item for item in items if item["group"] == group]
                 rows.append(scores.task_row(f"{name}/{group}", metric, {name: of_group}))
@@ -142,7 +146,7 @@ class Harness:
     def _item(self, task: str, index: int, sample: dict[str, Any], model: "HarnessModel") -> dict[str, Any]:
         """One line of the log, with the additional fields that the rows need."""
         doc, answers = sample["doc"], sample["filtered_resps"]
-        generation = model.generations.get((task, index))
+        generation, is_long = model.generations.get((task, index)), (task, index) in model.too_long
         if generation is None:
             output = max(zip(answers, doc["choices"], strict=False), key=lambda each: each[0][0])[1]
         else:
@@ -152,9 +156,9 @@ class Harness:
             "group": doc.get("group") or doc.get("direction"),
             "prompt": sample["arguments"][0][0],
             "output": output,
-            "score": float(sample[sample["metrics"][0]]),
+            "score": 0.0 if is_long else float(sample[sample["metrics"][0]]),
             "stopped": None if generation is None else generation.stopped,
-            "extraction_failed": generation is not None and str(answers[0]).strip() in _NO_ANSWER,
+            "extraction_failed": is_long or (generation is not None and str(answers[0]).strip() in _NO_ANSWER),
             "answers": list(doc["answers"]),
             "candidates": self._candidates[str(doc["id"])],
         }
@@ -172,6 +176,8 @@ class HarnessModel(LM):
         self._rendered: dict[str, list[int]] = {}
         self.generations: dict[tuple[str | None, int | None], Generation] = {}
         """Generated answers by task and number of the document."""
+        self.too_long: set[tuple[str | None, int | None]] = set()
+        """Items that do not fit the context, by task and number of the document."""
 
     @property
     def tokenizer_name(self) -> str:
@@ -186,7 +192,16 @@ class HarnessModel(LM):
         return text
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        return self._runtime.score(self._pairs([request.arguments for request in requests]))
+        pairs = self._pairs([request.arguments for request in requests])
+        fits = [self._fits(request, sum(map(len, pair))) for request, pair in zip(requests, pairs, strict=True)]
+        scored = iter(self._runtime.score([pair for pair, fit in zip(pairs, fits, strict=True) if fit]))
+        return [next(scored) if fit else (-math.inf, False) for fit in fits]
+
+    def _fits(self, request: Instance, num_tokens: int) -> bool:
+        """Whether an item fits the context; one that does not is noted, and counts as wrong."""
+        if num_tokens > self._runtime.context_tokens:
+            self.too_long.add((request.task_name, request.doc_id))
+        return num_tokens <= self._runtime.context_tokens
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         results: list[float] = []
@@ -213,11 +228,18 @@ class HarnessModel(LM):
             prompts = [self._prompt(requests[index].args[0]) for index in members]
             # A chat answer must end by itself: it is decoded to its end and cut afterwards.
             stop = () if self._chat else until
-            answers = self._runtime.generate(prompts, max_tokens=max_tokens, stop=stop)
-            for index, answer in zip(members, answers, strict=True):
+            fits = [
+                self._fits(requests[index], len(prompt) + max_tokens)
+                for index, prompt in zip(members, prompts, strict=True)
+            ]
+            fitting = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+            answers = iter(self._runtime.generate(fitting, max_tokens=max_tokens, stop=stop))
+            for index, fit in zip(members, fits, strict=True):
+                answer = next(answers) if fit else Generation(text="", ids=[], stopped=False)
                 self.generations[requests[index].task_name, requests[index].doc_id] = answer
-                cut = cut_at_stop(answer.text, until)
-                texts[index] = answer.text if cut is None else cut
+                text = _said(answer.text) if self._chat else answer.text
+                cut = cut_at_stop(text, until)
+                texts[index] = text if cut is None else cut
         return [texts[index] for index in range(len(requests))]
 
     def _prompt(self, text: str) -> list[int]:
@@ -246,6 +268,14 @@ class HarnessModel(LM):
             (whole[: shared[context]] or start, whole[shared[context] :])
             for (context, _), whole in zip(texts, wholes, strict=True)
         ]
+
+
+def _said(answer: str) -> str:
+    """A chat model's answer without its thoughts and the blank lines before it; "" where the thoughts do not end."""
+    thoughts, end, said = answer.partition("</think>")
+    if not end and thoughts.lstrip().startswith("<think>"):
+        return ""
+    return re.sub(r"\A(?:[^\S\n]*\n)+", "", said if end else answer)
 
 
 def _candidates(row: dict[str, Any]) -> int | None:
