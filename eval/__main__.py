@@ -113,17 +113,17 @@ def _phones_options(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens; a model made for less gets its own",
     )
+    verb.add_argument("--table", action="store_true", help="print every phone (default: a line for each file)")
 
 
 def _phones(parsed: argparse.Namespace) -> None:
     require_at_least(1, **{"--context": parsed.context})
+    from eval.phone_lines import phone_lines
     from eval.phones import phone_rows
 
     rows = phone_rows(parsed.artifacts, context_tokens=parsed.context)
     _write(parsed.out, rows)
-    for row in rows:
-        verdict = {True: "fits", False: "too large", None: "limit not known"}[row["fits"]]
-        print(f"{row['artifact']} on {row['phone']}, {row['context_tokens']} tokens: {verdict}")
+    print(*phone_lines(rows, asked=parsed.context, table=parsed.table), sep="\n")
 
 
 def _name(artifact: Path) -> str:

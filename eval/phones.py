@@ -7,7 +7,7 @@ in the output; no phone was measured, and `measured_bytes` says so. Phones and l
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ SOURCES = {
     "compute": f"n_ubatch x (vocabulary + width) x 4 bytes with n_ubatch {UBATCH_TOKENS} (pocketpal-ai's estimator)",
     "compute_coreml": "(vocabulary + width) x 4 bytes: one position of logits, the rest is not known",
     "vocabulary": f"{VOCABULARY_BYTES_PER_TOKEN} bytes a token, measured with llama.cpp on Linux",
+    "state": "(kernel - 1) x (width + 2 x groups x state) + state x width, 4 bytes each, a recurrent layer (llama.cpp)",
     "app": "97 MB before a model is loaded (pocketpal-ai, iPhone 13 Pro)",
 }
 NOT_MEASURED = "not measured: needs the phone"
@@ -56,6 +57,10 @@ class Footprint:
     """Positions of the model; of a Core ML package, its only context."""
     ubatch_tokens: int
     """Positions whose logits are held together."""
+    state_bytes: int = 0
+    """Of layers that keep a state of one size instead of a cache."""
+    cache_note: str = ""
+    """Why the cache is an upper bound; "" where it is counted."""
 
     def parts(self, context_tokens: int) -> dict[str, int]:
         """Predicted bytes charged to the app, by cause."""
@@ -65,14 +70,15 @@ class Footprint:
             "compute": self.ubatch_tokens * (self.vocab_size + self.hidden_size) * 4,
             "vocabulary": VOCABULARY_BYTES_PER_TOKEN * self.vocab_size,
             "app": APP_BYTES,
-        }
+        } | ({"state": self.state_bytes} if self.state_bytes else {})
 
     def largest_context(self, limit_bytes: int) -> int:
         """Most tokens of context that fit, 0 where none do."""
         room = limit_bytes - sum(self.parts(0).values())
         if self.weights == "charged":  # a Core ML package has one size of cache
             return self.max_context_tokens if room >= self.kv_bytes_per_token * self.max_context_tokens else 0
-        return max(0, min(self.max_context_tokens, room // self.kv_bytes_per_token))
+        per_token = max(self.kv_bytes_per_token, 1)  # a recurrent model has no cache
+        return max(0, min(self.max_context_tokens, room // per_token))
 
 
 def footprint(artifact: Path) -> Footprint:
@@ -143,6 +149,8 @@ def _row(
         }
     coreml = {"weights": "weights_coreml", "compute": "compute_coreml"} if mark and mark.weights == "charged" else {}
     sources = {part: SOURCES[coreml.get(part, part)] for part in parts}
+    if mark and mark.cache_note:
+        sources["kv_cache"] += f"; an upper bound: {mark.cache_note}"
     return row | {"sources": sources | ({"limits": f"as of {date}"} if mark else {})}
 
 
@@ -152,25 +160,55 @@ def _gguf_footprint(path: Path) -> Footprint:
     fields = read_header(path).fields
     try:
         of_model = f"{fields['general.architecture']}."
-        heads, width = fields[f"{of_model}attention.head_count"], fields[f"{of_model}embedding_length"]
-        kv_heads = fields.get(f"{of_model}attention.head_count_kv") or heads
-        key_size = fields.get(f"{of_model}attention.key_length") or width // heads
+        layers, width = fields[f"{of_model}block_count"], fields[f"{of_model}embedding_length"]
+        heads = _of_each(fields.get(f"{of_model}attention.head_count", 0), layers)
+        kv_heads = _of_each(fields.get(f"{of_model}attention.head_count_kv", heads), layers)
+        key_size = fields.get(f"{of_model}attention.key_length") or width // max(*heads, 1)
         value_size = fields.get(f"{of_model}attention.value_length") or key_size
-        kv_elements = fields[f"{of_model}block_count"] * kv_heads * (key_size + value_size)
+        state_elements = _state_elements(fields, of_model)
+        if not (state_elements or any(kv_heads)):
+            raise KeyError(f"{of_model}attention.head_count")
         return Footprint(
             artifact=path.name,
             weights="mapped",
             weight_bytes=path.stat().st_size,
-            kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
+            kv_bytes_per_token=sum(kv_heads) * (key_size + value_size) * KV_ELEMENT_BYTES,
             vocab_size=len(fields["tokenizer.ggml.tokens"]),
             hidden_size=width,
             max_context_tokens=fields[f"{of_model}context_length"],
             ubatch_tokens=UBATCH_TOKENS,
+            state_bytes=4 * state_elements * (kv_heads.count(0) if any(kv_heads) else layers),
+            cache_note=_cache_note(fields, of_model),
         )
     except (TypeError, ZeroDivisionError, KeyError) as error:
         got = f"{path.name} without a usable {error}" if isinstance(error, KeyError) else f"{path.name}: {error}"
         wanted = "a GGUF file with a language model's header"
         raise UserError("wrong-format", wanted=wanted, got=got, next_step="export the file again") from error
+
+
+def _of_each(value: Any, layers: int) -> list[int]:
+    """A number of each layer, from one for all or a list."""
+    numbers = [int(each) for each in value] if isinstance(value, Sequence) else [int(value)] * layers
+    if len(numbers) != layers:
+        raise TypeError(f"{len(numbers)} values for {layers} layers")
+    return numbers
+
+
+def _state_elements(fields: Mapping[str, Any], of_model: str) -> int:
+    """Elements of the state of one recurrent layer; 0 for a model without."""
+    kernel, inner, state = (
+        fields.get(f"{of_model}ssm.{name}", 0) for name in ("conv_kernel", "inner_size", "state_size")
+    )
+    groups = fields.get(f"{of_model}ssm.group_count", 0)
+    return max(kernel - 1, 0) * (inner + 2 * groups * state) + state * inner
+
+
+def _cache_note(fields: Mapping[str, Any], of_model: str) -> str:
+    if window := fields.get(f"{of_model}attention.sliding_window"):
+        return f"layers with a sliding window keep at most {window} tokens"
+    if rank := fields.get(f"{of_model}attention.kv_lora_rank"):
+        return f"the cache is latent, of rank {rank}"
+    return ""
 
 
 def _coreml_footprint(package: Path) -> Footprint:

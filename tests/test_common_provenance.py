@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,11 @@ def test_every_model_of_a_build_names_all_that_it_learnt_from(tmp_path: Path) ->
         ("conversations", "talks", 3),
     ]
     assert "data_sources.json" in read_manifest(chat)["files"]
+
+
+def test_a_source_that_was_private_once_stays_private() -> None:
+    """Two files of one name, of which the terms of one allow quotes."""
+    private = DataSource(name="notes", stage="corpus")
+    for both in ([private, replace(private, quotable=True)], [replace(private, quotable=True), private]):
+        assert [source.quotable for source in merged(both)] == [False]
+    assert [source.quotable for source in merged([replace(private, quotable=True)] * 2)] == [True]

@@ -1,6 +1,7 @@
 """The memory prediction against the release's known buffers, and the table of phones."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from errors_tiny import refuses
 from common.errors import UserError
 from eval import phones
 from eval.__main__ import main
+from eval.phone_lines import phone_lines
 from eval.phones import APP_BYTES, MIB, PHONES, UBATCH_TOKENS, Footprint, footprint, phone_rows, unread_rows
 
 
@@ -178,9 +180,34 @@ def test_the_command_writes_the_rows(release: Path, tmp_path: Path, capsys: pyte
     rows = json.loads(out.read_text(encoding="utf-8"))
     assert {row["artifact"] for row in rows} == {"release-Q4_K_M.gguf", "tiny-float16-ctx2048.mlpackage"}
     assert rows[0]["context_tokens"] == 1024
-    assert "release-Q4_K_M.gguf on iPhone 11, 1024 tokens: fits" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^release-Q4_K_M.gguf: \d+ MB predicted at 1024 tokens; fits \d+ of \d+ phones", said, re.MULTILINE
+    )
+    assert "tiny-float16-ctx2048.mlpackage: " in said and "iPhone 11 " not in said.split("tightest", 1)[0]
+    main(["phones", str(release), "--context", "99999", "--table", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "at 32768 tokens, the model's own instead of 99999" in said
+    assert len(said.splitlines()) == 1 + len(tomllib.loads(PHONES.read_text(encoding="utf-8"))["phone"])
     with pytest.raises(UserError, match="--context"):
         main(["phones", str(release), "--context", "0", "--out", str(out)])
+
+
+def test_a_phone_that_is_too_small_is_named_with_the_cause(mark: Footprint, tmp_path: Path) -> None:
+    table = tmp_path / "phones.toml"
+    limits = {"Small": sum(mark.parts(2000).values()) // MIB, "Tiny": 100, "Large": 9000}
+    entries = [
+        f'[[phone]]\nname = "{name}"\n[phone.default]\nlimit_mib = {limit}\nsource = "x"'
+        for name, limit in limits.items()
+    ]
+    table.write_text("date = 2026-11-01\n" + "\n".join(entries))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(phones, "footprint", lambda path: mark)
+        rows = phone_rows([Path("a.gguf")], context_tokens=4096, phones=table)
+    summary, small, tiny = phone_lines(rows, asked=4096, table=False)
+    assert "fits 1 of 3 phones whose limit is known; tightest Tiny, 105 MB" in summary
+    assert re.search(r"Small +too large for \d+ MB: .*kv cache .*; fits at (19|20)\d\d tokens$", small)
+    assert tiny.endswith("; fits at no context")
 
 
 def test_a_folder_as_out_is_refused_before_anything_is_computed(
@@ -190,3 +217,67 @@ def test_a_folder_as_out_is_refused_before_anything_is_computed(
     with pytest.raises(IsADirectoryError):
         main(["phones", "absent.gguf", "--out", "."])
     assert list(tmp_path.iterdir()) == []
+
+
+def _file(path: Path, architecture: str, **fields: Any) -> Path:
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in {"context_length": 4096, "embedding_length": 64, "block_count": 4, **fields}.items():
+        if isinstance(value, list):
+            writer.add_array(f"{architecture}.{name}", value)
+        else:
+            writer.add_uint32(f"{architecture}.{name}", value)
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("token_embd.weight", np.zeros((2, 64), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "cache_bytes", "state_bytes", "note"),
+    [
+        ("llama", {"attention.head_count": 4, "attention.head_count_kv": 2}, 4 * 2 * 32 * 2, 0, ""),
+        ("openelm", {"attention.head_count": [4] * 4, "attention.head_count_kv": [1, 1, 2, 4]}, 8 * 32 * 2, 0, ""),
+        (
+            "gemma3",
+            {"attention.head_count": 4, "attention.sliding_window": 512},
+            4 * 4 * 32 * 2,
+            0,
+            "at most 512 tokens",
+        ),
+        ("deepseek2", {"attention.head_count": 4, "attention.kv_lora_rank": 16}, 4 * 4 * 32 * 2, 0, "of rank 16"),
+        # Two layers with attention; the other two keep (4 - 1) x (128 + 2 x 1 x 16) + 16 x 128 numbers of 4 bytes.
+        (
+            "falcon-h1",
+            {
+                "attention.head_count": 4,
+                "attention.head_count_kv": [0, 2, 0, 2],
+                "ssm.conv_kernel": 4,
+                "ssm.inner_size": 128,
+                "ssm.state_size": 16,
+                "ssm.group_count": 1,
+            },
+            2 * 2 * 32 * 2,
+            2 * (3 * 160 + 2048) * 4,
+            "",
+        ),
+        ("mamba", {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16}, 0, 4 * (3 * 128 + 2048) * 4, ""),
+    ],
+)
+def test_caches_of_every_kind_are_counted_or_called_an_upper_bound(
+    tmp_path: Path, architecture: str, fields: dict[str, Any], cache_bytes: int, state_bytes: int, note: str
+) -> None:
+    path = _file(tmp_path / "a.gguf", architecture, **fields)
+    mark = footprint(path)
+    assert (mark.kv_bytes_per_token, mark.state_bytes) == (cache_bytes, state_bytes)
+    row = phone_rows([path])[0]
+    assert row["parts"].get("state", 0) == state_bytes and row["predicted_bytes"] == sum(row["parts"].values())
+    assert note in row["sources"]["kv_cache"] and ("upper bound" in row["sources"]["kv_cache"]) == bool(note)
+    assert row["largest_context_tokens"] == 4096
+
+
+def test_a_file_with_no_cache_and_no_state_is_no_language_model(tmp_path: Path) -> None:
+    with refuses("wrong-format", got="head_count"):
+        footprint(_file(tmp_path / "a.gguf", "llama"))

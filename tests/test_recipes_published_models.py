@@ -11,8 +11,8 @@ from text_tiny import workspace
 
 from common import disk
 from common.errors import Code
-from common.provenance import Terms, read_sources
-from common.sources import HubFiles, HubModel, download, resolve
+from common.provenance import DataSource, Terms, read_sources, write_sources
+from common.sources import HubFiles, HubModel, download, found_files, resolve
 from common.store import Store, run_alone
 from recipes.stages import published as stage_module
 from recipes.stages.published import (
@@ -43,6 +43,17 @@ def test_local_files_get_a_second_name_and_tell_where_they_are_from(tmp_path: Pa
     assert (made.folder / weights).samefile(tmp_path / "sources" / "org/model" / weights), "no second copy of gigabytes"
     (source,) = read_sources(made.folder)
     assert (source.name, source.licence, source.stage, source.revision) == ("org/model", "Apache-2.0", "model", None)
+
+
+def test_a_local_model_brings_what_it_learnt_from(tmp_path: Path) -> None:
+    """Else a report would take a model that was trained on private text for one of the hub."""
+    wanted, learnt = config(tmp_path), DataSource(name="notes", stage="corpus", tokens_out=7)
+    found = found_files(wanted.files)
+    assert not isinstance(found, HubFiles)
+    write_sources(found[0].parent, [learnt])
+    published_model(wanted, workspace(tmp_path / "out"))
+    first, own = read_sources(tmp_path / "out")
+    assert first == learnt and (own.stage, own.terms) == ("model", TERMS)
 
 
 def test_a_download_goes_on_file_by_file(hub: Hub, tmp_path: Path) -> None:
