@@ -54,6 +54,7 @@ def training_outcome(
     summary = f"held-out loss {held_out_before:.3f} to {held_out_after:.3f} nats, best at step {best_step} of {steps}"
     if "first_loss" in losses:
         summary += f"; training loss {losses['first_loss']:.3f} to {losses['last_loss']:.3f}"
+    summary += "; curves in metrics.jsonl"
     return {
         "validation_loss_before": held_out_before,
         "validation_loss": held_out_after,
