@@ -69,7 +69,7 @@ def test_every_choice_follows_the_cue_directly(tasks: dict[str, Any]) -> None:
         ("reading", "水族館", "水族館"),
         ("arithmetic", "3+4=7。答えは7個。", "7"),
         ("arithmetic", "5+3=8、8-6=2。答えは2枚。", "2"),
-        ("arithmetic", "1,200円", "1,200"),
+        ("arithmetic", "1,200円", "1200"),
         ("arithmetic", "分かりません。", "[invalid]"),
         ("translation", "The cat eats fish. ", "The cat eats fish."),
         ("translation", "猫は魚を食べます。\n英語：", "猫は魚を食べます。"),
