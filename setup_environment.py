@@ -198,7 +198,7 @@ def check_machine(compiling: bool) -> None:
         )
     if compiling:
         check_compiler()
-    venv = 0 if (ROOT / ".venv" / "complete.json").exists() else VENV_BYTES  # else the old one makes room
+    venv = 0 if (ROOT / ".venv" / "complete.json").exists() else VENV_BYTES  # a whole one makes room
     check_disk({ROOT: venv, wheel_folder(): BUILD_BYTES} if compiling else {ROOT: venv})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from common.attention import layout, packed_documents
-from common.device import Machine, on_grid
+from common.device import Machine
 from common.errors import UserError, damaged, not_found
 from common.launch import num_processes
 from common.packing import VarlenBatch
@@ -149,15 +149,16 @@ def save_model(model: "PreTrainedModel", tokenizer: Tokenizer, folder: Path, *, 
 
 def hidden_states(model: "PreTrainedModel", real: VarlenBatch, machine: Machine) -> Tensor:
     """Final hidden states [M, D] of a batch; attention stays inside each document."""
-    device, num_real = machine.torch_device, len(real.tokens_M)
-    filling = (0, on_grid(num_real) - num_real if machine.compiles_shapes else 0)
+    device = machine.torch_device
+    documents = layout(real.lengths, device, fill=machine.compiles_shapes)
+    filling = (0, len(documents.slot_of_token) - documents.num_real)
     with machine.autocast(), packed_documents(model):
         return model.model(
             input_ids=pad(real.tokens_M, filling)[None].to(device),
             position_ids=pad(real.positions_M, filling)[None].to(device),
             use_cache=False,
-            documents=layout(real.lengths, device, fill=machine.compiles_shapes),
-        ).last_hidden_state[0, :num_real]
+            documents=documents,
+        ).last_hidden_state[0, : documents.num_real]
 
 
 def head_weight(model: "PreTrainedModel") -> Tensor:

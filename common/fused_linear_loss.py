@@ -163,6 +163,14 @@ def _filled(hidden_CD: Tensor, rows: int) -> Tensor:
     return hidden_CD if len(hidden_CD) == rows else pad(hidden_CD, (0, 0, 0, rows - len(hidden_CD)))
 
 
+def _logits(
+    hidden_ND: Tensor, head_VD: Tensor, buffer_CV: Tensor, rows_C: Tensor, num_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of these rows in the buffer's dtype, filled up to `num_rows`, and their logits in the buffer."""
+    hidden_CD = _filled(hidden_ND[rows_C].to(buffer_CV.dtype), num_rows)
+    return hidden_CD, head_product(hidden_CD, head_VD, buffer_CV[:num_rows])
+
+
 class _FusedLinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
@@ -182,7 +190,6 @@ class _FusedLinearLoss(torch.autograd.Function):
         logit_sums: Sums,
     ) -> Tensor:
         head_VD = _shared_rows(weight_WD, vocab_size, compute_dtype)
-        teacher_head_VE = None if teacher is None else _shared_rows(teacher.weight_WE, vocab_size, compute_dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         grad_weight_WD = torch.empty_like(weight_WD, dtype=torch.float32) if needs_weight else None
@@ -190,31 +197,29 @@ class _FusedLinearLoss(torch.autograd.Function):
         # One buffer per side for all chunks: fresh memory of this size costs as much as a pass over it.
         size = _size_of(compute_dtype, hidden_ND.device)
         most, like = size(min(chunk_tokens, len(valid_N))), hidden_ND.new_empty(0, dtype=compute_dtype)
-        student_buffer_CV = logit_buffer(most, vocab_size, like=like)
-        teacher_buffer_CV = None if teacher is None else logit_buffer(most, vocab_size, like=like)
+        buffer_CV, teacher_side = logit_buffer(most, vocab_size, like=like), None
+        if teacher is not None:
+            teacher_head_VE = _shared_rows(teacher.weight_WE, vocab_size, compute_dtype)
+            teacher_side = teacher.hidden_NE, teacher_head_VE, logit_buffer(most, vocab_size, like=like)
         # Without a valid token one empty chunk names the further values, so that all processes sum the same names.
         for part in list(chunks(len(valid_N), chunk_tokens)) or [slice(0, 0)]:
             rows_C = valid_N[part]
+            num_real, num_rows = len(rows_C), size(len(rows_C))
             # The filling rows are 0: so are their logits, which stay and are their gradient.
-            hidden_CD = _filled(hidden_ND[rows_C].to(compute_dtype), size(len(rows_C)))
-            gradient_CV = head_product(hidden_CD, head_VD, student_buffer_CV[: len(hidden_CD)])
-            teacher_logits_CV = None
-            if teacher is not None and teacher_head_VE is not None and teacher_buffer_CV is not None:
-                states_CE = _filled(teacher.hidden_NE[rows_C].to(compute_dtype), len(hidden_CD))
-                teacher_logits_CV = head_product(states_CE, teacher_head_VE, teacher_buffer_CV[: len(hidden_CD)])
+            hidden_CD, gradient_CV = _logits(hidden_ND, head_VD, buffer_CV, rows_C, num_rows)
             evaluate(
                 objective,
-                gradient_CV[: len(rows_C)],
-                None if teacher_logits_CV is None else teacher_logits_CV[: len(rows_C)],
+                gradient_CV[:num_real],
+                None if teacher_side is None else _logits(*teacher_side, rows_C, num_rows)[1][:num_real],
                 targets_N[rows_C],
                 weights_N[rows_C],
                 denominator=denominator,
                 sums=sums,
                 logit_sums=logit_sums,
-                name=loss_pass if len(rows_C) else "whole",
+                name=loss_pass if num_real else "whole",
             )
             if grad_hidden_ND is not None:
-                grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD)[: len(rows_C)].to(hidden_ND.dtype)
+                grad_hidden_ND[rows_C] = _hidden_gradient(gradient_CV, head_VD)[:num_real].to(hidden_ND.dtype)
             if grad_weight_WD is not None:
                 _add_weight_gradient(grad_weight_WD[:vocab_size], gradient_CV, hidden_CD, first=part.start == 0)
         if grad_weight_WD is not None:

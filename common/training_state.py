@@ -6,7 +6,6 @@ renamed when complete, and loaded only after their checksums match. Independent 
 
 import json
 import math
-import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common.disk import flush_one, flush_to_disk, sha256_of
+from common.disk import flush_one, flush_to_disk, replace_text, sha256_of
 from common.errors import damaged
 from common.optim import Optimizers
+from common.store import say
 
 _KEPT_STATES = 2
 """Training states on the disk: the last one, and one to go back to if that is damaged."""
@@ -64,7 +64,7 @@ class CheckpointManager:
             return None
         if passed_over and self._writes:
             lost = f"{', '.join(passed_over)} has other checksums than were written"
-            print(f"warning: {lost}; the run goes on from step {state.step}", flush=True)
+            say(f"warning: {lost}; the run goes on from step {state.step}")
         best_loss = state.values["best_loss"]
         self.best_step, self._best_sha256 = state.values["best_step"], state.values["best_sha256"]
         self.best_loss = math.inf if best_loss is None else best_loss
@@ -116,17 +116,14 @@ def save_training(scratch: Path, tensors: dict[str, Tensor], state: TrainingStat
         warnings.simplefilter("ignore")
         save_tensors(tensors, checkpoint_id=partial / "tensors", no_dist=True)
     record = {"step": state.step, "values": state.values, "checksums": _checksums(partial)}
-    flush_to_disk(partial, without="state.json")
-    with open(partial / "state.json", "w", encoding="utf-8") as file:
-        json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
+    flush_to_disk(partial)
+    replace_text(partial / "state.json", json.dumps(record))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     flush_one(scratch)
-    kept, older = _states(scratch)[:_KEPT_STATES], _states(scratch)[_KEPT_STATES:]
-    named = {_best_file(scratch, _record(folder)["values"].get("best_step", -1)) for folder in kept}
-    for path in (*older, *scratch.glob("step_*.partial")):
+    states = _states(scratch)
+    named = {_best_file(scratch, _record(folder)["values"].get("best_step", -1)) for folder in states[:_KEPT_STATES]}
+    for path in (*states[_KEPT_STATES:], *scratch.glob("step_*.partial")):
         shutil.rmtree(path)
     for path in {*scratch.glob("best_*")} - named:
         path.unlink()
@@ -139,7 +136,7 @@ def resume_training(scratch: Path, tensors: dict[str, Tensor]) -> tuple[Training
         the state, None where there is none at all, and the names of newer ones that are damaged.
 
     Raises:
-        UserError ("damaged"): there are states, and none is whole. A run never begins anew by itself.
+        UserError ("damaged"): there are states, and none is whole. A run never starts again at step 0 by itself.
     """
     from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 

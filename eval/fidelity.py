@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import UserError
+from common.store import say
 from eval.runtimes.protocol import LogProbs, Runtime, shared_prefix
 
 WINDOW_TOKENS = 2048
@@ -58,7 +59,7 @@ def fidelity(
     encoded, num_changed = _encode_alike(artifact, reference, texts)
     if num_changed:
         lost = f"{num_changed} of {len(texts)} texts are left out"
-        print(f"warning: {lost}: NFC changes them, and only the checkpoint's tokenizer applies it", flush=True)
+        say(f"warning: {lost}: NFC changes them, and only the checkpoint's tokenizer applies it")
     for ids in encoded:
         if limit_tokens is not None and sums.tokens >= limit_tokens:
             break

@@ -14,10 +14,12 @@ def phone_lines(rows: Sequence[Row], *, asked: int, table: bool) -> Iterator[str
 
     `asked` is the context that the user asked for; a lower one is said.
     """
-    for artifact in dict.fromkeys(row["artifact"] for row in rows):
+    by_artifact: dict[str, dict[str, Row]] = {}
+    for row in rows:
         # The first row of a phone is at the context that was asked for; another is at the largest that fits.
-        first = {row["phone"]: row for row in reversed(rows) if row["artifact"] == artifact}
-        mine = [first[phone] for phone in dict.fromkeys(row["phone"] for row in rows if row["artifact"] == artifact)]
+        by_artifact.setdefault(row["artifact"], {}).setdefault(row["phone"], row)
+    for artifact, by_phone in by_artifact.items():
+        mine = list(by_phone.values())
         yield _summary(artifact, mine, asked)
         width = max(len(row["phone"]) for row in mine)
         for row in mine:

@@ -99,9 +99,8 @@ def obstacles(release: Release, repo: str, *, licence_checked: bool) -> list[Use
         add("needs-consent", got, "build the release again, which leaves them out, or state quotable terms before it")
     why_none = why_no_answers(release.sources, private_questions=False) if release.report.get("samples") else None
     if why_none:
-        add(
-            "needs-consent", f"sample answers in {REPORT}: {why_none}", "build the release again, which leaves them out"
-        )
+        got = f"sample answers in {REPORT}: {why_none}"
+        add("needs-consent", got, "build the release again, which leaves them out")
     pages = [name for name in ("report.html", "report.md") if name in release.sums]
     if pages and not release.report:
         got = f"{' and '.join(pages)} without {REPORT}, so that nobody can count the rows that they quote"

@@ -121,9 +121,9 @@ def check_data(
             got=f"{counts[0]} of text, {counts[1]} of conversations, world of {type(world).__name__}",
             next_step="change `world`, or the sources",
         )
+    sources = [{"name": source.terms.name, "weight": source.weight} for source in corpus.sources]
     for name in ("teacher", "student_before", "base"):
         if isinstance(config := models[name], DistillConfig):
-            sources = [{"name": source.terms.name, "weight": source.weight} for source in corpus.sources]
             run_tokens = config.steps * config.rows_per_step * corpus.sequence_tokens
             require_limit(sources, config.corpus_tokens, run_tokens=run_tokens)
     if only_questions and benchmarks is None and world.benchmarks is None:

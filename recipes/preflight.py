@@ -21,7 +21,7 @@ from recipes.plan.cost import fits
 from recipes.plan.lines import gigabytes, short_lines
 from recipes.plan.machine import Available, BuildState, available_here, build_state
 from recipes.plan.sets import TOKEN_VARIABLE
-from recipes.recipe import Recipe, stages_until
+from recipes.recipe import Recipe, Stage, stages_until
 from recipes.resolve import Unresolved, attempt
 
 EMBEDDED = "mini"
@@ -84,12 +84,7 @@ def before_start(
         say(line)
     here = available_here(build_folder, partial_bytes=state.partial_bytes)
     lacks = list(missing(plan, here, build_folder=build_folder, unresolved=unresolved))
-    for stage in stages_until(recipe, until):
-        if stage.name not in done and isinstance(init := getattr(stage.config, "init", None), InitConfig):
-            try:
-                init.require_known_fields()
-            except UserError as error:
-                lacks.append(Unresolved(what=f"the config of {stage.name}", error=error))
+    lacks += _unknown_fields([stage for stage in stages_until(recipe, until) if stage.name not in done])
     or_mini = "; RECIPE=mini needs none of it" if recipe.published_models else ""
     if len(lacks) == 1:
         error = lacks[0].error
@@ -105,6 +100,16 @@ def before_start(
         )
     if recipe.published_models and (plan.needs.gpu or plan.downloads):
         _ask(asked, recipe.name, say)
+
+
+def _unknown_fields(stages: Sequence[Stage]) -> Iterator[Unresolved]:
+    """Configs of untrained models with a field that their type does not have."""
+    for stage in stages:
+        if isinstance(init := getattr(stage.config, "init", None), InitConfig):
+            try:
+                init.require_known_fields()
+            except UserError as error:
+                yield Unresolved(what=f"the config of {stage.name}", error=error)
 
 
 def missing(

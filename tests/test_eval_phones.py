@@ -19,23 +19,30 @@ from eval.phone_lines import phone_lines
 from eval.phones import APP_BYTES, MIB, PHONES, UBATCH_TOKENS, Footprint, footprint, phone_rows, unread_rows
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with Qwen2.5-1.5B's header and vocabulary size, and no weights to speak of."""
-    path = tmp_path_factory.mktemp("release") / "release-Q4_K_M.gguf"
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_context_length(32768)
-    writer.add_embedding_length(1536)
-    writer.add_block_count(28)
-    writer.add_head_count(12)
-    writer.add_head_count_kv(2)
-    writer.add_token_list([str(i) for i in range(151_665)])
+def _file(path: Path, architecture: str, *, tokens: int = 2, **fields: Any) -> Path:
+    """A GGUF file with these fields in its header, and no weights to speak of."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in {"context_length": 4096, "embedding_length": 64, "block_count": 4, **fields}.items():
+        if isinstance(value, list):
+            writer.add_array(f"{architecture}.{name}", value)
+        else:
+            writer.add_uint32(f"{architecture}.{name}", value)
+    writer.add_token_list([str(i) for i in range(tokens)])
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with Qwen2.5-1.5B's header and vocabulary size, and no weights to speak of."""
+    shape = {"context_length": 32768, "embedding_length": 1536, "block_count": 28}
+    heads = {"attention.head_count": 12, "attention.head_count_kv": 2}
+    path = tmp_path_factory.mktemp("release") / "release-Q4_K_M.gguf"
+    return _file(path, "qwen2", tokens=151_665, **shape, **heads)
 
 
 @pytest.fixture(scope="module")
@@ -217,22 +224,6 @@ def test_a_folder_as_out_is_refused_before_anything_is_computed(
     with pytest.raises(IsADirectoryError):
         main(["phones", "absent.gguf", "--out", "."])
     assert list(tmp_path.iterdir()) == []
-
-
-def _file(path: Path, architecture: str, **fields: Any) -> Path:
-    writer = gguf.GGUFWriter(path, architecture)
-    for name, value in {"context_length": 4096, "embedding_length": 64, "block_count": 4, **fields}.items():
-        if isinstance(value, list):
-            writer.add_array(f"{architecture}.{name}", value)
-        else:
-            writer.add_uint32(f"{architecture}.{name}", value)
-    writer.add_token_list(["a", "b"])
-    writer.add_tensor("token_embd.weight", np.zeros((2, 64), dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from common.store import say
 from eval.runtimes.protocol import Generation, Pair, Runtime, cut_at_stop
 from eval.tasks import scores
 from eval.tasks.question_rows import question_rows, task_files
@@ -122,7 +123,7 @@ class Harness:
             rows.append(scores.task_row(name, metric, {name: items}))
             if long := sum(task == name for task, _ in model.too_long):
                 lost = f"{long} of {len(items)} items of {name} do not fit {runtime.context_tokens} tokens"
-                print(f"warning: {lost}, the model's context, and count as wrong", flush=True)
+                say(f"warning: {lost}, the model's context, and count as wrong")
             for group in dict.fromkeys(item["group"] for item in items if item["group"]):
                 of_group = [item for item in items if item["group"] == group]
                 rows.append(scores.task_row(f"{name}/{group}", metric, {name: of_group}))

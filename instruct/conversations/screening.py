@@ -88,18 +88,13 @@ class Screener:
             num_tokens, num_shortened = self._rendered(row, messages)
             counts.measured_characters += characters_of(row)
             counts.measured_tokens += num_tokens
-            kept = Screened(source, key, row, num_tokens)
             if num_tokens > self._sequence_tokens:
-                kept = self._truncated(row, counts, source)
-                num_shortened = 0 if kept is None else self._rendered(row, kept.row["messages"])[1]
+                return self._truncated(row, counts, source)
+            return _counted(Screened(source, key, row, num_tokens), num_shortened, counts)
         except UserError as error:
             self._template_error = error
             counts.count_bad(_REFUSED, row)
             return None
-        if kept is not None:
-            counts.answers += sum(message["role"] == "assistant" for message in kept.row["messages"])
-            counts.truncated.update({SHORTENED: num_shortened} if num_shortened else {})
-        return kept
 
     def check(self, counts: RuleCounts, max_bad_share: float) -> None:
         """Raise InputError if too many rows are bad, with the message of the chat template that refused some."""
@@ -128,7 +123,8 @@ class Screener:
             counts.count_removed(DUPLICATE, shorter)
             return None
         counts.truncated[TRUNCATED] += 1
-        return Screened(source, key, shorter, self._rendered(row, part)[0])
+        num_tokens, num_shortened = self._rendered(row, part)
+        return _counted(Screened(source, key, shorter, num_tokens), num_shortened, counts)
 
     def _rendered(self, row: Row, messages: Messages) -> tuple[int, int]:
         """Tokens of the conversation, and its answers of which the template leaves out a part."""
@@ -143,6 +139,13 @@ class Screener:
         known = len(self._seen)
         self._seen.add(key)
         return len(self._seen) == known
+
+
+def _counted(kept: Screened, num_shortened: int, counts: RuleCounts) -> Screened:
+    """The conversation, after its answers are counted, and those of which the template leaves out a part."""
+    counts.answers += sum(message["role"] == "assistant" for message in kept.row["messages"])
+    counts.truncated.update({SHORTENED: num_shortened} if num_shortened else {})
+    return kept
 
 
 def longest_part(messages: Messages, fits: Callable[[Messages], bool]) -> Messages | None:
